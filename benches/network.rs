@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use silo_launch::spec::Network;
 
-use crate::support::sandbox::bench;
+use crate::support::sandbox::{bench, hosts};
 use crate::support::{As, Silo, has, is_root};
 use crate::table::{Promise, Table, timed};
 
@@ -182,7 +182,7 @@ fn start(rounds: usize) -> bool {
     let bench = bench();
     let spec = bench.sh("true");
     let mut granted = spec.clone();
-    let network = Network { allow: ["a.example", "*.b.example", "10.0.0.1:8000-8010"].map(str::to_owned).to_vec(), ..Network::default() };
+    let network = Network { allow: hosts(&["a.example", "*.b.example", "10.0.0.1:8000-8010"]), ..Network::default() };
     granted.files.push(network.file());
     granted.network = Some(network);
     for _ in 0..rounds {

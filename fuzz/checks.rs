@@ -5,7 +5,7 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
-use silo_base::grant::{Grant, Host, Specificity};
+use silo_base::grant::{Host, HostGrant, Specificity};
 use silo_guard::git::budget::Budget;
 use silo_guard::git::index::Index;
 use silo_guard::git::oid::Format;
@@ -54,7 +54,7 @@ pub fn grant(data: &[u8]) {
         assert!(host.as_str().is_ascii() && host.as_str().len() <= 253);
         assert_eq!(Host::parse(host.as_str()), Some(host));
     }
-    let Some(grant) = Grant::parse(text) else { return };
+    let Some(grant) = HostGrant::parse(text) else { return };
     assert!(grant.ranges().iter().all(|range| 0 < range.first() && range.first() <= range.last()));
     for (place, port) in [("127.0.0.1", 22), ("host.silo.internal", 22), ("169.254.169.254", 80), ("localhost", 80), ("[::1]", 443)] {
         let host = Host::parse(place).expect("a host");
@@ -265,10 +265,10 @@ fn act_on(host: &mut Protocol, act: Action) {
     match act {
         Action::Tell(Frame::Hello { .. }) => {
             for number in [JOB, INPUT, BEFORE] {
-                host.add(number, End::Shared, Directions::OUT, true);
+                host.add(number, End::Shared, Directions::OUT);
             }
             for number in [OUTPUT, ERRORS, AFTER] {
-                host.add(number, End::Shared, Directions::BACK, true);
+                host.add(number, End::Shared, Directions::BACK);
             }
             host.bound(AFTER, 1 << 20);
         }
@@ -279,7 +279,7 @@ fn act_on(host: &mut Protocol, act: Action) {
         }
         Action::Message { stream: Some(stream), .. } | Action::Keys { stream } => {
             assert!(!host.has(stream));
-            if host.has_place() { host.add(stream, End::Own, Directions::BOTH, true) } else { host.refuse(stream) }
+            if host.has_place() { host.add(stream, End::Own, Directions::BOTH) } else { host.refuse(stream) }
         }
         Action::Settle { stream, fate } => assert_eq!(host.has(stream), fate == DescriptorAction::HalfShut),
         Action::Message { .. } | Action::Tell(_) => {}

@@ -257,6 +257,8 @@ fn special_things_stand_in_one_place() {
     only_in("\".silo\"", &["src/base/home.rs", "src/run/private_dirs.rs"]);
     only_in("SystemTime::now", &["src/cli/env.rs"]);
     only_in("anyhow", &["src/cli/"]);
+    // A worker that panicked; all other faults have errors of their own.
+    only_in("Error::Worker", &["src/builder/step.rs", "src/builder/configure.rs"]);
     // One implementation removes trees, and it follows no link.
     only_in("remove_dir_all", &[]);
     // Files in a home are private to their owner. The exceptions are files that the user named, files for guests, and kernel files.
@@ -317,5 +319,102 @@ fn no_registry_is_spelled_out() {
             }
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Lists the functions of a file by name, with their parameters.
+fn functions(text: &str) -> Vec<(String, Vec<String>)> {
+    let lines = code(text).lines().filter(|line| !line.trim_start().starts_with("//"));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("fn ") {
+        if text[..at].ends_with(|letter: char| letter.is_alphanumeric() || letter == '_') {
+            continue;
+        }
+        let rest = &text[at + 3..];
+        let name: String = rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
+        // The type of a function pointer has no name.
+        if !name.is_empty() {
+            found.push((name.clone(), parameters(&rest[name.len()..])));
+        }
+    }
+    found
+}
+
+/// Splits the first list in parentheses after the generic parameters at its commas.
+fn parameters(text: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut last = ' ';
+    // The open list; `None` before it.
+    let mut list: Option<Vec<String>> = None;
+    for letter in text.chars() {
+        let is_arrow = letter == '>' && ['-', '='].contains(&last);
+        last = letter;
+        match (&mut list, letter) {
+            (None, '(') if depth == 0 => {
+                list = Some(vec![String::new()]);
+                continue;
+            }
+            (Some(_), ')') if depth == 0 => break,
+            (Some(list), ',') if depth == 0 => {
+                list.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        match letter {
+            '(' | '[' | '<' => depth += 1,
+            ')' | ']' => depth -= 1,
+            '>' if !is_arrow => depth -= 1,
+            _ => {}
+        }
+        if let Some(one) = list.as_mut().and_then(|list| list.last_mut()) {
+            one.push(letter);
+        }
+    }
+    let list = list.unwrap_or_default().into_iter().map(|one| one.trim().to_owned());
+    list.filter(|one| !one.is_empty()).collect()
+}
+
+#[test]
+fn functions_are_found_with_their_parameters() {
+    let text = "pub fn plain() {}\nfn generic<T: Fn(u8, bool) -> bool>(act: T, list: &[(u8, bool)]) -> bool {\n    let of: fn(bool) = act;\n}\n\
+        // fn comment(a: bool) {}\nfn long(\n    &mut self,\n    map: BTreeMap<u8, (u8, u8)>,\n    is_it: bool,\n) -> u8;\nstruct Fn;\n";
+    let expect = [
+        ("plain", vec![]),
+        ("generic", vec!["act: T", "list: &[(u8, bool)]"]),
+        ("long", vec!["&mut self", "map: BTreeMap<u8, (u8, u8)>", "is_it: bool"]),
+    ];
+    let found = functions(text);
+    let found: Vec<(&str, Vec<&str>)> =
+        found.iter().map(|(name, list)| (name.as_str(), list.iter().map(String::as_str).collect())).collect();
+    assert_eq!(found, expect);
+}
+
+/// A caller that passes `true` says nothing: such a parameter is an enum, or there are two functions. A flag of the command line becomes an
+/// enum in a function `of_flag` or `of_flags`.
+#[test]
+fn functions_take_no_bools_and_few_parameters() {
+    const MAX_PARAMETERS: usize = 5;
+    // A trait of the solver's library has this one.
+    const NOT_OURS: [&str; 1] = ["filter_candidates"];
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for (path, text) in rust_files("src").into_iter().chain(rust_files("store/src")) {
+        for (name, parameters) in functions(&text) {
+            count += 1;
+            let is_bool = |parameter: &String| {
+                let kind = parameter.rsplit_once(": ").map_or("", |(_, kind)| kind);
+                ["bool", "&bool", "&mut bool", "Option<bool>"].contains(&kind)
+            };
+            if parameters.iter().any(is_bool) && !name.starts_with("of_flag") && !NOT_OURS.contains(&name.as_str()) {
+                wrong.push(format!("{}: {name} takes a bool", path.display()));
+            }
+            if parameters.len() > MAX_PARAMETERS {
+                wrong.push(format!("{}: {name} takes {} parameters", path.display(), parameters.len()));
+            }
+        }
+    }
+    assert!(count > 2000, "only {count} functions were found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

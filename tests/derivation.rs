@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use silo_base::grant::Grant;
 use silo_base::system::Arch;
 use silo_model::derivation::{Blob, Configure, Database, Derivation, Image, Package, Step};
 use silo_store::digest::{Digest, LayerId};
@@ -86,7 +87,7 @@ fn encodings_are_golden() {
                 env: vec!["HOME=/root".into()],
                 epoch: 1_700_000_000,
                 layers: vec![layer(1)],
-                network: vec!["@pypi".into()],
+                network: vec![Grant::parse("@pypi").expect("a grant")],
                 project: true,
             }),
         ),

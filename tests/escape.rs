@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::sandbox::{Bench, FILES, MEMORY_BYTES, SIZE_BYTES, TASKS, bench, runs, text, until};
+use crate::support::sandbox::{Bench, FILES, MEMORY_BYTES, SIZE_BYTES, TASKS, bench, hosts, runs, text, until};
 use crate::support::{PROGRAM, has, is_root, skip};
 use silo_launch::spec::{Access, File, GrantOrigin, Mount, Network, Spec, Upper, VmFiles};
 
@@ -43,7 +43,7 @@ fn every_probe_finds_its_door_closed_in_a_machine_too() {
 
 #[test]
 fn a_network_opens_no_other_door() {
-    let allow = ["host.silo.internal:9", "*.example", "192.0.2.9:80"].map(str::to_owned).to_vec();
+    let allow = hosts(&["host.silo.internal:9", "*.example", "192.0.2.9:80"]);
     probe_everything(Some(Network { allow, asker: GrantOrigin::Run, ..Network::default() }), None);
 }
 
@@ -150,8 +150,7 @@ fn a_step_with_a_network_has_no_other_door() {
     let _abstract = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).expect("a short name")).expect("bound");
     let bait = serde_json::json!({ "only": only, "port": port, "ips": own_addresses(), "abstract": name, "agents": 1 });
     let mut spec = probing(&bench, &bait);
-    let network =
-        Network { allow: ["host.silo.internal:9", "*.example:*", "198.51.100.0/24:*"].map(str::to_owned).to_vec(), ..Network::default() };
+    let network = Network { allow: hosts(&["host.silo.internal:9", "*.example:*", "198.51.100.0/24:*"]), ..Network::default() };
     spec.files.push(network.file());
     spec.network = Some(network);
     spec.identity = silo_launch::spec::Identity::Root;

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use crate::network::{allowing, echo, errors, sandbox, server};
-use crate::support::sandbox::{bench, text};
+use crate::support::sandbox::{bench, hosts, text};
 
 #[test]
 fn a_name_is_reached_at_all_ports_or_at_thousands() {
@@ -50,7 +50,7 @@ fn a_port_outside_a_wide_grant_is_refused_with_a_word() {
     let denied = 22;
     let program = format!("print(why('host.silo.internal:{port}'), why('host.silo.internal:{denied}'))");
     let mut network = allowing(&["host.silo.internal:*"]);
-    network.deny = vec![format!("host.silo.internal:{denied}")];
+    network.deny = hosts(&[&format!("host.silo.internal:{denied}")]);
     let output = bench.run(&sandbox(&bench, network, &program), b"");
     // A denial of the same name wins.
     assert_eq!(text(&output), "reached EHOSTUNREACH\n", "{}", errors(&output));

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use silo_launch::spec::{Access, Mount, Network, Spec, VmFiles};
 
-use crate::support::sandbox::{Bench, bench, until};
+use crate::support::sandbox::{Bench, bench, hosts, until};
 
 const QEMU: &str = if cfg!(target_arch = "x86_64") { "qemu-system-x86_64" } else { "qemu-system-aarch64" };
 
@@ -161,7 +161,7 @@ fn messages_before_there_is_a_broker_and_streams_without_end_are_taken_in_turn()
                    + frame('D', 16 + n, b'x' * 1000))\nend(7)";
     for program in [burst, streams] {
         let mut spec = hostile(&bench, program);
-        spec.network = Some(Network { allow: vec!["a.example".to_owned()], ..Network::default() });
+        spec.network = Some(Network { allow: hosts(&["a.example"]), ..Network::default() });
         let done = bench.run(&spec, b"");
         assert_eq!(done.status.code(), Some(7), "{done:?}");
     }
@@ -180,7 +180,7 @@ fn signals_work_with_any_unread_descriptor() {
     ] {
         let bench = bench();
         let mut spec = hostile(&bench, &format!("mark('there'); {program}"));
-        spec.network = Some(Network { allow: vec!["a.example".to_owned()], ..Network::default() });
+        spec.network = Some(Network { allow: hosts(&["a.example"]), ..Network::default() });
         let mut child = bench.start(&spec);
         // More input than a machine that reads nothing takes.
         let mut input = child.stdin.take().expect("piped");

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use silo_launch::broker::upstream_proxy::Proxies;
 use silo_launch::spec::{GrantOrigin, Learn, Network, Spec, VmFiles};
 
-use crate::support::sandbox::{Bench, bench, text};
+use crate::support::sandbox::{Bench, bench, hosts, text};
 use crate::support::{Silo, skip};
 
 /// Helper functions of the programs inside.
@@ -41,7 +41,7 @@ pub fn sandbox(bench: &Bench, mut network: Network, program: &str) -> Spec {
 }
 
 pub fn allowing(grants: &[&str]) -> Network {
-    Network { allow: grants.iter().map(|grant| (*grant).to_owned()).collect(), ..Network::default() }
+    Network { allow: hosts(grants), ..Network::default() }
 }
 
 pub fn errors(output: &Output) -> String {
@@ -211,7 +211,7 @@ fn denied_names_do_not_resolve() {
     let bench = bench();
     let port = echo();
     let mut network = allowing(&[&format!("localhost:{port}-{}", port + 1), "*"]);
-    network.deny = vec![format!("localhost:{port}"), "*.denied.example".to_owned()];
+    network.deny = hosts(&[&format!("localhost:{port}"), "*.denied.example"]);
     let program = format!("print(why('localhost:{port}'), why('a.denied.example:443'))");
     let output = bench.run(&sandbox(&bench, network, &program), b"");
     assert_eq!(text(&output), "EHOSTUNREACH no name\n", "{}", errors(&output));
@@ -230,7 +230,7 @@ fn this_machine_is_reached_by_a_grant_of_its_loopback_and_by_no_name() {
         (text(&output), errors(&output))
     };
     let grant = format!("{}:{port}", this_machine());
-    for network in [Network { public: vec![grant.clone()], ..Network::default() }, allowing(&[&grant])] {
+    for network in [Network { public: hosts(&[&grant]), ..Network::default() }, allowing(&[&grant])] {
         let (said, told) = home(network);
         let why = ["own loopback; grant host.silo.internal", "needs a grant of"].into_iter().any(|why| told.contains(why));
         assert!(said == "EHOSTUNREACH\n" && why, "{said}{told}");

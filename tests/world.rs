@@ -8,7 +8,7 @@ use serde::Deserialize;
 use silo_launch::spec::Network;
 
 use crate::network::{PRELUDE, allowing, errors, sandbox};
-use crate::support::sandbox::{Bench, bench, text};
+use crate::support::sandbox::{Bench, bench, hosts, text};
 use crate::support::{has, is_root, skip};
 
 /// The traffic seen outside.
@@ -92,7 +92,7 @@ fn families_of_names_lead_nowhere_but_to_the_world() {
         assert!(expect == "reached" || line.is_some_and(|line| line.contains(why)), "{name}: {told}");
     }
     // A denied network is denied behind every name.
-    let denied = Network { deny: vec!["10.99.0.0/16".to_owned()], ..network };
+    let denied = Network { deny: hosts(&["10.99.0.0/16"]), ..network };
     let (output, _) = world.run(denied, "print(why('named.inner.test:7000'))");
     assert_eq!(text(&output), "EHOSTUNREACH\n");
     assert!(errors(&output).contains("named.inner.test:7000: it resolves to 10.99.0.1, which is denied"), "{}", errors(&output));

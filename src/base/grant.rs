@@ -1,4 +1,4 @@
-//! Grants: the hosts that a sandbox may reach, by name and port.
+//! Grants: the hosts that a sandbox may reach, by name and port, or by package ecosystem.
 //!
 //! Pure: text in, data out. Names are compared without case and without a trailing dot. A text that the system's resolver would read as an
 //! address (`127.1`, `0x7f.1`, `2130706433`) counts as an address. Only a grant with the same spelling covers it. A name with non-ASCII
@@ -6,6 +6,8 @@
 
 pub mod address;
 pub mod block;
+pub mod ecosystem;
+pub mod host;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,88 +18,69 @@ use serde::{Deserialize, Serialize};
 use silo_wire::ports::PortRange;
 
 use block::Block;
+use ecosystem::Ecosystem;
+pub use host::{Host, MACHINE};
 
-/// The longest name in DNS.
-const MAX_NAME_BYTES: usize = 253;
-/// The longest label between two dots.
-const MAX_LABEL_BYTES: usize = 63;
-/// Limit of a name with non-ASCII letters; such a name has more bytes than its DNS form.
-const MAX_TYPED_BYTES: usize = 4 * MAX_NAME_BYTES;
 /// The ports of a grant without a port: https and http.
 const USUAL_PORTS: [PortRange; 2] = [PortRange::HTTPS, PortRange::HTTP];
 
-/// A requested host: a name or an address, in canonical form.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Host(String);
+/// A grant as a person writes it. Its text keeps the spelling, because derivations hash it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Grant {
+    /// A host or a family of hosts.
+    Hosts(HostGrant),
+    /// The hosts of a package ecosystem.
+    Ecosystem(Ecosystem),
+}
 
-impl Host {
-    /// Parses a name, an IPv4 address, or an IPv6 address in brackets.
-    pub fn parse(text: &str) -> Option<Host> {
-        if let Some(inner) = text.strip_prefix('[') {
-            let address: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
-            return Some(Host(format!("[{address}]")));
-        }
-        let mapped;
-        let text = if text.is_ascii() {
-            text
-        } else {
-            mapped = idna::domain_to_ascii(text).ok().filter(|_| text.len() <= MAX_TYPED_BYTES)?;
-            &mapped
-        };
-        let name = text.strip_suffix('.').unwrap_or(text);
-        let plain = name.len() <= MAX_NAME_BYTES && name.split('.').all(is_label);
-        plain.then(|| Host(name.to_ascii_lowercase()))
+/// A text that is no grant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is not a name; write name, name:port, *.name, an address, a network like 192.0.2.0/24, or @ecosystem")]
+pub struct NotAGrant(String);
+
+impl Grant {
+    /// Parses hosts, or an ecosystem with its `@`.
+    pub fn parse(text: &str) -> Result<Grant, NotAGrant> {
+        let grant =
+            if text.starts_with('@') { Ecosystem::parse(text).map(Grant::Ecosystem) } else { HostGrant::parse(text).map(Grant::Hosts) };
+        grant.ok_or_else(|| NotAGrant(text.to_owned()))
     }
 
-    /// Returns the canonical form, for comparison.
+    /// Returns the grant of [`MACHINE`] at the usual ports.
+    pub fn of_machine() -> Grant {
+        let who = Pattern::Exactly(Host::of_machine());
+        Grant::Hosts(HostGrant { text: MACHINE.to_owned(), who, ports: None, raw: false })
+    }
+
+    /// Returns the text as written.
     pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Returns the form for a resolver: an IPv6 address without its brackets.
-    pub fn for_resolver(&self) -> &str {
-        self.0.trim_start_matches('[').trim_end_matches(']')
-    }
-
-    /// Returns the host for an address, in the form that a guest would use.
-    pub fn of(address: IpAddr) -> Host {
-        match address {
-            IpAddr::V4(address) => Host(address.to_string()),
-            IpAddr::V6(address) => Host(format!("[{address}]")),
+        match self {
+            Grant::Hosts(hosts) => &hosts.text,
+            Grant::Ecosystem(ecosystem) => ecosystem.as_str(),
         }
     }
 
-    /// Returns the address, if the host is one in its usual spelling.
-    pub fn address(&self) -> Option<IpAddr> {
-        self.for_resolver().parse().ok()
+    /// Returns the ecosystem, if the grant names one.
+    pub fn ecosystem(&self) -> Option<&Ecosystem> {
+        match self {
+            Grant::Ecosystem(ecosystem) => Some(ecosystem),
+            Grant::Hosts(_) => None,
+        }
     }
 
-    /// Returns true if a resolver would read it as an address rather than as a name.
-    pub fn is_address(&self) -> bool {
-        let last = self.0.rsplit('.').next().unwrap_or_default();
-        self.0.starts_with('[') || last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x")
-    }
-
-    /// Returns true if it means the loopback of the machine that resolves it.
-    pub fn is_loopback(&self) -> bool {
-        let address = self.for_resolver().parse::<IpAddr>();
-        self.0 == "localhost" || self.0.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
+    /// Joins the texts of several grants.
+    pub fn join(grants: &[Grant], separator: &str) -> String {
+        grants.iter().map(Grant::as_str).collect::<Vec<_>>().join(separator)
     }
 }
-
-fn is_label(label: &str) -> bool {
-    !label.is_empty()
-        && label.len() <= MAX_LABEL_BYTES
-        && !label.starts_with('-')
-        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-}
-
-/// The name of the host's own services in a sandbox; only a grant of exactly this name covers it.
-pub const MACHINE: &str = "host.silo.internal";
 
 /// A host or a family of hosts that may be reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostGrant {
+    /// The text as written.
+    text: String,
     who: Pattern,
     /// The ports; `None` for the usual ones.
     ports: Option<PortRange>,
@@ -126,10 +109,10 @@ pub enum Specificity {
     Exact,
 }
 
-impl Grant {
+impl HostGrant {
     /// Parses `name`, `*.name`, `*` or a network, each with an optional `:port`, `:from-to` or `:*`, and an optional trailing `/tcp`.
-    pub fn parse(text: &str) -> Option<Grant> {
-        let (text, raw) = text.strip_suffix("/tcp").map_or((text, false), |text| (text, true));
+    pub fn parse(written: &str) -> Option<HostGrant> {
+        let (text, raw) = written.strip_suffix("/tcp").map_or((written, false), |text| (text, true));
         let (host, ports) = split_range(text)?;
         let who = match (host, host.strip_prefix("*.")) {
             ("*", _) => Pattern::All,
@@ -137,7 +120,12 @@ impl Grant {
             (host, None) if host.contains('/') => Pattern::Within(Block::parse(host)?),
             (host, None) => Pattern::Exactly(Host::parse(host)?),
         };
-        Some(Grant { who, ports, raw })
+        Some(HostGrant { text: written.to_owned(), who, ports, raw })
+    }
+
+    /// Returns the text as written.
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
 
     /// Returns how the grant covers a host's port, or `None` if it does not.
@@ -157,7 +145,7 @@ impl Grant {
             // A reason that applies to the whole network.
             Pattern::Within(block) => return flaw_of(block.first).filter(|why| flaw_of(block.last()).as_ref() == Some(why)),
             Pattern::Below(parent) => {
-                let below = parent.0 == "localhost" || parent.0.ends_with(".localhost");
+                let below = parent.as_str() == "localhost" || parent.as_str().ends_with(".localhost");
                 return below.then(|| "names below localhost mean the sandbox itself; write localhost:PORT".to_owned());
             }
             Pattern::All => return None,
@@ -165,7 +153,7 @@ impl Grant {
         match host.address() {
             Some(address) => flaw_of(address),
             None if host.is_address() => Some("it is an address in an unusual spelling; write it as in 192.0.2.7".to_owned()),
-            None if host.0.ends_with(".localhost") => Some("it means the sandbox itself; write localhost:PORT".to_owned()),
+            None if host.as_str().ends_with(".localhost") => Some("it means the sandbox itself; write localhost:PORT".to_owned()),
             None => None,
         }
     }
@@ -175,8 +163,8 @@ impl Grant {
         match &self.who {
             Pattern::Exactly(own) => (own == host).then_some(usize::MAX),
             Pattern::Below(parent) => {
-                let below = host.0.strip_suffix(&parent.0).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'));
-                (below && !host.is_address()).then_some(parent.0.len())
+                let below = host.as_str().strip_suffix(parent.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'));
+                (below && !host.is_address()).then_some(parent.as_str().len())
             }
             Pattern::Within(block) => host.address().filter(|address| block.contains(*address)).map(|_| usize::from(block.bits)),
             Pattern::All => (!host.is_address()).then_some(0),
@@ -209,15 +197,80 @@ impl Grant {
     }
 }
 
+impl TryFrom<String> for Grant {
+    type Error = NotAGrant;
+
+    fn try_from(text: String) -> Result<Grant, NotAGrant> {
+        Grant::parse(&text)
+    }
+}
+
+impl TryFrom<String> for HostGrant {
+    type Error = NotAGrant;
+
+    fn try_from(text: String) -> Result<HostGrant, NotAGrant> {
+        HostGrant::parse(&text).ok_or(NotAGrant(text))
+    }
+}
+
+impl From<Grant> for String {
+    fn from(grant: Grant) -> String {
+        match grant {
+            Grant::Hosts(hosts) => hosts.text,
+            Grant::Ecosystem(ecosystem) => ecosystem.to_string(),
+        }
+    }
+}
+
+impl From<HostGrant> for String {
+    fn from(grant: HostGrant) -> String {
+        grant.text
+    }
+}
+
+/// Grants are sorted by their texts.
+impl Ord for Grant {
+    fn cmp(&self, other: &Grant) -> std::cmp::Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl PartialOrd for Grant {
+    fn partial_cmp(&self, other: &Grant) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A schema sees a grant as text.
+impl JsonSchema for Grant {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        String::schema_name()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        String::json_schema(generator)
+    }
+}
+
 /// The network policy of a sandbox: granted and denied hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Granted hosts.
-    pub allow: Vec<Grant>,
+    pub allow: Vec<HostGrant>,
     /// Hosts that are granted only at public addresses.
-    pub public: Vec<Grant>,
+    pub public: Vec<HostGrant>,
     /// Denied hosts, unless a grant names the host more closely; without a port, at every port.
-    pub deny: Vec<Grant>,
+    pub deny: Vec<HostGrant>,
 }
 
 /// Verdict on an address.
@@ -243,8 +296,8 @@ pub struct Permit {
 impl Policy {
     /// Returns the permission for a host's port, or `None` if it is not allowed.
     pub fn judge(&self, host: &Host, port: u16) -> Option<Permit> {
-        let allowed = |grants: &[Grant], cover: Option<Specificity>| {
-            let fit = |grant: &Grant| {
+        let allowed = |grants: &[HostGrant], cover: Option<Specificity>| {
+            let fit = |grant: &HostGrant| {
                 let covered = grant.covers(host, port).filter(|_| !self.is_denied(grant, host, Some(port)))?;
                 Some((cover.unwrap_or(covered), grant.raw))
             };
@@ -256,7 +309,7 @@ impl Policy {
     /// Returns the verdict on an address of a granted name, independent of the name's own grant.
     pub fn said_of(&self, address: IpAddr, port: u16) -> AddressVerdict {
         let host = Host::of(address);
-        let denied = |deny: &Grant| deny.rank(&host).is_some() && deny.ports.is_none_or(|_| deny.opens(port));
+        let denied = |deny: &HostGrant| deny.rank(&host).is_some() && deny.ports.is_none_or(|_| deny.opens(port));
         match self.judge(&host, port) {
             Some(Permit { cover: Specificity::Exact, .. }) => AddressVerdict::Granted,
             Some(_) => AddressVerdict::Nothing,
@@ -268,7 +321,7 @@ impl Policy {
     /// Returns true if a grant names exactly this address, or names the host's loopback explicitly.
     pub fn names(&self, address: IpAddr, port: u16) -> bool {
         let by = |host: &Host| {
-            let named = |grant: &&Grant| grant.host() == Some(host) && grant.opens(port);
+            let named = |grant: &&HostGrant| grant.host() == Some(host) && grant.opens(port);
             self.allow.iter().filter(named).any(|grant| !self.is_denied(grant, host, Some(port)))
         };
         let is_usual = address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST;
@@ -284,14 +337,14 @@ impl Policy {
     pub fn ranges(&self, host: &Host) -> Vec<PortRange> {
         let grants = self.allow.iter().chain(&self.public);
         let open = grants.filter(|grant| grant.rank(host).is_some() && !self.is_denied(grant, host, None));
-        let mut ranges: Vec<PortRange> = open.flat_map(Grant::ranges).copied().collect();
+        let mut ranges: Vec<PortRange> = open.flat_map(HostGrant::ranges).copied().collect();
         ranges.sort_unstable();
         ranges.dedup();
         ranges
     }
 
     /// Returns true if a denial names a host at least as closely as a grant: at `port`, or at all ports of the grant.
-    fn is_denied(&self, grant: &Grant, host: &Host, port: Option<u16>) -> bool {
+    fn is_denied(&self, grant: &HostGrant, host: &Host, port: Option<u16>) -> bool {
         let rank = grant.rank(host);
         self.deny.iter().any(|deny| {
             let here = match (deny.ports, port) {
@@ -341,7 +394,7 @@ fn split_range(text: &str) -> Option<(&str, Option<PortRange>)> {
 
 /// Formats the grant that would cover a host's port.
 pub fn that_covers(host: &Host, port: u16) -> String {
-    if USUAL_PORTS.iter().any(|range| range.contains(port)) { host.0.clone() } else { format!("{}:{port}", host.0) }
+    if USUAL_PORTS.iter().any(|range| range.contains(port)) { host.as_str().to_owned() } else { format!("{}:{port}", host.as_str()) }
 }
 
 /// Splits `host` or `host:port`.
@@ -425,8 +478,27 @@ mod tests {
             ("b\u{fc}cher\u{3002}example", "xn--bcher-kva.example", 443, Some(Specificity::Exact)),
         ] {
             let host = Host::parse(host).expect("a host");
-            assert_eq!(Grant::parse(grant).expect("a grant").covers(&host, port), expect, "{grant} {}", host.as_str());
+            assert_eq!(HostGrant::parse(grant).expect("a grant").covers(&host, port), expect, "{grant} {}", host.as_str());
         }
+    }
+
+    #[test]
+    fn grants_keep_their_text_and_are_sorted_by_it() {
+        let mut grants: Vec<Grant> =
+            ["b.example:22", "@pypi", "A.example.", "*", "10.0.0.0/8"].iter().map(|text| Grant::parse(text).expect("a grant")).collect();
+        grants.sort();
+        assert_eq!(Grant::join(&grants, " "), "* 10.0.0.0/8 @pypi A.example. b.example:22");
+        assert_eq!(grants.iter().filter_map(|grant| grant.ecosystem()).map(Ecosystem::name).collect::<Vec<_>>(), ["pypi"]);
+        assert_eq!(Grant::parse(MACHINE), Ok(Grant::of_machine()));
+        for grant in grants {
+            let json = serde_json::to_string(&grant).expect("text");
+            assert_eq!((json.as_str(), serde_json::from_str(&json).ok()), (format!("\"{grant}\"").as_str(), Some(grant)));
+        }
+        for text in ["", "@", "@Pypi", "@a b", "@@a", "a b", "http://x", "@1"] {
+            assert_eq!(Grant::parse(text), Err(NotAGrant(text.to_owned())));
+            assert!(serde_json::from_str::<Grant>(&format!("\"{text}\"")).is_err());
+        }
+        assert!(serde_json::from_str::<HostGrant>("\"@pypi\"").is_err(), "an ecosystem is no host");
     }
 
     #[test]
@@ -450,7 +522,7 @@ mod tests {
             ("a.localhost:80", "localhost:PORT"),
             ("*.localhost:80", "localhost:PORT"),
         ] {
-            let flaw = Grant::parse(text).expect("it is read").flaw().unwrap_or_default();
+            let flaw = HostGrant::parse(text).expect("it is read").flaw().unwrap_or_default();
             assert!(flaw.contains(expect), "{text}: {flaw}");
         }
         for text in [
@@ -469,13 +541,13 @@ mod tests {
             "*.example",
             "a1.example",
         ] {
-            assert_eq!(Grant::parse(text).expect("it is read").flaw(), None, "{text}");
+            assert_eq!(HostGrant::parse(text).expect("it is read").flaw(), None, "{text}");
         }
     }
 
     #[test]
     fn this_machine_is_named_by_its_address_or_as_loopback() {
-        let grants = |list: &[&str]| list.iter().map(|text| Grant::parse(text).expect("a grant")).collect();
+        let grants = |list: &[&str]| list.iter().map(|text| HostGrant::parse(text).expect("a grant")).collect();
         let policy = Policy {
             allow: grants(&[
                 "host.silo.internal:5432",
@@ -507,7 +579,7 @@ mod tests {
 
     #[test]
     fn a_more_specific_grant_overrides_a_denial() {
-        let grants = |list: &[&str]| list.iter().map(|text| Grant::parse(text).expect("a grant")).collect();
+        let grants = |list: &[&str]| list.iter().map(|text| HostGrant::parse(text).expect("a grant")).collect();
         let policy = Policy {
             allow: grants(&["*", "*.b.example", "x.b.example", "a.example:22", "a.example"]),
             public: grants(&["p.example:8080"]),
@@ -567,7 +639,7 @@ mod tests {
             &long,
             &longer,
         ] {
-            assert_eq!(Grant::parse(text), None, "{text}");
+            assert_eq!(HostGrant::parse(text), None, "{text}");
         }
         for text in ["1.2.3.4", "127.1", "2130706433", "0x7f000001", "a.0x1", "[::1]"] {
             assert!(Host::parse(text).expect("a host").is_address(), "{text}");

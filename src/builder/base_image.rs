@@ -10,6 +10,7 @@ use silo_store::manifest::Record as Manifest;
 use silo_store::merge::{Merged, merge};
 use silo_store::parallel;
 use silo_store::path::LayerPath;
+use silo_store::path_error::PathError;
 
 use silo_base::event::{Activity, Event};
 use silo_base::system::Arch;
@@ -20,7 +21,7 @@ use silo_fetch::unpack::layer::{self, Source};
 use silo_fetch::unpack::lower_layers::{self, Lower};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock::Sha256;
-use silo_model::lock::base::BaseLayer;
+use silo_model::lock::base::{Base, BaseLayer};
 use silo_model::oci::reference::{self, Place};
 
 use super::context::{BuildContext, Target, realised};
@@ -46,7 +47,7 @@ impl Item<'_> {
 ///
 /// Most layers do not depend on lower ones and are unpacked in parallel. The rest is unpacked again, each over its lower layers.
 pub(super) fn realise(ctx: &BuildContext<'_>, target: &Target<'_>) -> Result<State, Error> {
-    let base = target.lock.images.get(&Arch::host()).ok_or(Error::Worker)?;
+    let base = image_of(target)?;
     let items: Vec<Item<'_>> = base.layers.iter().enumerate().map(|(at, layer)| Item { at, layer }).collect();
     let alone: Vec<Option<LayerId>> = items.iter().map(|item| realised(ctx, &item.drv(&[]))).collect();
     let name = target.recipe.image.clone().unwrap_or_default();
@@ -80,15 +81,21 @@ pub(super) fn realise(ctx: &BuildContext<'_>, target: &Target<'_>) -> Result<Sta
             Some(layer) => layer,
             None => {
                 let files = fetch(ctx, target, &[item])?;
-                let file = files.first().ok_or(Error::Worker)?;
+                let file = files.first().ok_or_else(|| Error::fault(format!("layer {} of {name} was not fetched", item.at + 1)))?;
                 made += 1;
                 let made = ctx.activity(Activity::Unpack, "layers", None, |_| unpack(ctx, item, &name, file, Some(&over)))?;
-                made.ok_or(Error::Worker)?
+                made.ok_or_else(|| Error::fault(format!("layer {} of {name} was not unpacked", item.at + 1)))?
             }
         };
         over.push(layer);
     }
     Ok(State { over, made, ..State::default() })
+}
+
+/// Returns the base image in the lock.
+fn image_of<'a>(target: &Target<'a>) -> Result<&'a Base, Error> {
+    let arch = Arch::host();
+    target.lock.images.get(&arch).ok_or_else(|| Error::NoPackages { recipe: target.recipe.name.clone(), arch })
 }
 
 /// Returns all layers if each has a realisation, alone or over its lower layers.
@@ -126,8 +133,9 @@ fn merged(ctx: &BuildContext<'_>, over: &[LayerId]) -> Result<Merged, Error> {
 }
 
 fn fetch(ctx: &BuildContext<'_>, target: &Target<'_>, missing: &[&Item<'_>]) -> Result<Vec<std::path::PathBuf>, Error> {
-    let base = target.lock.images.get(&Arch::host()).ok_or(Error::Worker)?;
-    let reference = reference::parse(target.recipe.image.as_deref().unwrap_or_default()).map_err(|_| Error::Worker)?;
+    let base = image_of(target)?;
+    let image = target.recipe.image.as_deref().unwrap_or_default();
+    let reference = reference::parse(image).map_err(|what| Error::Reference { image: image.to_owned(), what })?;
     let asking = registry::Context { transport: ctx.transport, user_home: &ctx.outside.user_home, cancel: ctx.stop };
     let dir = ctx.home.downloads();
     let requests = |address: &dyn Fn(&BaseLayer) -> Vec<String>| -> Vec<Request> {
@@ -169,7 +177,7 @@ fn unpack(ctx: &BuildContext<'_>, item: &Item<'_>, name: &str, path: &Path, over
         return Ok(Some(layer));
     }
     let doing = |what: &str| format!("{what} layer {number} of {name}");
-    let file = File::open(path).map_err(|source| Error::File { doing: "open", path: path.to_owned(), source })?;
+    let file = File::open(path).map_err(|source| Error::File(PathError { doing: "open", path: path.to_owned(), source }))?;
     let mut stage = ctx.store.stage_difference().map_err(|source| Error::store(doing("staging"), source))?;
     let source = Source { layer: item.layer.sha256.0, size: item.layer.size, diff_id: item.layer.diff.0 };
     // The first layer has no lower layers, whether `over` was given or not.

@@ -15,6 +15,7 @@ use silo_store::digest::LayerId;
 use silo_store::entry::Kind;
 use silo_store::index::Index;
 use silo_store::path::LayerPath;
+use silo_store::path_error::PathError;
 
 use silo_base::event::Event;
 use silo_base::system::Arch;
@@ -149,13 +150,13 @@ fn read_from(ctx: &BuildContext<'_>, layer: LayerId, index: &Index, path: &str) 
         return Ok(None);
     }
     let path = ctx.store.tree(&layer).join(path);
-    fs::read(&path).map(Some).map_err(|source| Error::File { doing: "read", path, source })
+    fs::read(&path).map(Some).map_err(|source| Error::File(PathError { doing: "read", path, source }))
 }
 
 /// Parses dpkg's diversions: three lines each, the path, its new path, and the package.
 fn diverted(text: &[u8]) -> BTreeMap<Vec<u8>, String> {
     let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
-    let relative = |path: &[u8]| usr_merge::place(path.strip_prefix(b"/").unwrap_or(path), false);
+    let relative = |path: &[u8]| usr_merge::place(path.strip_prefix(b"/").unwrap_or(path));
     lines.chunks_exact(3).map(|three| (relative(three[0]), String::from_utf8_lossy(three[2]).into_owned())).collect()
 }
 
@@ -207,12 +208,12 @@ impl Run<'_> {
         const DPKG: &str = "var/lib/dpkg";
         for dir in ["var", "var/lib", DPKG, "var/lib/dpkg/triggers", "var/lib/dpkg/updates", "usr", "usr/sbin"] {
             let dir = upper.join(dir);
-            fs::create_dir(&dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;
+            fs::create_dir(&dir).map_err(|source| Error::File(PathError { doing: "create", path: dir.clone(), source }))?;
             set_mode(&dir, 0o755)?;
         }
         let write = |path: String, text: &str, mode| {
             let path = upper.join(path);
-            fs::write(&path, text).map_err(|source| Error::File { doing: "write", path: path.clone(), source })?;
+            fs::write(&path, text).map_err(|source| Error::File(PathError { doing: "write", path: path.clone(), source }))?;
             set_mode(&path, mode)
         };
         self.merge_usr(upper)?;
@@ -253,10 +254,10 @@ impl Run<'_> {
             let (link, target) = (upper.join(name), format!("usr/{name}"));
             let dir = upper.join(&target);
             if !ships(&target) && !dir.exists() {
-                fs::create_dir(&dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;
+                fs::create_dir(&dir).map_err(|source| Error::File(PathError { doing: "create", path: dir.clone(), source }))?;
                 set_mode(&dir, 0o755)?;
             }
-            symlink(&target, &link).map_err(|source| Error::File { doing: "make the symlink", path: link, source })?;
+            symlink(&target, &link).map_err(|source| Error::File(PathError { doing: "make the symlink", path: link, source }))?;
         }
         Ok(())
     }
@@ -290,9 +291,6 @@ impl Run<'_> {
 /// Sets a mode explicitly: otherwise the caller's umask would show in the layer.
 fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|source| Error::File {
-        doing: "change the mode of",
-        path: path.to_owned(),
-        source,
-    })
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(|source| Error::File(PathError { doing: "change the mode of", path: path.to_owned(), source }))
 }

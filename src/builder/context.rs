@@ -11,6 +11,7 @@ use silo_store::layout::Store;
 use silo_store::realisation::Realisation;
 
 use silo_base::event::{self, Activity, Event, Sink};
+use silo_base::grant::Grant;
 use silo_base::home::Home;
 use silo_base::identity::DirectoryId;
 use silo_base::system::Arch;
@@ -49,7 +50,7 @@ pub struct BuildContext<'a> {
     /// The host's network configuration, for steps with network.
     pub outside: &'a HostNetwork,
     /// Host names of package ecosystems, as given by the settings.
-    pub ecosystems: &'a BTreeMap<String, Vec<String>>,
+    pub ecosystems: &'a BTreeMap<String, Vec<Grant>>,
     /// Number of worker threads of each class.
     pub jobs: usize,
     /// Receiver of events.

@@ -13,6 +13,7 @@ use silo_store::digest::LayerId;
 use silo_store::entry::Meta;
 use silo_store::manifest::Record as Manifest;
 use silo_store::path::LayerPath;
+use silo_store::path_error::PathError;
 
 use silo_fetch::unpack::record::{self, Stanza};
 use silo_model::derivation::{self, Derivation};
@@ -57,7 +58,8 @@ pub(super) fn realise(ctx: &BuildContext<'_>, epoch: i64, below: &State) -> Resu
     let mut stage = ctx.store.stage().map_err(|source| Error::store("staging the dpkg database", source))?;
     let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: epoch, xattrs: Default::default() };
     for (path, text) in &files {
-        let path = LayerPath::parse(path.as_bytes()).map_err(|_| Error::Worker)?;
+        let path =
+            LayerPath::parse(path.as_bytes()).map_err(|source| Error::store(format!("naming {path} of the dpkg database"), source))?;
         stage.add_file(&path, &meta, &mut text.as_bytes(), u64::MAX).map_err(|source| Error::store("writing the dpkg database", source))?;
     }
     let manifest = Manifest {
@@ -80,7 +82,7 @@ pub(super) fn stanzas_of(ctx: &BuildContext<'_>, layers: &[LayerId]) -> Result<V
     let mut stanzas = BTreeMap::new();
     for layer in layers {
         let path = ctx.store.tree(layer).join(STATUS);
-        let bytes = fs::read(&path).map_err(|source| Error::File { doing: "read", path, source })?;
+        let bytes = fs::read(&path).map_err(|source| Error::File(PathError { doing: "read", path, source }))?;
         for stanza in record::parse_stanzas(&bytes).map_err(|what| Error::Database { layer: *layer, what })? {
             stanzas.insert((stanza.package().to_owned(), stanza.architecture().to_owned()), stanza);
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use silo_store::digest::{Digest, LayerId};
+use silo_store::path_error::PathError;
 
 use silo_base::error_chain;
 use silo_base::thread::NoThread;
@@ -44,15 +45,8 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// An operation on a file outside the store failed.
-    #[error("cannot {doing} {path}", path = .path.display())]
-    File {
-        /// The operation, as a verb.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] PathError),
     /// Starting a step failed.
     #[error("cannot start a build step")]
     Launch(#[from] silo_launch::error::Error),
@@ -170,9 +164,23 @@ pub enum Error {
     /// The system refused to start a thread.
     #[error(transparent)]
     Thread(#[from] NoThread),
+    /// The reference of the base image is invalid.
+    #[error("\"{image}\" is not the name of an image: {what}")]
+    Reference {
+        /// The reference.
+        image: String,
+        /// The fault.
+        what: String,
+    },
     /// A worker panicked; its message is on standard error.
     #[error("a worker ended before its work was done")]
     Worker,
+    /// The build did something in the wrong order.
+    #[error("{what}; this is a fault of silo, please report it")]
+    Fault {
+        /// The fault.
+        what: String,
+    },
 }
 
 impl From<ecosystem::Error> for Error {
@@ -196,6 +204,11 @@ impl Error {
             }
             None => Error::Shared,
         }
+    }
+
+    /// Describes a fault of the build itself.
+    pub fn fault(what: impl Into<String>) -> Error {
+        Error::Fault { what: what.into() }
     }
 
     /// Wraps an error of the store with the operation.

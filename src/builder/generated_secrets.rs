@@ -21,6 +21,7 @@ use std::sync::Arc;
 use silo_store::digest::LayerId;
 use silo_store::layout::Store;
 use silo_store::path::LayerPath;
+use silo_store::path_error::PathError;
 
 use super::error::Error;
 use super::scrub;
@@ -277,7 +278,7 @@ fn links_to(upper: &Path, taken: &BTreeSet<PathBuf>) -> Result<Vec<PathBuf>, Err
 }
 
 fn file_error(doing: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::File { doing, path: path.to_owned(), source }
+    Error::File(PathError { doing, path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -96,7 +96,8 @@ pub fn build(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built
             built[at] = Some(result);
         }
     }
-    built.into_iter().map(|result| result.unwrap_or(Err(Error::Worker))).collect()
+    let none = || Err(Error::fault("a tool of the plan has no result"));
+    built.into_iter().map(|result| result.unwrap_or_else(none)).collect()
 }
 
 /// Finds the image of an earlier build with the same inputs; reads two small files.
@@ -197,12 +198,12 @@ fn walked(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, E
         ctx.check_stop()?;
         let state = |node: NodeIndex| match walk.given(node) {
             Some(NodeOutput::State(state)) => Ok(Arc::clone(state)),
-            _ => Err(Error::Worker),
+            _ => Err(Error::fault("a step of the plan began before the layers below it")),
         };
         let given = match &plan.graph[node] {
             Step::Package { .. } => {
                 let file = files.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&node).cloned();
-                let item = items.get(&node).ok_or(Error::Worker)?;
+                let item = items.get(&node).ok_or_else(|| Error::fault("a package of the plan has no archive"))?;
                 let (unpacked, made) = packages::realise(ctx, item, file.as_deref())?;
                 if made {
                     ctx.realisations.add(item.drv.id().digest(), unpacked.record.layer, None);
@@ -213,7 +214,7 @@ fn walked(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, E
             Step::Configure { tier, epoch, packages, below, answers } => {
                 let unpacked = packages.iter().map(|node| match walk.given(*node) {
                     Some(NodeOutput::Package(unpacked)) => Ok(Arc::clone(unpacked)),
-                    _ => Err(Error::Worker),
+                    _ => Err(Error::fault("a configure step began before its packages were unpacked")),
                 });
                 let below = below.map(state).transpose()?;
                 let packages = unpacked.collect::<Result<_, _>>()?;
@@ -317,7 +318,10 @@ fn image_of(ctx: &BuildContext<'_>, target: &Target<'_>, below: &State, without:
     let id = ctx.activity(Activity::Compose, &target.recipe.name, None, |id| {
         let progress = |done| (ctx.sink)(Event::Progress { id, done });
         image::put(ctx.home, ctx.store, &image, drv, |root| match &ground {
-            Some(ground) => compose::recompose(ctx.store, ctx.lock, &ground.base(), &image.layers, root, &progress),
+            Some(ground) => {
+                let wanted = compose::Wanted { layers: &image.layers, into: root };
+                compose::recompose(ctx.store, ctx.lock, &ground.base(), wanted, &progress)
+            }
             None => compose::compose(ctx.store, ctx.lock, &image.layers, root, &progress),
         })
     })?;

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use silo_store::path_error::PathError;
 use silo_store::{private, resolve_in_root};
 
 use silo_base::event::{self, Activity, Event, Sink};
+use silo_base::grant::{Grant, HostGrant};
 use silo_base::home::Home;
 use silo_launch::Exit;
 use silo_launch::spec::{Bytes, Dir, File, GrantOrigin, Identity, Learn, Network, Root, Spec, Stdio, Upper};
@@ -75,7 +77,7 @@ impl NetworkPatch {
 }
 
 /// Returns the network of a step with these grants. `root` has the directories of its root, the topmost first.
-pub(super) fn reach(ctx: &BuildContext<'_>, recipe: &Recipe, grants: &[String], root: &[PathBuf]) -> Result<Option<NetworkPatch>, Error> {
+pub(super) fn reach(ctx: &BuildContext<'_>, recipe: &Recipe, grants: &[Grant], root: &[PathBuf]) -> Result<Option<NetworkPatch>, Error> {
     if grants.is_empty() {
         return Ok(None);
     }
@@ -83,9 +85,9 @@ pub(super) fn reach(ctx: &BuildContext<'_>, recipe: &Recipe, grants: &[String], 
     let names = EcosystemResolver::new(ctx.home, ctx.outside, ctx.ecosystems);
     let mut network = Network { proxies: ctx.outside.proxies.clone(), ..Network::default() };
     for grant in grants {
-        match grant.strip_prefix('@') {
-            None => network.allow.push(grant.clone()),
-            Some(name) => names.or_learned(&learning, name, ctx.sink)?.grant(&mut network),
+        match grant {
+            Grant::Hosts(hosts) => network.allow.push(hosts.clone()),
+            Grant::Ecosystem(ecosystem) => names.or_learned(&learning, ecosystem.name(), ctx.sink)?.grant(&mut network),
         }
     }
     Ok(Some(surround(ctx.outside, network, &names.registries, root)))
@@ -94,11 +96,11 @@ pub(super) fn reach(ctx: &BuildContext<'_>, recipe: &Recipe, grants: &[String], 
 /// Network options of a run.
 pub struct NetworkOptions<'a> {
     /// Allowed: host names, or ecosystems such as `@pypi`.
-    pub allow: &'a [String],
+    pub allow: &'a [Grant],
     /// Denied, in the same form.
-    pub deny: &'a [String],
+    pub deny: &'a [Grant],
     /// Host names of ecosystems in `silo.toml`.
-    pub ecosystems: &'a BTreeMap<String, Vec<String>>,
+    pub ecosystems: &'a BTreeMap<String, Vec<Grant>>,
     /// Path of the file that records the contacted hosts, if the run is open in order to learn them.
     pub learn: Option<PathBuf>,
 }
@@ -113,9 +115,12 @@ pub fn for_run(home: &Home, outside: &HostNetwork, root: &[PathBuf], wish: Netwo
         ..Network::default()
     };
     for grant in wish.allow {
-        let Some(name) = grant.strip_prefix('@') else {
-            network.allow.push(grant.clone());
-            continue;
+        let name = match grant {
+            Grant::Ecosystem(ecosystem) => ecosystem.name(),
+            Grant::Hosts(hosts) => {
+                network.allow.push(hosts.clone());
+                continue;
+            }
         };
         match names.of(name) {
             Ok(Some(ecosystem)) => ecosystem.grant(&mut network),
@@ -126,21 +131,23 @@ pub fn for_run(home: &Home, outside: &HostNetwork, root: &[PathBuf], wish: Netwo
         }
     }
     for grant in wish.deny {
-        match grant.strip_prefix('@') {
-            None => network.deny.push(grant.clone()),
+        match grant {
+            Grant::Hosts(hosts) => network.deny.push(hosts.clone()),
             // An ecosystem that was never learned was never granted.
-            Some(name) => network.deny.extend(names.of(name).ok().flatten().into_iter().flat_map(Ecosystem::all)),
+            Grant::Ecosystem(ecosystem) => {
+                network.deny.extend(names.of(ecosystem.name()).ok().flatten().into_iter().flat_map(Ecosystem::all))
+            }
         }
     }
     surround(outside, network, &names.registries, root)
 }
 
 /// Learns the host names of all unknown ecosystems among some grants; failures are reported.
-pub fn learn_new(learning: &LearnContext<'_>, said: &BTreeMap<String, Vec<String>>, grants: &[String], sink: Sink<'_>) {
+pub fn learn_new(learning: &LearnContext<'_>, said: &BTreeMap<String, Vec<Grant>>, grants: &[Grant], sink: Sink<'_>) {
     let names = EcosystemResolver::new(learning.home, learning.outside, said);
-    for name in grants.iter().filter_map(|grant| grant.strip_prefix('@')) {
-        if let Err(error) = names.or_learned(learning, name, sink) {
-            sink(unreached(name, &error));
+    for name in grants.iter().filter_map(Grant::ecosystem) {
+        if let Err(error) = names.or_learned(learning, name.name(), sink) {
+            sink(unreached(name.name(), &error));
         }
     }
 }
@@ -154,7 +161,7 @@ fn unreached(name: &str, error: &(dyn std::error::Error + 'static)) -> Event {
 struct EcosystemResolver<'a> {
     home: &'a Home,
     /// From `silo.toml`.
-    said: &'a BTreeMap<String, Vec<String>>,
+    said: &'a BTreeMap<String, Vec<Grant>>,
     /// The user's own registries.
     registries: Vec<Registry>,
 }
@@ -162,9 +169,9 @@ struct EcosystemResolver<'a> {
 /// Host names of an ecosystem.
 struct Ecosystem {
     /// Named by the user.
-    allow: Vec<String>,
+    allow: Vec<HostGrant>,
     /// Contacted by the client in a probe; allowed only at public addresses.
-    public: Vec<String>,
+    public: Vec<HostGrant>,
 }
 
 impl Ecosystem {
@@ -173,20 +180,25 @@ impl Ecosystem {
         network.public.extend(self.public);
     }
 
-    fn all(self) -> impl Iterator<Item = String> {
+    fn all(self) -> impl Iterator<Item = HostGrant> {
         self.allow.into_iter().chain(self.public)
     }
 }
 
 impl<'a> EcosystemResolver<'a> {
-    fn new(home: &'a Home, outside: &HostNetwork, said: &'a BTreeMap<String, Vec<String>>) -> EcosystemResolver<'a> {
+    fn new(home: &'a Home, outside: &HostNetwork, said: &'a BTreeMap<String, Vec<Grant>>) -> EcosystemResolver<'a> {
         EcosystemResolver { home, said, registries: registries::read(&outside.variables, &outside.user_home) }
     }
 
     /// Returns the host names of an ecosystem, if they are configured, or were learned under the current settings.
     fn of(&self, name: &str) -> Result<Option<Ecosystem>, ecosystem::Error> {
         if let Some(names) = self.said.get(name) {
-            return Ok(Some(Ecosystem { allow: names.clone(), public: Vec::new() }));
+            let hosts = |grant: &Grant| match grant {
+                Grant::Hosts(hosts) => Some(hosts.clone()),
+                // Settings refuse an ecosystem here.
+                Grant::Ecosystem(_) => None,
+            };
+            return Ok(Some(Ecosystem { allow: names.iter().filter_map(hosts).collect(), public: Vec::new() }));
         }
         let settings = settings(name, &self.registries);
         let learned = ecosystem::get(self.home, name)?.filter(|learned| learned.settings == settings);
@@ -201,7 +213,7 @@ impl<'a> EcosystemResolver<'a> {
         }
         let learned = asked(learning, name, sink)?;
         let file = self.home.ecosystem(name);
-        let text = format!("learned @{name} from its client: {}; stored in {}", learned.names.join(", "), file.display());
+        let text = format!("learned @{name} from its client: {}; stored in {}", learned.listed(), file.display());
         sink(Event::Note { text });
         Ok(self.with(name, learned))
     }
@@ -306,12 +318,12 @@ fn probe(learning: &LearnContext<'_>, name: &str) -> Result<Learned, Error> {
     let place = format!("ecosystem-{name}-{}", std::process::id());
     let (notes, log) = (learning.home.work().join(&place), learning.home.logs().join(format!("ecosystem-{name}.log")));
     for dir in [learning.home.work(), learning.home.logs()] {
-        private::make_dir(&dir).map_err(|error| Error::File { doing: error.doing, path: error.path, source: error.source })?;
+        private::make_dir(&dir)?;
     }
     for old in [&notes, &log] {
         match fs::remove_file(old) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::File { doing: "remove", path: old.clone(), source });
+                return Err(Error::File(PathError { doing: "remove", path: old.clone(), source }));
             }
             _ => {}
         }

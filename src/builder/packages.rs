@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use petgraph::graph::NodeIndex;
 use silo_store::digest::LayerId;
 use silo_store::manifest::Record as Manifest;
+use silo_store::path_error::PathError;
 
 use silo_base::system::Arch;
 use silo_base::thread;
@@ -98,7 +99,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, item: &Item<'_>, file: Option<&Pat
     let (layer, made) = match (item.known, file) {
         (Some(layer), _) => (layer, false),
         (None, Some(path)) => (unpack(ctx, item, path)?, true),
-        (None, None) => return Err(Error::Worker),
+        (None, None) => return Err(Error::fault(format!("the archive of {} was not fetched", item.name))),
     };
     let index = read_index(ctx, layer)?;
     let record = record::read(layer, &ctx.store.tree(&layer), &index)?;
@@ -118,7 +119,7 @@ pub(super) fn request(ctx: &BuildContext<'_>, name: &str, package: &lock::Packag
 fn unpack(ctx: &BuildContext<'_>, item: &Item<'_>, path: &Path) -> Result<LayerId, Error> {
     let began = Instant::now();
     let doing = |what: &str| format!("{what} {}", item.name);
-    let file = File::open(path).map_err(|source| Error::File { doing: "open", path: path.to_owned(), source })?;
+    let file = File::open(path).map_err(|source| Error::File(PathError { doing: "open", path: path.to_owned(), source }))?;
     let mut stage = ctx.store.stage().map_err(|source| Error::store(doing("staging"), source))?;
     let name = item.package.path.rsplit('/').next().unwrap_or(item.name);
     let expected = item.package.sha256.0;

@@ -82,7 +82,7 @@ pub fn choose(below: &EarlierTiers<'_>, candidates: &[Arc<Unpacked>]) -> Candida
     wanted.extend(&overlapping);
     let mut queue: Vec<usize> = wanted.iter().copied().collect();
     while let Some(next) = queue.pop() {
-        for dependency in dependencies(&packages[next].record, &providers, true) {
+        for dependency in dependencies(&packages[next].record, &providers, DEPENDS) {
             if is_candidate(&dependency) && wanted.insert(dependency) {
                 queue.push(dependency);
             }
@@ -115,7 +115,7 @@ pub fn awaited_paths(packages: &[Arc<Unpacked>]) -> Vec<&str> {
 
 /// Returns true if a package has a file below the path of an awaited file trigger.
 pub fn fires(package: &Unpacked, awaited: &str) -> bool {
-    let awaited = usr_merge::place(awaited.trim_matches('/').as_bytes(), true);
+    let awaited = usr_merge::place_of_dir(awaited.trim_matches('/').as_bytes());
     package.index.entries().iter().any(|entry| {
         let rest = entry.path.as_bytes().strip_prefix(awaited.as_slice());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
@@ -170,10 +170,13 @@ pub(super) fn providers(packages: &[Arc<Unpacked>]) -> BTreeMap<&str, Vec<usize>
     providers
 }
 
-/// Lists the dependencies of a package; of alternatives, all that are present.
-pub(super) fn dependencies(record: &Record, providers: &BTreeMap<&str, Vec<usize>>, depends: bool) -> Vec<usize> {
-    let fields = ["Pre-Depends", "Depends"];
-    let fields = &fields[..if depends { 2 } else { 1 }];
+/// The fields with packages that must be configured before a package is unpacked.
+const PRE_DEPENDS: &[&str] = &["Pre-Depends"];
+/// The fields with packages that must be configured before a package is.
+pub(super) const DEPENDS: &[&str] = &["Pre-Depends", "Depends"];
+
+/// Lists the dependencies of a package in these fields; of alternatives, all that are present.
+pub(super) fn dependencies(record: &Record, providers: &BTreeMap<&str, Vec<usize>>, fields: &[&str]) -> Vec<usize> {
     let names = fields.iter().flat_map(|field| relation_names(record.stanza.get(field)));
     names.filter_map(|name| providers.get(name)).flatten().copied().collect()
 }
@@ -191,7 +194,7 @@ fn ordered(packages: &[Arc<Unpacked>], providers: &BTreeMap<&str, Vec<usize>>) -
     let mut graph = DiGraph::<usize, ()>::new();
     let nodes: Vec<_> = (0..packages.len()).map(|index| graph.add_node(index)).collect();
     for (index, package) in packages.iter().enumerate() {
-        for dependency in dependencies(&package.record, providers, false) {
+        for dependency in dependencies(&package.record, providers, PRE_DEPENDS) {
             graph.add_edge(nodes[index], nodes[dependency], ());
         }
     }

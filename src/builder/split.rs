@@ -14,7 +14,7 @@ use silo_store::entry::{Entry, Kind, Node};
 use silo_store::index::Index;
 use silo_store::path::LayerPath;
 
-use super::select_packages::{Candidates, Unpacked, dependencies, fires, providers};
+use super::select_packages::{Candidates, DEPENDS, Unpacked, dependencies, fires, providers};
 
 /// Fewest files of packages with scripts in the smaller half. Scripts mostly process the files of their package; for fewer files a second
 /// sandbox costs more than it saves.
@@ -45,7 +45,7 @@ pub(super) fn split(below: &[Arc<Unpacked>], choice: &Candidates) -> Option<Part
         return None;
     }
     let providers = providers(packages);
-    let needs: Vec<Vec<usize>> = packages.iter().map(|package| dependencies(&package.record, &providers, true)).collect();
+    let needs: Vec<Vec<usize>> = packages.iter().map(|package| dependencies(&package.record, &providers, DEPENDS)).collect();
     let needed: Vec<Set> = (0..packages.len()).map(|package| reached(package, &needs)).collect();
     let bound = bound(below, packages);
     let sum = |set: &Set| set.iter().map(|package| work[*package]).sum::<usize>();

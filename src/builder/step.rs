@@ -15,6 +15,7 @@ use silo_store::entry::{Kind as NodeKind, Meta};
 use silo_store::flock::BuildLock;
 use silo_store::manifest::Record as Manifest;
 use silo_store::path::LayerPath;
+use silo_store::path_error::PathError;
 use silo_store::private;
 
 use silo_base::event::{Activity, Event};
@@ -188,7 +189,7 @@ impl Attempt<'_> {
             Ok::<_, Error>((exit, over))
         })?;
         let over = over.or_else(|| watch.count());
-        watch.finish().map_err(|source| Error::File { doing: "shorten", path: self.workdir.log.clone(), source })?;
+        watch.finish().map_err(|source| Error::File(PathError { doing: "shorten", path: self.workdir.log.clone(), source }))?;
         ctx.check_stop()?;
         if let Some(what) = over {
             return Err(Error::Budget { name: step.name.to_owned(), what });
@@ -223,7 +224,7 @@ impl Attempt<'_> {
         }
         let Some(name) = self.workdir.keep() else { return Ok(None) };
         let path = self.workdir.file(SPEC);
-        private::write(&path, &self.spec.to_json()?).map_err(|source| Error::File { doing: "write", path, source })?;
+        private::write(&path, &self.spec.to_json()?).map_err(|source| Error::File(PathError { doing: "write", path, source }))?;
         self.root.keep();
         Ok(Some(name))
     }
@@ -249,9 +250,9 @@ fn date_keystore(upper: &Path, epoch: i64) -> Result<(), Error> {
     if !inside || !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_KEYSTORE_BYTES) {
         return Ok(());
     }
-    let bytes = fs::read(&path).map_err(|source| Error::File { doing: "read", path: path.clone(), source })?;
+    let bytes = fs::read(&path).map_err(|source| Error::File(PathError { doing: "read", path: path.clone(), source }))?;
     match java_keystore::dated(&bytes, epoch) {
-        Some(dated) if dated != bytes => fs::write(&path, dated).map_err(|source| Error::File { doing: "write", path, source }),
+        Some(dated) if dated != bytes => fs::write(&path, dated).map_err(|source| Error::File(PathError { doing: "write", path, source })),
         _ => Ok(()),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use silo_store::capture::Lower;
-use silo_store::compose::{self, Base};
+use silo_store::compose::{self, Base, Wanted};
 use silo_store::digest::LayerId;
 use silo_store::index::Index;
 use silo_store::normal::CAPABILITY_XATTR;
@@ -43,15 +43,14 @@ impl StepRoot {
     pub fn new(ctx: &BuildContext<'_>, layers: &[LayerId], old: Option<StepRoot>) -> Result<StepRoot, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut old = old;
-        if let Some(ground) = &mut old
-            && ground.stack(ctx, layers)?
-        {
-            return old.ok_or(Error::Worker);
+        let fits = old.as_mut().map(|root| root.stack(ctx, layers)).transpose()? == Some(true);
+        if let Some(root) = old.take_if(|_| fits) {
+            return Ok(root);
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let tree = ctx.home.work().join(format!("root-{}-{number}", std::process::id()));
         let composed = match &old {
-            Some(old) => compose::recompose(ctx.store, ctx.lock, &old.base(), layers, &tree, &|_| {}),
+            Some(old) => compose::recompose(ctx.store, ctx.lock, &old.base(), Wanted { layers, into: &tree }, &|_| {}),
             None => compose::compose(ctx.store, ctx.lock, layers, &tree, &|_| {}),
         };
         let composed = composed.map_err(|source| Error::store("composing the step's root", source))?;

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use silo_store::path_error::PathError;
 use silo_store::private;
 
 use silo_launch::reexec::{self, ProcessSettings};
@@ -40,7 +41,7 @@ impl Workdir {
     pub fn other(ctx: &BuildContext<'_>, drv: DrvId, check: &Check) -> Result<Workdir, Error> {
         let memory = check.memory.as_ref().map(|dir| {
             let made = tempfile::Builder::new().prefix("silo-check-").tempdir_in(dir);
-            made.map_err(|source| Error::File { doing: "create a directory in", path: dir.clone(), source })
+            made.map_err(|source| Error::File(PathError { doing: "create a directory in", path: dir.clone(), source }))
         });
         Workdir::at(ctx, &format!("{drv}-check"), memory.transpose()?, ProcessSettings::Other)
     }
@@ -52,15 +53,15 @@ impl Workdir {
         let bench = Workdir { dir: ctx.home.work().join(name), memory, circumstances, log, program, keep: false };
         bench.remove(&bench.dir)?;
         for dir in [bench.upper(), bench.changes().join("work"), bench.dir.clone(), ctx.home.logs()] {
-            private::make_dir(&dir).map_err(|error| Error::File { doing: error.doing, path: error.path, source: error.source })?;
+            private::make_dir(&dir)?;
         }
         // It is the root directory that other users of the step see.
         let upper = bench.upper();
         let opened = fs::set_permissions(&upper, fs::Permissions::from_mode(0o755));
-        opened.map_err(|source| Error::File { doing: "change the mode of", path: upper, source })?;
+        opened.map_err(|source| Error::File(PathError { doing: "change the mode of", path: upper, source }))?;
         match fs::remove_file(&bench.log) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::File { doing: "remove", path: bench.log.clone(), source })
+                Err(Error::File(PathError { doing: "remove", path: bench.log.clone(), source }))
             }
             _ => Ok(bench),
         }
@@ -89,7 +90,7 @@ impl Workdir {
     /// Removes a directory, including directories in it without search permission, and files of other ids that a killed step left.
     fn remove(&self, dir: &Path) -> Result<(), Error> {
         let doing = "take back the files of a killed step in";
-        reexec::reclaim(&self.program, dir).map_err(|source| Error::File { doing, path: dir.to_owned(), source })?;
+        reexec::reclaim(&self.program, dir).map_err(|source| Error::File(PathError { doing, path: dir.to_owned(), source }))?;
         silo_store::removal::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
     }
 

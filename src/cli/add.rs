@@ -47,9 +47,11 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         return Err(Failure::usage("nothing to add", "name packages or languages, as in `silo add jq kotlin --for python`"));
     }
     let mut setting = setting(globals)?;
-    let scope = if args.global { Scope::Global } else { Scope::Project };
+    let scope = Scope::of_flag(args.global);
     let tool = overlay::tool(&setting, args.tool.as_deref(), scope)?;
-    check_grants("--network", &args.network).map_err(|error| Failure::usage(error.to_string(), "see `silo add --help`"))?;
+    let mut network =
+        check_grants("--network", &args.network).map_err(|error| Failure::usage(error.to_string(), "see `silo add --help`"))?;
+    network.sort();
     let (mut addons, mut packages) = (Vec::new(), Vec::new());
     for word in &args.words {
         if addon::find(&setting.places, word)?.is_some() {
@@ -60,8 +62,6 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     check_packages("packages", &packages).map_err(|error| Failure::usage(error.to_string(), "see `silo add --help`"))?;
     let path = trust::settings_path(&setting, scope)?;
-    let mut network = args.network.clone();
-    network.sort();
     let (added, changed) = settings_file::prepare(&setting.home, &path, |document| {
         let mut added = Vec::new();
         for (key, words, what) in [("addons", &addons, "language"), ("packages", &packages, "package")] {

@@ -155,8 +155,8 @@ fn step(setting: &Setting, args: &Args, tool: &str) -> Result<Option<NewStep>, F
         (None, []) => return Ok(None),
         (None, words) => (words.to_vec(), false),
     };
-    check_grants("--network", &args.network).map_err(|error| Failure::usage(error.to_string(), "see `silo build --help`"))?;
-    let mut network = args.network.clone();
+    let mut network =
+        check_grants("--network", &args.network).map_err(|error| Failure::usage(error.to_string(), "see `silo build --help`"))?;
     if network.is_empty() && !args.no_network {
         network = catalog::find(&setting.places, tool)?.recipe.install_allow;
         network.extend(setting.settings.install_allow(tool));

@@ -11,6 +11,7 @@ use silo_tool::{collect, usage};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
+use super::flags::{Effect, Format};
 use super::{env, gc, ui};
 
 /// Show the disk usage of Silo's directory, and reduce it
@@ -177,7 +178,7 @@ fn clean(setting: &Setting, args: &Clean) -> Result<ExitCode, Failure> {
     // Without --all, no layer or image is old enough; fetched files are removed at any age.
     let things = if args.all { Duration::ZERO } else { Duration::MAX };
     let wish = collect::GcOptions { min_age: things, downloads: true, ..collect::GcOptions::default() };
-    gc::collected(setting, &wish, args.dry_run, args.json)
+    gc::collected(setting, &wish, Effect::of_flag(args.dry_run), Format::of_flag(args.json))
 }
 
 fn restore(setting: &Setting, args: &Restore) -> Result<ExitCode, Failure> {

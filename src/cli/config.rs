@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use silo_base::grant::Grant;
 use silo_base::sanitize;
 use silo_model::ecosystem;
 use silo_model::recipe::catalog;
@@ -93,16 +94,19 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
 }
 
-fn check(change: &Change, names: fn(&'static str, &[String]) -> Result<(), silo_model::recipe::error::Error>) -> Result<(), Failure> {
+fn check(
+    change: &Change,
+    names: fn(&'static str, &[String]) -> Result<Vec<Grant>, silo_model::recipe::error::Error>,
+) -> Result<(), Failure> {
     if let Some(tool) = &change.tool {
         check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
     }
     let hint = "write example.com, example.com:22, *.example.com or @pypi";
-    names("network", &change.names).map_err(|error| Failure::usage(error.to_string(), hint))
+    names("network", &change.names).map(drop).map_err(|error| Failure::usage(error.to_string(), hint))
 }
 
 fn path(setting: &Setting, change: &Change) -> Result<std::path::PathBuf, Failure> {
-    trust::settings_path(setting, Scope::of(change.global))
+    trust::settings_path(setting, Scope::of_flag(change.global))
 }
 
 fn changed(setting: &Setting, change: &Change, key: &str, what: &str) -> Result<ExitCode, Failure> {
@@ -158,22 +162,22 @@ fn show(setting: &Setting, tool: Option<&str>) -> Result<ExitCode, Failure> {
     for tool in tools {
         let recipe = catalog::find(&setting.places, &tool).map(|found| found.recipe.run.network).unwrap_or_default();
         let network = setting.settings.network(&tool, &recipe);
-        let list = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        let list = |names: &[Grant]| if names.is_empty() { "nothing".to_owned() } else { Grant::join(names, ", ") };
         text += &format!("{tool} may reach {}", list(&network.allow));
         if !network.deny.is_empty() {
             text += &format!(", but not {}", list(&network.deny));
         }
         text += "\n";
-        mentioned.extend(network.allow.into_iter().chain(network.deny).filter_map(|name| name.strip_prefix('@').map(str::to_owned)));
+        mentioned.extend(network.allow.into_iter().chain(network.deny).filter_map(|grant| Some(grant.ecosystem()?.name().to_owned())));
     }
     for name in mentioned {
         let (names, whence) = match setting.settings.ecosystems.get(&name) {
-            Some(names) => (names.clone(), "by silo.toml"),
-            None => (ecosystem::get(&setting.home, &name)?.unwrap_or_default().names, "as its client showed"),
+            Some(names) => (Grant::join(names, ", "), "by silo.toml"),
+            None => (ecosystem::get(&setting.home, &name)?.unwrap_or_default().listed(), "as its client showed"),
         };
         text += &match names.is_empty() {
             true => format!("@{name} is not known yet; `silo config network learn @{name}` asks its client\n"),
-            false => format!("@{name} is {}, {whence}\n", names.join(", ")),
+            false => format!("@{name} is {names}, {whence}\n"),
         };
     }
     ui::data(&text)?;
@@ -192,6 +196,6 @@ fn learn(setting: &Setting, ecosystem: &str, tool: Option<&str>) -> Result<ExitC
         })?,
     };
     let learned = setting.with(|context| Ok(ecosystems::learn(context, &tool, name)?))?;
-    ui::data(&format!("@{name} is {}\n", learned.names.join(", ")))?;
+    ui::data(&format!("@{name} is {}\n", learned.listed()))?;
     Ok(ExitCode::SUCCESS)
 }

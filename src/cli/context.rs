@@ -32,6 +32,7 @@ use silo_tool::{Context, View};
 
 use super::env;
 use super::error::Failure;
+use super::flags::Verbosity;
 use super::progress::Ui;
 use super::ui;
 
@@ -144,7 +145,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         check: None,
         machine: None,
         transport: Transport::new(RetryPolicy::default()),
-        ui: Ui::new(globals.quiet),
+        ui: Ui::new(Verbosity::of_flag(globals.quiet)),
         stop: Arc::default(),
     })
 }

@@ -14,6 +14,7 @@ use silo_tool::shim::table::{self, Table};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
+use super::flags::Format;
 use super::{env, ui};
 
 /// Show the tools in force here and the reason; with a tool, its complete definition
@@ -79,7 +80,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let table = table::read(&setting.home.shims())?;
     let claims = claims::read(&setting.home, &env::cwd()?)?;
     if let Some(tool) = &args.tool {
-        one(&setting, &table, &claims, tool, args.json)?;
+        one(&setting, &table, &claims, tool, Format::of_flag(args.json))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut tools: BTreeSet<String> = record::list(&setting.home)?.into_iter().map(|tool| tool.name).collect();
@@ -121,7 +122,7 @@ fn json(row: &Row) -> serde_json::Value {
 }
 
 /// Prints one tool: its recipe with the settings applied.
-fn one(setting: &Setting, table: &Table, claims: &Claims, tool: &str, as_json: bool) -> Result<(), Failure> {
+fn one(setting: &Setting, table: &Table, claims: &Claims, tool: &str, format: Format) -> Result<(), Failure> {
     check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
     let found = definition::of(setting.view(), tool, Scope::Project)?.found;
     let row =
@@ -154,7 +155,7 @@ fn one(setting: &Setting, table: &Table, claims: &Claims, tool: &str, as_json: b
     if let Some(map) = value.as_object_mut() {
         map.extend(limits);
     }
-    if as_json {
+    if format == Format::Json {
         let mut told = json(&row);
         if let Some(map) = told.as_object_mut() {
             map.insert("definition".to_owned(), value);

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use silo_store::flock;
 
 use silo_base::sanitize;
-use silo_build::image::export::{self, Form};
+use silo_build::image::export::{self, Export, Form};
 use silo_build::image::{self, compressed};
 use silo_tool::definition;
 
@@ -61,8 +61,10 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         let image = image::get(context.home, tool.image)
             .map_err(Failure::other)?
             .ok_or_else(|| Failure::found(format!("the image of {} is gone", tool.name), format!("silo install {}", tool.name)))?;
-        compressed::warm(context.home, context.store, &shared, tool.image, &image, &|_| {}).map_err(Failure::other)?;
-        export::export(context.home, tool.image, &image, form, &name, place).map_err(Failure::from)
+        let warm = compressed::Place { home: context.home, store: context.store, shared: &shared };
+        compressed::warm(warm, tool.image, &image, &|_| {}).map_err(Failure::other)?;
+        let export = Export { id: tool.image, image: &image, form, name: &name, place };
+        export::export(context.home, &export).map_err(Failure::from)
     })?;
     match args.json {
         true => ui::json(

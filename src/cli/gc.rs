@@ -13,6 +13,7 @@ use silo_tool::{cache_eviction, usage};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
+use super::flags::{Effect, Format};
 use super::ui;
 
 /// Remove images and layers that no installed tool, project or running sandbox needs
@@ -73,7 +74,7 @@ pub fn size(text: &str) -> Result<u64, units::Error> {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     if let Some(prefix) = &args.why {
-        return why(&setting, prefix, args.json);
+        return why(&setting, prefix, Format::of_flag(args.json));
     }
     let otherwise = if args.all || args.max_size.is_some() { Duration::ZERO } else { MIN_AGE };
     // --max-age overrides a longer default: the user asked to remove everything older than it.
@@ -85,47 +86,50 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         downloads: args.all,
         limit: None,
     };
-    collected(&setting, &wish, args.dry_run, args.json)
+    collected(&setting, &wish, Effect::of_flag(args.dry_run), Format::of_flag(args.json))
 }
 
 pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<ExitCode, Failure> {
     let wish = GcOptions { downloads: true, ..GcOptions::default() };
-    collected(&setting(globals)?, &wish, args.dry_run, args.json)
+    collected(&setting(globals)?, &wish, Effect::of_flag(args.dry_run), Format::of_flag(args.json))
 }
 
-/// Collects, or with `dry_run` lists, garbage and old package caches, and prints the result.
-pub fn collected(setting: &Setting, wish: &GcOptions, dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
-    let collect = if dry_run { collect::foresee } else { collect::collect };
+/// Collects or lists garbage and old package caches, and prints the result.
+pub fn collected(setting: &Setting, wish: &GcOptions, effect: Effect, format: Format) -> Result<ExitCode, Failure> {
+    let collect = match effect {
+        Effect::Change => collect::collect,
+        Effect::DryRun => collect::foresee,
+    };
     let (collected, waiting, cached) = setting.with(|context| {
         let collected = collect(context, wish)?;
         let waiting = leftover_layers::look(&context.home.repositories()).map_err(Failure::other)?;
         let waiting: Vec<LeftLayer> = waiting.into_iter().filter(|left| left.is_needed).collect();
         let choice =
             cache_eviction::choose(context.home, &cache_eviction::Policy::of(&context.user_settings.cache), collect::now(context))?;
-        Ok((collected, waiting, if dry_run { (choice.len(), choice.bytes) } else { cache_eviction::remove(&choice) }))
+        Ok((collected, waiting, if effect == Effect::DryRun { (choice.len(), choice.bytes) } else { cache_eviction::remove(&choice) }))
     })?;
-    tell(&collected, &waiting, dry_run, json)?;
-    if let (false, (1.., bytes)) = (json, cached) {
-        let verb = if dry_run { "would be removed" } else { "removed" };
+    tell(&collected, &waiting, effect, format)?;
+    if let (Format::Text, (1.., bytes)) = (format, cached) {
+        let verb = verb(effect);
         ui::data(&format!("{} files of package caches {verb}, least recently used first ({})\n", cached.0, units::size(bytes)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the collected things, and the repository layers that wait for an import.
-pub fn tell(collected: &Collected, waiting: &[LeftLayer], dry_run: bool, json: bool) -> Result<(), Failure> {
-    if json {
+pub fn tell(collected: &Collected, waiting: &[LeftLayer], effect: Effect, format: Format) -> Result<(), Failure> {
+    if format == Format::Json {
         let row = |left: &LeftLayer| serde_json::json!({ "project": left.project, "layer": left.dir, "bytes": left.bytes });
         let waiting: Vec<serde_json::Value> = waiting.iter().map(row).collect();
         return ui::json(&serde_json::json!({
             "layers": collected.layers, "images": collected.images, "downloads": collected.downloads,
-            "leftovers": collected.leftovers, "bytes": collected.bytes, "waiting": waiting, "dryRun": dry_run,
+            "leftovers": collected.leftovers, "bytes": collected.bytes, "waiting": waiting, "dryRun": effect == Effect::DryRun,
         }));
     }
     for left in waiting {
         ui::note(&of_killed_run(left));
     }
-    let verb = if dry_run { "would be removed" } else { "removed" };
+    let verb = verb(effect);
     ui::data(&format!(
         "{} layers, {} images, {} fetched files and {} leftovers {verb} ({})\n",
         collected.layers,
@@ -134,6 +138,13 @@ pub fn tell(collected: &Collected, waiting: &[LeftLayer], dry_run: bool, json: b
         collected.leftovers,
         units::size(collected.bytes)
     ))
+}
+
+fn verb(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Change => "removed",
+        Effect::DryRun => "would be removed",
+    }
 }
 
 /// Describes a killed run's repository layer and the command that imports it.
@@ -152,7 +163,7 @@ pub fn of_killed_run(left: &LeftLayer) -> String {
 /// Fewest digits accepted as an id prefix.
 const MIN_DIGITS: usize = 4;
 
-fn why(setting: &Setting, prefix: &str, json: bool) -> Result<ExitCode, Failure> {
+fn why(setting: &Setting, prefix: &str, format: Format) -> Result<ExitCode, Failure> {
     if prefix.len() < MIN_DIGITS || !prefix.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)) {
         let message = format!("\"{prefix}\" is not the beginning of an id");
         return Err(Failure::usage(message, "write at least four of its digits, as `silo cache list` shows them"));
@@ -162,7 +173,7 @@ fn why(setting: &Setting, prefix: &str, json: bool) -> Result<ExitCode, Failure>
         let message = format!("no layer or image has the id prefix {prefix}");
         return Err(Failure::found(message, "`silo cache list` shows the images"));
     }
-    if json {
+    if format == Format::Json {
         let row = |why: &usage::Reasons| {
             let (kind, id) = named(&why.thing);
             let images: Vec<String> = why.images.iter().map(ToString::to_string).collect();

@@ -63,7 +63,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if let Some(image) = &args.image {
         return of_image(globals, args, image);
     }
-    let resolving = if args.frozen { Resolving::Frozen } else { Resolving::Allowed };
+    let resolving = Resolving::of_flag(args.frozen);
     let mut wishes: Vec<InstallOptions> = args.tools.iter().map(|spec| parse(spec, resolving)).collect::<Result<_, _>>()?;
     if let Some(version) = &args.version {
         give_version(&mut wishes, version, &args.tools)?;
@@ -80,7 +80,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if args.projects_only {
         let program = env::found_as(&setting.home)?;
         for outcome in &outcomes {
-            tool_shims::pin(&setting.home, &program, &outcome.tool.name, false)?;
+            tool_shims::pin(&setting.home, &program, &outcome.tool.name, tool_shims::Pin::Unpinned)?;
         }
     }
     if args.json {
@@ -107,7 +107,8 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
             "put the version into the image's tag",
         ));
     }
-    check_grants("--network", &args.network).map_err(|error| Failure::usage(error.to_string(), "as in --network db.example.com:5432"))?;
+    let network = check_grants("--network", &args.network)
+        .map_err(|error| Failure::usage(error.to_string(), "as in --network db.example.com:5432"))?;
     let memory = args.memory.as_deref().map(units::parse_size).transpose();
     let memory = memory.map_err(|error| Failure::usage(error.to_string(), "as in --memory 2G"))?;
     let wish = import_image::ImportOptions {
@@ -115,7 +116,7 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
         image: reference::from(&env::cwd()?, image),
         shims: args.shim.clone(),
         steps: args.setup.clone(),
-        network: args.network.clone(),
+        network,
         cpus: args.cpus,
         memory_mb: memory.map(|bytes| bytes >> 20),
     };

@@ -12,6 +12,7 @@ use silo_tool::{projects, record};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
+use super::flags::Format;
 use super::ui;
 
 /// List the tools that are installed or used by projects, or all available ones
@@ -42,7 +43,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         true => catalog_entry::all(setting.view())?.iter().map(available).collect(),
         false => installed(&setting)?,
     };
-    print(rows, args.json)
+    print(rows, Format::of_flag(args.json))
 }
 
 pub fn search(globals: &Globals, args: &SearchArgs) -> Result<ExitCode, Failure> {
@@ -71,7 +72,7 @@ pub fn search(globals: &Globals, args: &SearchArgs) -> Result<ExitCode, Failure>
             "`silo list --available` shows all tools; docs/recipe.md describes how to write a recipe",
         ));
     }
-    print(rows, args.json)
+    print(rows, Format::of_flag(args.json))
 }
 
 struct Row {
@@ -80,8 +81,8 @@ struct Row {
     json: serde_json::Value,
 }
 
-fn print(rows: Vec<Row>, as_json: bool) -> Result<ExitCode, Failure> {
-    if as_json {
+fn print(rows: Vec<Row>, format: Format) -> Result<ExitCode, Failure> {
+    if format == Format::Json {
         ui::json(&rows.into_iter().map(|row| row.json).collect())?;
     } else {
         let cell = |row: &Row, at: usize| row.cells.get(at).map_or_else(String::new, |cell| sanitize::line(cell));

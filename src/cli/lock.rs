@@ -10,6 +10,7 @@ use silo_tool::sync::{self, SyncOptions};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
+use super::flags::Effect;
 use super::{sync as sync_command, trust, ui};
 
 /// Pin the exact packages of tools, for every architecture
@@ -44,7 +45,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
                 ..SyncOptions::default()
             };
             let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
-            sync_command::report(&all, &setting, false)
+            sync_command::report(&all, &setting, Effect::Change)
         }
     }
 }

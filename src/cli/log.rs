@@ -38,7 +38,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         return networks(&setting, args);
     }
     if args.runs {
-        return log_runs::show(&setting, args.step.as_deref(), log_runs::Form::of(args.path, args.json));
+        return log_runs::show(&setting, args.step.as_deref(), log_runs::Form::of_flags(args.path, args.json));
     }
     let look = look(&setting)?;
     let logs = match &args.step {

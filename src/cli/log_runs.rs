@@ -26,8 +26,8 @@ pub enum Form {
 }
 
 impl Form {
-    /// Returns the form for the options `--path` and `--json`.
-    pub fn of(paths: bool, json: bool) -> Form {
+    /// Returns the form for the flags `--path` and `--json`.
+    pub fn of_flags(paths: bool, json: bool) -> Form {
         match (paths, json) {
             (true, _) => Form::Paths,
             (_, true) => Form::Json,

@@ -5,11 +5,13 @@ use std::process::{Command, ExitCode, Stdio};
 
 use crate::run::target::{self, ParsedWords, Target};
 use silo_model::recipe::kept_dirs;
+use silo_tool::definition::Scope;
 use silo_tool::language_server::{self, Server};
 use silo_tool::lock_files::Resolving;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
+use super::flags::Verbosity;
 use super::run::{self, SILO_FAILED};
 use super::{env, trust, ui};
 
@@ -38,24 +40,24 @@ const LEAST_MEMORY_MB: u64 = 2048;
 pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
     let (build, frozen) = (args.build, args.frozen);
     if build {
-        return built(globals, &args, if frozen { Resolving::Frozen } else { Resolving::Allowed });
+        return built(globals, &args, Resolving::of_flag(frozen));
     }
     let words = args.words;
     run::launched(globals, args.visible, |setting, visible| {
-        let no_project = visible.is_without_project();
-        let (target, server) = found(globals, setting, &words, no_project)?;
-        selected_target(globals, setting, target, server, (&words, no_project))
+        let scope = visible.scope();
+        let (target, server) = found(globals, setting, &words, scope)?;
+        selected_target(globals, setting, target, server, (&words, scope))
     })
     .map_err(|failure| failure.or_code(SILO_FAILED))
 }
 
 /// Finds the tool and its language server.
-fn found(globals: &Globals, setting: &Setting, words: &[OsString], no_project: bool) -> Result<(Target, Server), Failure> {
+fn found(globals: &Globals, setting: &Setting, words: &[OsString], scope: Scope) -> Result<(Target, Server), Failure> {
     let word = words.first().map(OsString::as_os_str).unwrap_or_default();
-    let hint = run::hints(globals.quiet);
-    let target = target::find(setting.view(), ParsedWords { word, program: None, rest: Vec::new(), no_project, hint: &hint })?;
+    let hint = run::hints(Verbosity::of_flag(globals.quiet));
+    let target = target::find(setting.view(), ParsedWords { word, program: None, rest: Vec::new(), scope, hint: &hint })?;
     let tool = &target.tool.name;
-    let server = language_server::of(setting.view(), tool, no_project)?;
+    let server = language_server::of(setting.view(), tool, scope)?;
     let server = server.ok_or_else(|| {
         let hint = format!("define one in [lsp] of a recipe, or in [overrides.{tool}.lsp] of silo.toml");
         Failure::found(format!("{tool} has no language server"), hint)
@@ -69,24 +71,24 @@ fn selected_target(
     setting: &Setting,
     mut target: Target,
     server: Server,
-    typed: (&[OsString], bool),
+    typed: (&[OsString], Scope),
 ) -> Result<Target, Failure> {
-    let (words, no_project) = typed;
-    if !no_project {
+    let (words, scope) = typed;
+    if scope == Scope::Project {
         trust::require(setting, Some(&server.tool))?;
     }
     if !server.is_in_tool() {
         target.tool.image = match server.known(setting.view())? {
             Some(image) => image,
             None => {
-                build_apart(globals, &words[0], no_project)?;
+                build_apart(globals, &words[0], scope)?;
                 let mend = format!("silo lsp --build {}", server.tool);
                 // The build wrote a new lock: read the settings again.
                 let fresh = super::context::setting(globals)?;
-                if !no_project {
+                if scope == Scope::Project {
                     trust::require(&fresh, Some(&server.tool))?;
                 }
-                let again = language_server::of(fresh.view(), &server.tool, no_project)?;
+                let again = language_server::of(fresh.view(), &server.tool, scope)?;
                 let image = again.map(|server| server.known(fresh.view())).transpose()?.flatten();
                 image.ok_or_else(|| Failure::found(format!("the language server of {} is missing", server.tool), mend))?
             }
@@ -105,9 +107,13 @@ fn selected_target(
 
 /// Builds the server in a separate process: this process must have no other thread when it launches, and only the server may write to
 /// standard output.
-fn build_apart(globals: &Globals, word: &OsString, no_project: bool) -> Result<(), Failure> {
+fn build_apart(globals: &Globals, word: &OsString, scope: Scope) -> Result<(), Failure> {
     let mut command = Command::new(env::program()?);
-    command.args(["lsp", "--build"]).args(no_project.then_some("--no-project")).args(globals.quiet.then_some("--quiet")).arg(word);
+    command
+        .args(["lsp", "--build"])
+        .args((scope == Scope::Global).then_some("--no-project"))
+        .args(globals.quiet.then_some("--quiet"))
+        .arg(word);
     let again = format!("silo lsp --build {}", word.to_string_lossy());
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
     let status = status.map_err(|error| Failure::found(format!("cannot start silo itself: {error}"), again.clone()))?;
@@ -119,9 +125,9 @@ fn build_apart(globals: &Globals, word: &OsString, no_project: bool) -> Result<(
 
 fn built(globals: &Globals, args: &Args, resolving: Resolving) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
-    let no_project = args.visible.is_without_project();
-    let (target, server) = found(globals, &setting, &args.words, no_project)?;
-    if !no_project {
+    let scope = args.visible.scope();
+    let (target, server) = found(globals, &setting, &args.words, scope)?;
+    if scope == Scope::Project {
         trust::require(&setting, Some(&server.tool))?;
     }
     let image = if server.is_in_tool() {

@@ -5,6 +5,7 @@ mod error;
 
 mod captured_stderr;
 mod env;
+mod flags;
 mod restore_tty;
 
 mod ui;
@@ -74,6 +75,7 @@ use silo_base::sanitize;
 
 use context::Globals;
 use error::Failure;
+use flags::Verbosity;
 
 /// Run dev tools in throw-away sandboxes built from pinned, reproducible images
 ///
@@ -164,7 +166,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         }
     };
     if let Some(name) = attended(&cli.command) {
-        progress::attend(name, cli.globals.quiet);
+        progress::attend(name, Verbosity::of_flag(cli.globals.quiet));
     }
     let done = dispatch(cli);
     progress::leave();

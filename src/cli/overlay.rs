@@ -7,13 +7,14 @@ use silo_base::sanitize;
 use silo_tool::definition::{self, Scope};
 use silo_tool::install;
 use silo_tool::journal::Change;
+use silo_tool::lock_files::Resolving;
 use silo_tool::record;
 use silo_tool::settings_file::Changed;
 use silo_tool::sync::{self, SyncOptions};
 
 use super::context::{Globals, Setting, setting_with};
 use super::error::Failure;
-use super::sync::resolving;
+use super::flags::Effect;
 use super::{install as install_command, sync as sync_command, trust, ui};
 
 /// A tool to build.
@@ -71,7 +72,7 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
 }
 
 fn build(setting: &Setting, target: &Target, with: Vec<Change>) -> Result<ExitCode, Failure> {
-    let resolving = resolving(target.frozen);
+    let resolving = Resolving::of_flag(target.frozen);
     if target.scope == Scope::Global {
         let wish = install::InstallOptions { name: target.tool.clone(), version: None, resolving, anew: target.anew, with };
         let outcome = setting.with(|context| Ok(install::install(context, &wish)?))?;
@@ -82,5 +83,5 @@ fn build(setting: &Setting, target: &Target, with: Vec<Change>) -> Result<ExitCo
     let only = Some(BTreeSet::from([target.tool.clone()]));
     let wish = SyncOptions { only, anew: target.anew, resolving, with, ..SyncOptions::default() };
     let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
-    sync_command::report(&all, setting, false)
+    sync_command::report(&all, setting, Effect::Change)
 }

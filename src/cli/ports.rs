@@ -49,7 +49,7 @@ pub fn run(setting: &Setting, what: &Ports) -> Result<ExitCode, Failure> {
 
 fn path(setting: &Setting, change: &Change) -> Result<std::path::PathBuf, Failure> {
     check_name(&change.tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
-    trust_command::settings_path(setting, Scope::of(change.global))
+    trust_command::settings_path(setting, Scope::of_flag(change.global))
 }
 
 fn add(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {

@@ -20,6 +20,7 @@ use silo_base::sanitize;
 use silo_base::thread;
 use silo_base::units;
 
+use super::flags::Verbosity;
 use super::ui::{self, line, message};
 
 /// Initial time without output.
@@ -74,9 +75,9 @@ fn work() -> MutexGuard<'static, Work> {
 }
 
 /// Announces a command: from now on it gives a sign of life each second, also without an activity.
-pub fn attend(name: &str, quiet: bool) {
+pub fn attend(name: &str, verbosity: Verbosity) {
     let mut work = work();
-    work.mode = mode(quiet);
+    work.mode = mode(verbosity);
     if work.mode != Mode::Quiet {
         work.command = Some((name.to_owned(), None));
         work.keep_looking();
@@ -93,11 +94,11 @@ pub fn leave() {
     end(work);
 }
 
-fn mode(quiet: bool) -> Mode {
-    match (quiet, ui::has_terminal()) {
-        (true, _) => Mode::Quiet,
-        (false, false) => Mode::Plain,
-        (false, true) => Mode::Terminal,
+fn mode(verbosity: Verbosity) -> Mode {
+    match (verbosity, ui::has_terminal()) {
+        (Verbosity::Quiet, _) => Mode::Quiet,
+        (Verbosity::Normal, false) => Mode::Plain,
+        (Verbosity::Normal, true) => Mode::Terminal,
     }
 }
 
@@ -116,8 +117,8 @@ fn end(mut work: MutexGuard<'_, Work>) {
 
 impl Ui {
     /// Chooses the output mode by the type of standard error.
-    pub fn new(quiet: bool) -> Ui {
-        let mode = mode(quiet);
+    pub fn new(verbosity: Verbosity) -> Ui {
+        let mode = mode(verbosity);
         work().mode = mode;
         Ui { mode, shows_steps: AtomicBool::new(false) }
     }

@@ -14,6 +14,7 @@ use silo_tool::usage;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
+use super::flags::{Effect, Format};
 use super::{env, gc, ui};
 
 /// List projects that have images, caches or state of their own
@@ -149,7 +150,7 @@ pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
         shims::settle(context.home, &context.found_as)?;
         Ok(collected)
     })?;
-    gc::tell(&collected, &[], false, false)?;
+    gc::tell(&collected, &[], Effect::Change, Format::Text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -12,19 +12,21 @@ use crate::run::leases::Leases;
 use crate::run::plan::{self, Inputs, Options, Private, Project};
 use crate::run::target::{self, ParsedWords, Target};
 use crate::run::{invisible_files, lost_installs, private_dirs, reviewing, rights_record};
-use silo_base::grant::Port;
+use silo_base::grant::{Grant, Port};
 use silo_base::sanitize;
 use silo_base::units;
 use silo_launch::spec::{Fallback, Spec};
 use silo_launch::{Exit, Phase, reexec};
 use silo_model::config::{Review, Tier};
 use silo_model::recipe::catalog;
+use silo_tool::definition::Scope;
 use silo_tool::shim::fall_through::ChoiceReason;
 
 use super::captured_stderr::CapturedStderr;
 use super::context::{Globals, Setting, setting};
 use super::env;
 use super::error::{self, Failure};
+use super::flags::Verbosity;
 use super::legacy;
 use super::restore_tty;
 use super::review;
@@ -88,12 +90,12 @@ pub struct HostArgs {
 }
 
 impl HostArgs {
-    /// True if the run has no project.
-    pub fn is_without_project(&self) -> bool {
-        self.no_project
+    /// Returns the definitions that count: without a project, only those of the user.
+    pub fn scope(&self) -> Scope {
+        if self.no_project { Scope::Global } else { Scope::Project }
     }
 
-    fn options(self) -> Options {
+    fn options(self, allow: Vec<Grant>) -> Options {
         let private = match (self.by_shim.is_some(), self.expose) {
             (true, _) => Private::Hide,
             (false, true) => Private::Show,
@@ -109,7 +111,7 @@ impl HostArgs {
                 .into_iter()
                 .filter_map(|(name, value)| Some((name.clone(), value.map(Into::into).or_else(|| env::var(&name))?)))
                 .collect(),
-            allow: self.allow,
+            allow,
             memory_mb: self.memory,
             cpus: self.cpus.map(NonZero::get),
             review: self.review,
@@ -189,8 +191,8 @@ pub fn run(globals: &Globals, mut args: Args) -> Result<ExitCode, Failure> {
         let typed = !args.older;
         let mut words = args.words.into_iter();
         let word = words.next().unwrap_or_default();
-        let hint = hints(globals.quiet);
-        let wanted = ParsedWords { word: &word, program: args.shim, rest: words.collect(), no_project: visible.no_project, hint: &hint };
+        let hint = hints(Verbosity::of_flag(globals.quiet));
+        let wanted = ParsedWords { word: &word, program: args.shim, rest: words.collect(), scope: visible.scope(), hint: &hint };
         target::find(setting.view(), wanted).map_err(|error| if typed { no_tool(error, &word) } else { error.into() })
     })
     .map_err(|failure| failure.or_code(SILO_FAILED))
@@ -232,9 +234,9 @@ fn take_older_options(args: &mut Args) {
 }
 
 /// Prints hints, unless `--quiet` is set.
-pub(super) fn hints(quiet: bool) -> impl Fn(&str) {
+pub(super) fn hints(verbosity: Verbosity) -> impl Fn(&str) {
     move |text| {
-        if !quiet {
+        if verbosity == Verbosity::Normal {
             ui::note(text);
         }
     }
@@ -246,10 +248,13 @@ pub(super) fn launched(
     mut visible: HostArgs,
     find: impl FnOnce(&Setting, &HostArgs) -> Result<Target, Failure>,
 ) -> Result<ExitCode, Failure> {
-    let mut timing = Timing::begin(visible.timing, visible.trace.take().as_deref())?;
+    let mut timing = Timing::begin(visible.trace.take().as_deref())?;
+    if visible.timing {
+        timing.print_durations();
+    }
     let setting = setting(globals)?;
     timing.done("settings read");
-    silo_model::recipe::check::check_grants("--allow", &visible.allow)
+    let allow = silo_model::recipe::check::check_grants("--allow", &visible.allow)
         .map_err(|error| Failure::usage(error.to_string(), "as in --allow db.example.com:5432"))?;
     let target = find(&setting, &visible)?;
     if !visible.no_project {
@@ -258,7 +263,7 @@ pub(super) fn launched(
     timing.done("tool found");
     let own = !visible.no_project;
     let by_shim = visible.by_shim;
-    let (spec, mut leases) = planned(&setting, &target, visible.options())?;
+    let (spec, mut leases) = planned(&setting, &target, visible.options(allow))?;
     tell_of_unseen(&setting, &target, &spec, by_shim)?;
     if own {
         leases.begin(&setting.home, &setting.files).map_err(Failure::from)?;
@@ -397,7 +402,7 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
         })
     };
     let allow = spec.network.as_ref().map(|network| network.allow.clone()).unwrap_or_default();
-    let grants = |name: &str| allow.iter().any(|grant| grant.starts_with(name));
+    let grants = |name: &str| allow.iter().any(|grant| grant.as_str().starts_with(name));
     let is_proxy = |name: &str| ["http_proxy", "https_proxy", "all_proxy"].contains(&name.to_ascii_lowercase().as_str());
     let text = |value: &OsString| value.to_string_lossy().into_owned();
     let proxies =

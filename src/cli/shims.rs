@@ -9,10 +9,11 @@ use silo_model::recipe::check::check_name;
 use silo_tool::definition::{self, Scope};
 use silo_tool::shim::table::{self, Entry, Shim};
 use silo_tool::shim::{launchers, search};
-use silo_tool::shims;
+use silo_tool::shims::{self, Pin};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
+use super::flags::Format;
 use super::{env, ui};
 
 /// Change the commands of a tool on PATH
@@ -88,7 +89,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
             shims::remove(&setting.home, &program, tool, names)?;
             ui::data(&format!("{} removed from {tool}\n", names.join(", ")))?;
         }
-        What::List { tool, json } => list(&setting, tool.as_deref(), *json)?,
+        What::List { tool, json } => list(&setting, tool.as_deref(), Format::of_flag(*json))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -97,7 +98,7 @@ fn check(tool: &str) -> Result<(), Failure> {
     check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list` shows the installed tools"))
 }
 
-fn list(setting: &Setting, tool: Option<&str>, json: bool) -> Result<(), Failure> {
+fn list(setting: &Setting, tool: Option<&str>, format: Format) -> Result<(), Failure> {
     let table = table::read(&setting.home.shims())?;
     if let Some(tool) = tool.filter(|tool| table.get(tool).is_none()) {
         return Err(shims::Error::NotHere(tool.to_owned()).into());
@@ -108,7 +109,7 @@ fn list(setting: &Setting, tool: Option<&str>, json: bool) -> Result<(), Failure
         rows.extend(words.into_iter().map(|(name, command)| (name, command, entry)));
     }
     rows.sort_by(|(a, ..), (b, ..)| a.cmp(b));
-    if json {
+    if format == Format::Json {
         let row = |(name, command, entry): &(String, Vec<String>, &Entry)| serde_json::json!({ "name": name, "tool": entry.tool, "command": command, "pinned": entry.pinned });
         return ui::json(&rows.iter().map(row).collect());
     }
@@ -137,27 +138,29 @@ fn words(setting: &Setting, entry: &Entry) -> Vec<(String, Vec<String>)> {
 }
 
 pub fn pin(globals: &Globals, args: &PinArgs) -> Result<ExitCode, Failure> {
-    change_pin(globals, &args.tool, true)?;
+    change_pin(globals, &args.tool, Pin::Pinned)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub fn unpin(globals: &Globals, args: &UnpinArgs) -> Result<ExitCode, Failure> {
-    change_pin(globals, &args.tool, false)?;
+    change_pin(globals, &args.tool, Pin::Unpinned)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn change_pin(globals: &Globals, tool: &str, pinned: bool) -> Result<(), Failure> {
+fn change_pin(globals: &Globals, tool: &str, pin: Pin) -> Result<(), Failure> {
     check(tool)?;
     let setting = setting(globals)?;
-    let changed = shims::pin(&setting.home, &env::found_as(&setting.home)?, tool, pinned)?;
-    let text = match (pinned, changed) {
-        (true, true) => format!("{tool} is pinned: its commands start it everywhere\n"),
-        (true, false) => format!("{tool} is pinned already\n"),
-        (false, true) => format!("{tool} is no longer pinned: outside projects that use it, its commands run the next program on PATH\n"),
-        (false, false) => format!("{tool} is not pinned\n"),
+    let changed = shims::pin(&setting.home, &env::found_as(&setting.home)?, tool, pin)?;
+    let text = match (pin, changed) {
+        (Pin::Pinned, true) => format!("{tool} is pinned: its commands start it everywhere\n"),
+        (Pin::Pinned, false) => format!("{tool} is pinned already\n"),
+        (Pin::Unpinned, true) => {
+            format!("{tool} is no longer pinned: outside projects that use it, its commands run the next program on PATH\n")
+        }
+        (Pin::Unpinned, false) => format!("{tool} is not pinned\n"),
     };
     ui::data(&text)?;
-    if pinned {
+    if pin == Pin::Pinned {
         tell(&setting, tool)?;
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use silo_base::grant::Grant;
 use silo_base::sanitize;
 use silo_base::units;
 use silo_model::config::Review;
@@ -93,8 +94,8 @@ fn text(setting: &Setting, offer: &CatalogEntry, scope: Scope) -> String {
     }
     line("env", recipe.run.env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "));
     line("passEnv", recipe.run.pass_env.join(" "));
-    line("reaches", recipe.run.network.join(" "));
-    line("builds reach", recipe.install_allow.join(" "));
+    line("reaches", Grant::join(&recipe.run.network, " "));
+    line("builds reach", Grant::join(&recipe.install_allow, " "));
     line("ecosystems", recipe.ecosystems.keys().map(|name| format!("@{name}")).collect::<Vec<_>>().join(" "));
     line("cpus", recipe.run.cpus.map_or_else(String::new, |cpus| cpus.to_string()));
     line("memory", recipe.run.memory_mb.map_or_else(String::new, |mib| format!("{mib} MiB")));
@@ -105,7 +106,7 @@ fn text(setting: &Setting, offer: &CatalogEntry, scope: Scope) -> String {
 
 /// Formats a step as a command, with its network access.
 fn display_step(step: &Step) -> String {
-    let reach = if step.network.is_empty() { String::new() } else { format!("    # reaches {}", step.network.join(" ")) };
+    let reach = if step.network.is_empty() { String::new() } else { format!("    # reaches {}", Grant::join(&step.network, " ")) };
     format!("{}{reach}", step.shown().trim())
 }
 

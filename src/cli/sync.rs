@@ -10,6 +10,7 @@ use silo_tool::sync::{self, SyncOptions, Synced, ToolChanges};
 
 use super::context::{Globals, Setting, setting, setting_at};
 use super::error::Failure;
+use super::flags::Effect;
 use super::{tier, trust, ui};
 
 /// Lock and build the project's tools as silo.toml and silo.lock define them
@@ -46,14 +47,15 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     setting.keep_failed = args.keep_failed;
     trust::require(&setting, None)?;
     let _machine_in_use = args.tier.prepare(&mut setting)?;
-    let wish = SyncOptions { resolving: resolving(args.frozen), anew: args.force, dry_run: args.dry_run, ..SyncOptions::default() };
+    let wish =
+        SyncOptions { resolving: Resolving::of_flag(args.frozen), anew: args.force, dry_run: args.dry_run, ..SyncOptions::default() };
     let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
     if args.json {
         let rows: Vec<serde_json::Value> = all.iter().map(json).collect();
         ui::json(&rows.into())?;
         return failures(&all).map_or(Ok(ExitCode::SUCCESS), Err);
     }
-    let code = report(&all, &setting, args.dry_run)?;
+    let code = report(&all, &setting, Effect::of_flag(args.dry_run))?;
     if args.dry_run && !all.is_empty() {
         ui::data("nothing was changed (--dry-run)\n")?;
     }
@@ -61,7 +63,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 }
 
 /// Prints the result of each tool; fails if one failed.
-pub fn report(all: &[Synced], setting: &Setting, dry_run: bool) -> Result<ExitCode, Failure> {
+pub fn report(all: &[Synced], setting: &Setting, effect: Effect) -> Result<ExitCode, Failure> {
     if all.is_empty() {
         let file = setting.project.join(PROJECT_CONFIG);
         if !file.exists() && !setting.project.join(LEGACY_CONFIG).exists() {
@@ -74,21 +76,21 @@ pub fn report(all: &[Synced], setting: &Setting, dry_run: bool) -> Result<ExitCo
         ui::data(&format!("{} uses no tools; `silo use <tool>` adds one\n", sanitize::path(&file)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let lines = all.iter().filter_map(|one| Some(line(&one.tool, one.outcome.as_ref().ok()?, dry_run)));
+    let lines = all.iter().filter_map(|one| Some(line(&one.tool, one.outcome.as_ref().ok()?, effect)));
     ui::data(&lines.collect::<String>())?;
     failures(all).map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-fn line(tool: &str, done: &ToolChanges, dry_run: bool) -> String {
-    let lock = match (done.locked, dry_run) {
-        (true, true) => "would be locked",
-        (true, false) => "locked",
+fn line(tool: &str, done: &ToolChanges, effect: Effect) -> String {
+    let lock = match (done.locked, effect) {
+        (true, Effect::DryRun) => "would be locked",
+        (true, Effect::Change) => "locked",
         (false, _) => "lock unchanged",
     };
-    let image = match (done.image, done.fresh, dry_run) {
-        (Some(image), true, false) => format!(", image {:.12} built ({} new layers)", image.to_string(), done.made),
+    let image = match (done.image, done.fresh, effect) {
+        (Some(image), true, Effect::Change) => format!(", image {:.12} built ({} new layers)", image.to_string(), done.made),
         (Some(image), ..) => format!(", image {:.12} is up to date", image.to_string()),
-        (None, _, true) => ", would be built".to_owned(),
+        (None, _, Effect::DryRun) => ", would be built".to_owned(),
         (None, ..) => String::new(),
     };
     format!("{tool} {}: {lock}{image}\n", done.version)
@@ -107,9 +109,4 @@ fn json(one: &Synced) -> serde_json::Value {
 /// Combines the failures of all tools.
 fn failures(all: &[Synced]) -> Option<Failure> {
     Failure::of_several(all.iter().filter_map(|one| Some((one.tool.as_str(), one.outcome.as_ref().err()?))).collect())
-}
-
-/// Allows new locks unless `--frozen` is set.
-pub fn resolving(frozen: bool) -> Resolving {
-    if frozen { Resolving::Frozen } else { Resolving::Allowed }
 }

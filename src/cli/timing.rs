@@ -12,7 +12,8 @@ use super::ui;
 pub struct Timing {
     began: Instant,
     phases: Vec<Phase>,
-    told: bool,
+    /// True if the durations are printed at the end.
+    prints: bool,
     trace: Option<(PathBuf, File)>,
 }
 
@@ -23,12 +24,17 @@ struct Phase {
 
 impl Timing {
     /// Starts the first phase. Creates the trace file now, so that an unwritable path fails before the run.
-    pub fn begin(told: bool, trace: Option<&Path>) -> Result<Timing, Failure> {
+    pub fn begin(trace: Option<&Path>) -> Result<Timing, Failure> {
         let open = |path: &Path| match File::create(path) {
             Ok(file) => Ok((path.to_owned(), file)),
             Err(error) => Err(Failure::usage(format!("cannot write {}: {error}", path.display()), "name a file that can be written")),
         };
-        Ok(Timing { began: Instant::now(), phases: Vec::new(), told, trace: trace.map(open).transpose()? })
+        Ok(Timing { began: Instant::now(), phases: Vec::new(), prints: false, trace: trace.map(open).transpose()? })
+    }
+
+    /// Prints the durations at the end.
+    pub fn print_durations(&mut self) {
+        self.prints = true;
     }
 
     /// Ends the current phase.
@@ -38,7 +44,7 @@ impl Timing {
 
     /// Prints the durations, and writes the trace file.
     pub fn tell(mut self) -> Result<(), Failure> {
-        if self.told {
+        if self.prints {
             let mut began = Duration::ZERO;
             for phase in &self.phases {
                 ui::line(&format!("[silo] {}: {:.2} ms", phase.name, millis(phase.ended - began)));

@@ -10,6 +10,7 @@ use silo_tool::sync::{self, SyncOptions};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
+use super::flags::Effect;
 use super::{install as install_command, sync as sync_command, trust, ui};
 
 /// Show locked packages with newer versions
@@ -72,7 +73,7 @@ pub fn run_upgrade(globals: &Globals, args: &UpgradeArgs) -> Result<ExitCode, Fa
         trust::require(&setting, None)?;
         let wish = SyncOptions { only: Some(tools), update: true, ..SyncOptions::default() };
         let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
-        return sync_command::report(&all, &setting, false);
+        return sync_command::report(&all, &setting, Effect::Change);
     }
     let outcomes =
         setting.with(|context| tools.iter().map(|tool| Ok(install::upgrade(context, tool)?)).collect::<Result<Vec<_>, Failure>>())?;

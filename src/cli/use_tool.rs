@@ -51,7 +51,7 @@ pub fn run_use(globals: &Globals, args: &UseArgs) -> Result<ExitCode, Failure> {
     }
     let setting = setting(globals)?;
     catalog::find(&setting.places, tool)?;
-    let path = trust::settings_path(&setting, Scope::of(args.global))?;
+    let path = trust::settings_path(&setting, Scope::of_flag(args.global))?;
     let ((), changed) = settings_file::change(&setting.home, &path, |document| {
         document.claim(tool)?;
         match version {
@@ -71,7 +71,7 @@ pub fn run_use(globals: &Globals, args: &UseArgs) -> Result<ExitCode, Failure> {
 pub fn run_unuse(globals: &Globals, args: &UnuseArgs) -> Result<ExitCode, Failure> {
     check_name(&args.tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
     let setting = setting(globals)?;
-    let path = trust::settings_path(&setting, Scope::of(args.global))?;
+    let path = trust::settings_path(&setting, Scope::of_flag(args.global))?;
     let (was, changed) = settings_file::prepare(&setting.home, &path, |document| {
         let listed = document.disclaim(&args.tool)?;
         Ok(document.unset_version(&args.tool)? || listed)

@@ -107,6 +107,14 @@ struct Run<'a> {
     sick: Mutex<BTreeSet<String>>,
 }
 
+/// One address of a requested file.
+#[derive(Clone, Copy)]
+struct Candidate<'a> {
+    /// Index into the request's candidates.
+    at: usize,
+    request: &'a Request,
+}
+
 impl Run<'_> {
     fn fetch_missing(&self, missing: &[usize]) -> Result<Vec<(usize, PathBuf)>, Error> {
         let files: Vec<&Request> = missing.iter().map(|at| &self.requests[*at]).collect();
@@ -179,7 +187,7 @@ impl Run<'_> {
         let mut reasons = Vec::new();
         for (at, attempts) in self.order(request) {
             let patience = RetryPolicy { attempts, ..self.context.transport.patience() };
-            match self.fetch_from(at, request, patience, &mut part, &mut meter) {
+            match self.fetch_from(Candidate { at, request }, patience, &mut part, &mut meter) {
                 Ok(path) => return Ok(path),
                 Err(err) if err.is_ours() => return Err(err),
                 Err(err) => {
@@ -195,17 +203,10 @@ impl Run<'_> {
     }
 
     /// Fetches from one candidate until the file is complete or a retry is useless.
-    fn fetch_from(
-        &self,
-        at: usize,
-        request: &Request,
-        patience: RetryPolicy,
-        part: &mut Partial,
-        meter: &mut Meter,
-    ) -> Result<PathBuf, Error> {
+    fn fetch_from(&self, from: Candidate<'_>, patience: RetryPolicy, part: &mut Partial, meter: &mut Meter) -> Result<PathBuf, Error> {
         let mut attempts = Attempts::new(patience, part.len());
         loop {
-            match self.pump(at, request, part, meter) {
+            match self.pump(from, part, meter) {
                 Ok(url) => match part.finish(&url) {
                     Err(err @ Error::WrongDigest { .. }) => {
                         let pure = part.is_pure();
@@ -225,7 +226,8 @@ impl Run<'_> {
     }
 
     /// Reads one response to its end into the partial file; returns the address for display.
-    fn pump(&self, at: usize, request: &Request, part: &mut Partial, meter: &mut Meter) -> Result<String, Error> {
+    fn pump(&self, from: Candidate<'_>, part: &mut Partial, meter: &mut Meter) -> Result<String, Error> {
+        let Candidate { at, request } = from;
         let mut body = self.context.transport.open(&request.candidates[at], part.len(), &self.stop)?;
         let wrong = |url: &str, got| Error::WrongSize { url: url.to_owned(), expected: request.size, got };
         if let Some(total) = body.total.filter(|total| !request.size.admits(*total)) {

@@ -51,6 +51,19 @@ pub struct Transport {
     passes: Mutex<Vec<(String, String)>>,
 }
 
+/// A request for a small document.
+#[derive(Clone, Copy, Debug)]
+pub struct Get<'a> {
+    /// The address.
+    pub url: &'a str,
+    /// The value of the `Accept` header.
+    pub accept: &'a str,
+    /// The value of the `Authorization` header, instead of the one for the address.
+    pub pass: Option<&'a str>,
+    /// The limit on its size.
+    pub max_bytes: u64,
+}
+
 /// A server's response, whatever its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -126,18 +139,19 @@ impl Transport {
     }
 
     /// Requests a small document; retries transient errors and returns any other response.
-    pub fn ask(&self, url: &str, accept: &str, pass: Option<&str>, max_bytes: u64, cancel: &AtomicBool) -> Result<Answer, Error> {
+    pub fn ask(&self, get: Get<'_>, cancel: &AtomicBool) -> Result<Answer, Error> {
         let stop = Stop::new(cancel);
         let mut attempts = Attempts::new(self.patience, 0);
         loop {
-            match self.ask_once(url, accept, pass, max_bytes, &stop) {
+            match self.ask_once(get, &stop) {
                 Ok(answer) => return Ok(answer),
                 Err(err) => attempts.again(err, 0, &stop)?,
             }
         }
     }
 
-    fn ask_once(&self, url: &str, accept: &str, pass: Option<&str>, max_bytes: u64, stop: &Stop) -> Result<Answer, Error> {
+    fn ask_once(&self, get: Get<'_>, stop: &Stop) -> Result<Answer, Error> {
+        let Get { url, accept, pass, max_bytes } = get;
         let net = self.net()?;
         let mut request = net.client.get(url).header(ACCEPT, accept);
         if let Some(pass) = pass.map(str::to_owned).or_else(|| self.pass(url)) {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use silo_store::layer::LayerError;
+use silo_store::path_error::PathError;
 
 use silo_build::image;
 use silo_model::document;
@@ -30,15 +31,8 @@ pub enum Error {
     #[error("cannot lock the layer store")]
     Lock(#[source] silo_store::PathError),
     /// An operation on a file failed.
-    #[error("cannot {doing} {path}", path = .path.display())]
-    File {
-        /// The operation, as a verb.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] PathError),
     /// A file of the image is invalid.
     #[error("{path}: {what}", path = .path.display())]
     Content {
@@ -96,7 +90,7 @@ impl Error {
             Error::Layer(_) | Error::Content { .. } => Some("`silo verify` lists damaged files".to_owned()),
             Error::Image(image::Error::Config { .. }) => Some("`silo verify` lists damaged files".to_owned()),
             Error::Definition(definition::Error::NotBuilt { .. }) => Some("run `silo sync`".to_owned()),
-            Error::Definition(_) | Error::Record(_) | Error::Image(_) | Error::Document(_) | Error::Lock(_) | Error::File { .. } => None,
+            Error::Definition(_) | Error::Record(_) | Error::Image(_) | Error::Document(_) | Error::Lock(_) | Error::File(_) => None,
         }
     }
 }

@@ -11,6 +11,7 @@ use silo_store::layer::{self, LayerError, read_index, read_manifest};
 use silo_store::layout::Store;
 use silo_store::manifest::Manifest;
 use silo_store::path::LayerPath;
+use silo_store::path_error::PathError;
 
 use silo_base::home::Home;
 use silo_build::image::{self, Image, ImageId};
@@ -99,7 +100,7 @@ impl ImageView {
             return Ok(index);
         }
         let path = &self.index_path;
-        let text = fs::read(path).map_err(|source| Error::File { doing: "read", path: path.clone(), source })?;
+        let text = fs::read(path).map_err(|source| Error::File(PathError { doing: "read", path: path.clone(), source }))?;
         let index = Index::parse(&text).map_err(|error| Error::Content { path: path.clone(), what: error.to_string() })?;
         Ok(self.index.get_or_init(|| index))
     }
@@ -114,7 +115,7 @@ impl ImageView {
         }
         // Every parent directory is a directory of the index, so the path cannot leave the root.
         let path = self.root.join(end.as_path());
-        fs::read(&path).map(Some).map_err(|source| Error::File { doing: "read", path, source })
+        fs::read(&path).map(Some).map_err(|source| Error::File(PathError { doing: "read", path, source }))
     }
 
     /// Returns the installed packages from dpkg's database, by name; empty if the image has no dpkg.
@@ -131,7 +132,7 @@ impl ImageView {
             let path = tree.join(STATUS);
             match fs::symlink_metadata(&path) {
                 Ok(found) if found.is_file() => {
-                    let bytes = fs::read(&path).map_err(|source| Error::File { doing: "read", path, source })?;
+                    let bytes = fs::read(&path).map_err(|source| Error::File(PathError { doing: "read", path, source }))?;
                     return installed_of(&bytes, tree);
                 }
                 _ => {}

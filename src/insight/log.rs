@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use silo_store::digest::Digest;
 use silo_store::layer::read_manifest;
+use silo_store::path_error::PathError;
 use silo_store::realisation::{self, Realisation};
 
 use super::error::Error;
@@ -35,7 +36,7 @@ pub fn list(look: &LockedHome<'_>) -> Result<Vec<Log>, Error> {
         tools.push((tool.name, image_view::open(look, tool.image)?));
     }
     let dir = look.home.logs();
-    let failed = |source| Error::File { doing: "list", path: dir.clone(), source };
+    let failed = |source| Error::File(PathError { doing: "list", path: dir.clone(), source });
     let listing = match fs::read_dir(&dir) {
         Ok(listing) => listing,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -54,7 +55,7 @@ pub fn list(look: &LockedHome<'_>) -> Result<Vec<Log>, Error> {
 }
 
 fn log(look: &LockedHome<'_>, derivation: Digest, path: PathBuf, tools: &[(String, ImageView)]) -> Result<Log, Error> {
-    let meta = fs::metadata(&path).map_err(|source| Error::File { doing: "inspect", path: path.clone(), source })?;
+    let meta = fs::metadata(&path).map_err(|source| Error::File(PathError { doing: "inspect", path: path.clone(), source }))?;
     let written = meta.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs());
     // As in a build, an unreadable realisation counts as missing.
     let layer = match realisation::get(look.store, &derivation) {
@@ -105,5 +106,5 @@ pub fn named(look: &LockedHome<'_>, word: &str) -> Result<Vec<Log>, Error> {
 
 /// Reads a log.
 pub fn read(log: &Log) -> Result<Vec<u8>, Error> {
-    fs::read(&log.path).map_err(|source| Error::File { doing: "read", path: log.path.clone(), source })
+    fs::read(&log.path).map_err(|source| Error::File(PathError { doing: "read", path: log.path.clone(), source }))
 }

@@ -7,6 +7,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use silo_store::path_error::PathError;
+
 use serde::{Deserialize, Serialize};
 
 use silo_base::home::Home;
@@ -79,12 +81,13 @@ pub fn file_name(started: u64, pid: u32) -> String {
 /// Lists the runs with network activity, the newest first.
 pub fn list(home: &Home) -> Result<Vec<Run>, Error> {
     let mut runs = Vec::new();
-    for path in files(home).map_err(|source| Error::File { doing: "list", path: home.network_logs(), source })?.into_iter().rev() {
+    for path in files(home).map_err(|source| Error::File(PathError { doing: "list", path: home.network_logs(), source }))?.into_iter().rev()
+    {
         let text = match fs::read(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             // Another process has just pruned it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(source) => return Err(Error::File { doing: "read", path, source }),
+            Err(source) => return Err(Error::File(PathError { doing: "read", path, source })),
         };
         runs.extend(parse(path, &text));
     }

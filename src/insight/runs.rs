@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use silo_store::locked_file::LockedFile;
+use silo_store::path_error::PathError;
 use silo_store::{private, read_limited};
 
 use silo_base::home::Home;
@@ -272,7 +273,7 @@ impl Open {
         let staged = self.staged();
         let written = self.create(&staged).and_then(|mut file| file.write_all(&self.text())).and_then(|()| fs::rename(&staged, &self.path));
         prune(home);
-        written.map_err(|source| Error::File { doing: "write", path: self.path.clone(), source })
+        written.map_err(|source| Error::File(PathError { doing: "write", path: self.path.clone(), source }))
     }
 
     /// Creates a file; makes the directory first if it is missing.
@@ -326,7 +327,8 @@ impl Run {
 /// Lists the recorded runs, the newest first, and the files that are no records of this version.
 pub fn list(home: &Home) -> Result<(Vec<Stored>, Vec<PathBuf>), Error> {
     let (mut runs, mut strange) = (Vec::new(), Vec::new());
-    for path in files(home).map_err(|source| Error::File { doing: "list", path: home.run_records(), source })?.into_iter().rev() {
+    for path in files(home).map_err(|source| Error::File(PathError { doing: "list", path: home.run_records(), source }))?.into_iter().rev()
+    {
         let state = state(&path);
         let run = match read_limited::read(&path, MAX_FILE_BYTES) {
             // Another process has just removed it.

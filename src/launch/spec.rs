@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::upstream_proxy::Proxies;
-use silo_base::grant::{Grant, Policy, Port};
+use silo_base::grant::{HostGrant, Policy, Port};
 
 use super::error::Error;
 use host_path::HostPath;
@@ -327,15 +327,15 @@ pub struct Limits {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
-    /// Grants, in the syntax of [`Grant`]. A host granted by its own name may have an address in the host's own network.
+    /// Grants, in the syntax of [`HostGrant`]. A host granted by its own name may have an address in the host's own network.
     #[serde(default)]
-    pub allow: Vec<String>,
+    pub allow: Vec<HostGrant>,
     /// Grants for public addresses only.
     #[serde(default)]
-    pub public: Vec<String>,
+    pub public: Vec<HostGrant>,
     /// Denied names, unless a grant matches more specifically.
     #[serde(default)]
-    pub deny: Vec<String>,
+    pub deny: Vec<HostGrant>,
     /// Grants every name with a public address, and records each `name:port` that was reached in this host file.
     #[serde(default)]
     pub learn: Option<Learn>,
@@ -400,9 +400,9 @@ pub struct Learn {
 }
 
 impl Network {
-    /// Parses the grants.
-    pub fn policy(&self) -> Result<Policy, Error> {
-        Ok(Policy { allow: self.grants(&self.allow)?, public: self.grants(&self.public)?, deny: self.grants(&self.deny)? })
+    /// Returns the grants and denials.
+    pub fn policy(&self) -> Policy {
+        Policy { allow: self.allow.clone(), public: self.public.clone(), deny: self.deny.clone() }
     }
 
     /// Returns a `resolv.conf` that points programs to the resolver inside.
@@ -417,11 +417,6 @@ impl Network {
             Some(twice) => Err(Error::Spec { reason: format!("port {} of this machine is forwarded to two ports inside", twice.host) }),
             None => Ok(()),
         }
-    }
-
-    fn grants(&self, list: &[String]) -> Result<Vec<Grant>, Error> {
-        let read = |text: &String| Grant::parse(text).ok_or_else(|| Error::Spec { reason: format!("{text:?} is not a grant") });
-        list.iter().map(read).collect()
     }
 }
 
@@ -477,7 +472,6 @@ impl Spec {
             }
         }
         if let Some(network) = &self.network {
-            network.policy()?;
             network.check_ports()?;
         }
         Ok(())
@@ -519,7 +513,7 @@ mod tests {
             identity: Identity::Caller,
             stdio: Stdio::Log { path: "/log".into() },
             limits: Limits { tasks: Some(64), ..Limits::default() },
-            network: Some(Network { allow: vec!["a.example:22".to_owned()], ..Network::default() }),
+            network: Some(Network { allow: vec![HostGrant::parse("a.example:22").expect("a grant")], ..Network::default() }),
             owners: vec![Owned {
                 path: "/etc/shadow".into(),
                 uid: 0,
@@ -538,12 +532,15 @@ mod tests {
         let json = spec.to_json().expect("a spec has no map with keys that are not text");
         assert_eq!(Spec::from_json(&json).expect("it was written by to_json"), spec);
         assert!(Spec::from_json(b"{\"rooot\": 1}").is_err());
+        let json = String::from_utf8(spec.to_json().expect("it is data")).expect("it is text");
+        let ungranted = json.replace("a.example:22", "a b");
+        assert!(Spec::from_json(ungranted.as_bytes()).is_err() && ungranted != json, "a text that is no grant is refused");
     }
 
     #[test]
     fn refuses_what_no_sandbox_could_be() {
         type Spoil = fn(&mut Spec);
-        let cases: [(&str, Spoil); 10] = [
+        let cases: [(&str, Spoil); 9] = [
             ("argv is empty", |spec| spec.argv.clear()),
             ("no lower", |spec| spec.root.lower.clear()),
             ("hostname", |spec| spec.hostname.clear()),
@@ -553,7 +550,6 @@ mod tests {
             ("over the root", |spec| spec.mounts[0].guest = "/".into()),
             ("NUL", |spec| spec.argv.push("a\0b".into())),
             ("variable", |spec| drop(spec.env.insert("A=B".into(), "c".into()))),
-            ("not a grant", |spec| spec.network = Some(Network { public: vec!["a b".to_owned()], ..Network::default() })),
         ];
         spec().check().expect("the example is sound");
         for (expect, spoil) in cases {

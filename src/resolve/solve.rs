@@ -98,7 +98,7 @@ pub fn solve<'a>(indexes: &'a [Index<'a>], request: &'a Request<'a>) -> Result<S
     let sound = wanted.iter().all(|id| proposed.binary_search(id).is_ok()) && walk::broken(&universe, &proposed)?.is_empty();
     let goal = if sound { &proposed } else { &wanted };
     let chosen = provider::solve(&universe, goal, &proposed, recommends)?;
-    let tiers = tiers(&universe, &chosen, &roots, request.recommends)?;
+    let tiers = tiers(&universe, &chosen, &roots, recommends)?;
     let mut packages: Vec<_> = tiers.into_iter().map(|(id, tier)| (universe.package(id), tier)).collect();
     packages.sort_by_key(|(package, _)| package.name);
     Ok(Solution { packages })
@@ -124,7 +124,7 @@ fn all_wanted(universe: &Universe<'_>, request: &Request<'_>) -> Result<[Vec<Id>
 }
 
 /// Returns the tier of every chosen package: the first tier whose wanted packages need it.
-fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 4], recommends: bool) -> Result<BTreeMap<Id, Tier>, Error> {
+fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 4], recommends: Recommends) -> Result<BTreeMap<Id, Tier>, Error> {
     let chosen: BTreeSet<Id> = chosen.iter().copied().collect();
     let mut tiers = BTreeMap::new();
     for (tier, roots) in Tier::ALL.into_iter().zip(roots) {
@@ -134,7 +134,8 @@ fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 4], recommend
                 continue;
             }
             tiers.insert(id, tier);
-            let leads = |kind| matches!(kind, Kind::PreDepends | Kind::Depends) || (recommends && kind == Kind::Recommends);
+            let leads =
+                |kind| matches!(kind, Kind::PreDepends | Kind::Depends) || (recommends == Recommends::Install && kind == Kind::Recommends);
             for clause in universe.clauses(id)?.iter().filter(|clause| leads(clause.kind)) {
                 queue.extend(clause.members.iter().flat_map(|member| &member.targets));
             }

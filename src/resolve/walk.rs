@@ -121,31 +121,31 @@ impl<'u, 'a> Walk<'u, 'a> {
             return Ok(true);
         }
         if follow == Follow::Nothing {
-            self.set_installed(id, true);
+            self.install(id);
             return Ok(true);
         }
         if !self.can_be_satisfied(id)? {
             if !state.protected {
-                self.set_installed(id, false);
+                self.uninstall(id);
                 self.lose_candidate(id);
             }
             return Ok(false);
         }
         if asked == Asked::ByUser {
-            self.set_installed(id, true);
+            self.install(id);
         }
         let fail_early = !state.protected && asked == Asked::ByDependency;
-        let (to_install, to_remove) = self.collect(id, state.protected)?;
-        let removed = self.remove_conflicts(&to_remove, state.protected, asked);
+        let (to_install, to_remove) = self.collect(id, state)?;
+        let removed = self.remove_conflicts(&to_remove, state, asked);
         if !removed && fail_early {
             return Ok(false);
         }
-        self.set_installed(id, true);
+        self.install(id);
         // Nothing may remove the package while its dependencies are installed.
         self.states[id.index()].protected = true;
-        let installed = self.install_dependencies(&to_install, state.protected, asked, depth)?;
+        let installed = self.install_dependencies(&to_install, state, asked, depth)?;
         if !installed && fail_early {
-            self.set_installed(id, false);
+            self.uninstall(id);
             self.lose_candidate(id);
         }
         self.states[id.index()].protected = state.protected;
@@ -153,15 +153,15 @@ impl<'u, 'a> Walk<'u, 'a> {
     }
 
     /// Lists the clauses to act on: all of a protected package, otherwise the unsatisfied ones.
-    fn collect(&self, id: Id, protected: bool) -> Result<(Vec<&'u Clause<'a>>, Vec<&'u Clause<'a>>), Error> {
-        let wanted = |clause: &&Clause<'_>| self.is_important(clause.kind) && (protected || !self.is_satisfied(clause));
+    fn collect(&self, id: Id, of: State) -> Result<(Vec<&'u Clause<'a>>, Vec<&'u Clause<'a>>), Error> {
+        let wanted = |clause: &&Clause<'_>| self.is_important(clause.kind) && (of.protected || !self.is_satisfied(clause));
         let universe: &'u Universe<'a> = self.universe;
         let (negative, positive) = universe.clauses(id)?.iter().filter(wanted).partition(|clause| clause.kind.is_negative());
         Ok((positive, negative))
     }
 
-    /// Removes conflicting packages. If `protected`, they lose their candidates for good.
-    fn remove_conflicts(&mut self, clauses: &[&Clause<'_>], protected: bool, asked: Asked) -> bool {
+    /// Removes packages that conflict with one of this state. If it is protected, they lose their candidates for good.
+    fn remove_conflicts(&mut self, clauses: &[&Clause<'_>], of: State, asked: Asked) -> bool {
         let mut failed = false;
         for target in clauses.iter().flat_map(|clause| &clause.members).flat_map(|member| &member.targets) {
             let state = self.states[target.index()];
@@ -170,15 +170,15 @@ impl<'u, 'a> Walk<'u, 'a> {
             }
             if state.installed && state.protected {
                 failed = true;
-                if !protected && asked == Asked::ByDependency {
+                if !of.protected && asked == Asked::ByDependency {
                     break;
                 }
                 continue;
             }
             if state.installed {
-                self.set_installed(*target, false);
+                self.uninstall(*target);
             }
-            if protected {
+            if of.protected {
                 self.lose_candidate(*target);
                 self.states[target.index()].protected = true;
             }
@@ -187,19 +187,19 @@ impl<'u, 'a> Walk<'u, 'a> {
     }
 
     /// Installs the first working solution of each clause. Returns true if all critical clauses have one.
-    fn install_dependencies(&mut self, clauses: &[&'u Clause<'a>], protected: bool, asked: Asked, depth: usize) -> Result<bool, Error> {
+    fn install_dependencies(&mut self, clauses: &[&'u Clause<'a>], of: State, asked: Asked, depth: usize) -> Result<bool, Error> {
         let mut failed = false;
         for clause in clauses {
             if self.is_satisfied(clause) {
-                if protected && clause.kind.is_critical() {
+                if of.protected && clause.kind.is_critical() {
                     failed |= !self.protect_only_solution(clause, depth)?;
                 }
                 continue;
             }
-            let found = self.install_one_of(clause, protected, depth)?;
+            let found = self.install_one_of(clause, of, depth)?;
             if !found && clause.kind.is_critical() {
                 failed = true;
-                if !protected && asked == Asked::ByDependency {
+                if !of.protected && asked == Asked::ByDependency {
                     break;
                 }
             }
@@ -220,14 +220,14 @@ impl<'u, 'a> Walk<'u, 'a> {
         self.mark(only, Follow::Dependencies, Asked::ByDependency, depth + 1)
     }
 
-    fn install_one_of(&mut self, clause: &Clause<'_>, protected: bool, depth: usize) -> Result<bool, Error> {
+    fn install_one_of(&mut self, clause: &Clause<'_>, of: State, depth: usize) -> Result<bool, Error> {
         let mut solutions = self.solutions(clause);
         solutions.dedup();
         for id in &solutions {
             if !self.states[id.index()].candidate {
                 continue;
             }
-            if protected && clause.kind.is_critical() && solutions.len() == 1 {
+            if of.protected && clause.kind.is_critical() && solutions.len() == 1 {
                 if !self.mark(*id, Follow::Nothing, Asked::ByDependency, depth + 1)? {
                     continue;
                 }
@@ -280,11 +280,19 @@ impl<'u, 'a> Walk<'u, 'a> {
         targets.any(|id| self.states[id.index()].installed) != clause.kind.is_negative()
     }
 
-    fn set_installed(&mut self, id: Id, installed: bool) {
+    fn install(&mut self, id: Id) {
         self.clock += 1;
         let state = &mut self.states[id.index()];
-        if state.installed != installed {
-            (state.installed, state.changed) = (installed, self.clock);
+        if !state.installed {
+            (state.installed, state.changed) = (true, self.clock);
+        }
+    }
+
+    fn uninstall(&mut self, id: Id) {
+        self.clock += 1;
+        let state = &mut self.states[id.index()];
+        if state.installed {
+            (state.installed, state.changed) = (false, self.clock);
         }
     }
 

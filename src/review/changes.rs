@@ -183,10 +183,10 @@ impl Reader<'_> {
                 None => None,
             };
             if Kind::of(&stat) == Kind::Dir {
-                let inner = self.child(&upper, name, &whole, before, &stat)?;
+                let inner = self.child((&upper, name), &whole, before, &stat)?;
                 dirs.push((whole, inner));
             } else {
-                self.file(&upper, name, &whole, before, &stat);
+                self.file((&upper, name), &whole, before, &stat);
             }
         }
         if lower == Lower::Hidden
@@ -198,7 +198,7 @@ impl Reader<'_> {
     }
 
     /// Lists a directory of the layer itself; returns the state of the host's directory below it.
-    fn child(&mut self, upper: &Dir, name: &OsStr, path: &Path, before: Option<Entry>, stat: &Stat) -> Result<Lower, Error> {
+    fn child(&mut self, (upper, name): (&Dir, &OsStr), path: &Path, before: Option<Entry>, stat: &Stat) -> Result<Lower, Error> {
         let after = Entry::of(upper, Path::new(name), stat);
         let Some(before) = before else {
             self.add(path, What::Added, None, Some(after));
@@ -219,7 +219,7 @@ impl Reader<'_> {
         Ok(if is_hidden { Lower::Hidden } else { Lower::Merged })
     }
 
-    fn file(&mut self, upper: &Dir, name: &OsStr, path: &Path, before: Option<Entry>, stat: &Stat) {
+    fn file(&mut self, (upper, name): (&Dir, &OsStr), path: &Path, before: Option<Entry>, stat: &Stat) {
         let after = Entry::of(upper, Path::new(name), stat);
         let Some(before) = before else {
             if after.kind != Kind::Whiteout {
@@ -231,7 +231,7 @@ impl Reader<'_> {
             return self.add(path, What::Removed, Some(before), None);
         }
         let what = match (before.kind, after.kind) {
-            (Kind::File, Kind::File) if self.is_same(upper, name, path, &before, &after) => What::Mode,
+            (Kind::File, Kind::File) if self.is_same((upper, name), path, &before, &after) => What::Mode,
             (Kind::File, Kind::File) => What::Changed,
             (Kind::Link, Kind::Link) if before.target == after.target => return,
             (Kind::Link, Kind::Link) => What::Link,
@@ -262,7 +262,7 @@ impl Reader<'_> {
     }
 
     /// True if both files have the same content.
-    fn is_same(&self, upper: &Dir, name: &OsStr, path: &Path, before: &Entry, after: &Entry) -> bool {
+    fn is_same(&self, (upper, name): (&Dir, &OsStr), path: &Path, before: &Entry, after: &Entry) -> bool {
         if before.size != after.size {
             return false;
         }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use silo_base::event::Sink;
-use silo_base::grant::Port;
+use silo_base::grant::{Grant, HostGrant, Port};
 use silo_base::home::Home;
 use silo_build::host_network::HostNetwork;
 use silo_build::network::{self, NetworkPatch};
@@ -47,7 +47,7 @@ pub struct RequestedGrants {
     /// Socket of the user's ssh agent, if it is passed.
     pub ssh_agent: Option<PathBuf>,
     /// Allowed hosts.
-    pub allow: Vec<String>,
+    pub allow: Vec<Grant>,
 }
 
 /// Decides the network access of a run, with the files and variables that programs need for it.
@@ -107,7 +107,10 @@ impl LearnRun {
             return Ok("the run reached no host that needs a grant".to_owned());
         }
         // A grant without a port covers 80 and 443.
-        let short = |name: &String| name.strip_suffix(":443").or_else(|| name.strip_suffix(":80")).unwrap_or(name).to_owned();
+        let short = |name: &HostGrant| {
+            let name = name.as_str();
+            name.strip_suffix(":443").or_else(|| name.strip_suffix(":80")).unwrap_or(name).to_owned()
+        };
         let names: std::collections::BTreeSet<String> = names.iter().map(short).collect();
         let names: Vec<String> = names.into_iter().collect();
         Ok(format!("the run reached {}\n  try: silo config network allow {}", names.join(", "), names.join(" ")))

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use silo_store::resolve_in_root;
 
-use silo_base::grant::Port;
+use silo_base::grant::{Grant, Port};
 use silo_base::sanitize;
 use silo_build::host_network::HostNetwork;
 use silo_build::image;
@@ -83,7 +83,7 @@ pub struct Options {
     /// Variables for this run.
     pub env: Vec<(String, OsString)>,
     /// Allowed hosts, in addition to the settings.
-    pub allow: Vec<String>,
+    pub allow: Vec<Grant>,
     /// Memory limit in MiB.
     pub memory_mb: Option<u64>,
     /// CPU limit.

@@ -16,16 +16,15 @@ pub fn note(user: &User, project: &Path, access: Access) -> Option<String> {
     let found = fs::metadata(project).ok().filter(|found| user.uid == 0 && found.uid() != 0)?;
     let is_of_group =
         found.gid() == user.gid || rustix::process::getgroups().is_ok_and(|all| all.iter().any(|gid| gid.as_raw() == found.gid()));
-    let can = can(found.mode(), is_of_group, access)?;
+    let can = can(if is_of_group { found.mode() >> 3 } else { found.mode() }, access)?;
     let (path, owner) = (sanitize::path(project), found.uid());
     Some(format!(
         "{path} belongs to user {owner}: root inside has no power over other users' files and can {can} there; to write, run silo as that user (sudo -u '#{owner}' silo ...)"
     ))
 }
 
-/// Describes the access of users other than the owner, unless it is full access.
-fn can(mode: u32, is_of_group: bool, access: Access) -> Option<&'static str> {
-    let bits = if is_of_group { mode >> 3 & 7 } else { mode & 7 };
+/// Describes the access that the last three bits of a mode give, unless it is full access.
+fn can(bits: u32, access: Access) -> Option<&'static str> {
     match (bits & 5 == 5, bits & 2 == 2 && access == Access::ReadWrite) {
         (true, true) => None,
         (true, false) if access == Access::ReadOnly => None,
@@ -49,7 +48,7 @@ mod tests {
             (0o755, false, read, None),
             (0o777, false, all, None),
         ] {
-            assert_eq!(can(mode, is_of_group, access), expect, "{mode:o}");
+            assert_eq!(can(if is_of_group { mode >> 3 } else { mode }, access), expect, "{mode:o}");
         }
     }
 }

@@ -41,8 +41,8 @@ fn describe(spec: &Spec, run: &mut Run) -> Space {
     granted.cpu_thousandths = spec.limits.cpu_thousandths;
     if let Some(network) = &spec.network {
         let Network { allow, public, deny, learn, ports, ssh_agent, .. } = network;
-        granted.hosts = space.list(allow.iter().chain(public).cloned());
-        granted.denied = space.list(deny.iter().cloned());
+        granted.hosts = space.list(allow.iter().chain(public).cloned().map(String::from));
+        granted.denied = space.list(deny.iter().cloned().map(String::from));
         granted.all_public = learn.is_some();
         granted.ports = space.list(ports.iter().map(|port| format!("{}:{}", port.host, port.guest)));
         granted.ssh_agent = ssh_agent.is_some();
@@ -58,6 +58,7 @@ fn describe(spec: &Spec, run: &mut Run) -> Space {
 
 #[cfg(test)]
 mod tests {
+    use silo_base::grant::HostGrant;
     use silo_launch::spec::{Root, Upper};
 
     use super::*;
@@ -68,7 +69,7 @@ mod tests {
         let secret = "s3cr3t-value";
         let mut spec = Spec::new(root, ["/bin/sh", "-c", secret, secret].map(Into::into).to_vec());
         spec.env.insert("TOKEN".into(), secret.into());
-        spec.network = Some(Network { allow: vec!["a.example".to_owned()], ..Network::default() });
+        spec.network = Some(Network { allow: vec![HostGrant::parse("a.example").expect("a grant")], ..Network::default() });
         spec.network.as_mut().expect("set").proxies.https = Some(format!("http://me:{secret}@proxy.example"));
         let mut run = Run::new("t", 1, 2);
         describe(&spec, &mut run);

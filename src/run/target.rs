@@ -49,8 +49,8 @@ pub struct ParsedWords<'a> {
     pub program: Option<OsString>,
     /// Everything after the first word.
     pub rest: Vec<OsString>,
-    /// True to ignore the project.
-    pub no_project: bool,
+    /// Definitions that count: with `Scope::Global`, the project is ignored.
+    pub scope: Scope,
     /// Prints a hint for the user.
     pub hint: &'a dyn Fn(&str),
 }
@@ -58,7 +58,7 @@ pub struct ParsedWords<'a> {
 /// Finds the installed tool, its program and the arguments.
 pub fn find(view: View<'_>, wanted: ParsedWords<'_>) -> Result<Target, Error> {
     let places;
-    let view = if wanted.no_project {
+    let view = if wanted.scope == Scope::Global {
         places = RecipeSources { project: None, ..view.places.clone() };
         View { places: &places, ..view }
     } else {
@@ -68,8 +68,8 @@ pub fn find(view: View<'_>, wanted: ParsedWords<'_>) -> Result<Target, Error> {
     let table = table::read(&view.home.shims())?;
     let mut known = Known::new();
     let mut usable = Vec::new();
-    for tool in candidates(view, &table, &name, wanted.no_project)? {
-        let (recipe, mut commands) = commands(view, &table, &tool.name, wanted.no_project);
+    for tool in candidates(view, &table, &name, wanted.scope)? {
+        let (recipe, mut commands) = commands(view, &table, &tool.name, wanted.scope);
         if tool.name == name {
             know_programs(view, &tool, wanted.rest.first(), &mut commands);
         }
@@ -95,8 +95,8 @@ pub fn find(view: View<'_>, wanted: ParsedWords<'_>) -> Result<Target, Error> {
 /// Finds the command of the shim `name`; the arguments are not interpreted.
 pub fn of_shim(view: View<'_>, tool: &str, name: &str, args: Vec<OsString>) -> Result<Target, Error> {
     let table = table::read(&view.home.shims())?;
-    let installed = usable(view, tool, false)?.ok_or_else(|| missing(view, &table, tool))?;
-    let (recipe, commands) = commands(view, &table, tool, false);
+    let installed = usable(view, tool, Scope::Project)?.ok_or_else(|| missing(view, &table, tool))?;
+    let (recipe, commands) = commands(view, &table, tool, Scope::Project);
     let argv = grammar::named(tool, &commands, OsStr::new(name), &args);
     Ok(Target::plain(installed, recipe, argv.into_iter().chain(args.iter().cloned()).collect(), args))
 }
@@ -116,9 +116,9 @@ fn plain(word: &OsStr) -> Result<&str, Error> {
 }
 
 /// Returns the tools that `name` can mean: the tool of this name, else the tools with such a command, those of the project first.
-fn candidates(view: View<'_>, table: &Table, name: &str, no_project: bool) -> Result<Vec<Installed>, Error> {
+fn candidates(view: View<'_>, table: &Table, name: &str, scope: Scope) -> Result<Vec<Installed>, Error> {
     if check_name(name).is_ok()
-        && let Some(tool) = usable(view, name, no_project)?
+        && let Some(tool) = usable(view, name, scope)?
     {
         return Ok(vec![tool]);
     }
@@ -126,9 +126,9 @@ fn candidates(view: View<'_>, table: &Table, name: &str, no_project: bool) -> Re
     owners.extend(table.owners(name).map(|entry| entry.tool.clone()));
     let mut tools = Vec::new();
     for owner in owners {
-        tools.extend(usable(view, &owner, no_project)?);
+        tools.extend(usable(view, &owner, scope)?);
     }
-    if tools.len() > 1 && !no_project {
+    if tools.len() > 1 && scope == Scope::Project {
         let claimed = definition::claimed(view)?;
         if tools.iter().any(|tool| claimed.contains(&tool.name)) {
             tools.retain(|tool| claimed.contains(&tool.name));
@@ -138,13 +138,15 @@ fn candidates(view: View<'_>, table: &Table, name: &str, no_project: bool) -> Re
 }
 
 /// Finds the image of a tool: the project's if the project uses the tool, else the installed one.
-fn usable(view: View<'_>, tool: &str, no_project: bool) -> Result<Option<Installed>, Error> {
-    if no_project { Ok(record::get(view.home, tool)?) } else { Ok(definition::current(view, tool)?) }
+fn usable(view: View<'_>, tool: &str, scope: Scope) -> Result<Option<Installed>, Error> {
+    match scope {
+        Scope::Global => Ok(record::get(view.home, tool)?),
+        Scope::Project => Ok(definition::current(view, tool)?),
+    }
 }
 
 /// Returns the commands of a tool: those of its recipe, its add-ons, and the user's aliases.
-fn commands(view: View<'_>, table: &Table, tool: &str, no_project: bool) -> (Option<Recipe>, Commands) {
-    let scope = if no_project { Scope::Global } else { Scope::Project };
+fn commands(view: View<'_>, table: &Table, tool: &str, scope: Scope) -> (Option<Recipe>, Commands) {
     let recipe = definition::of(view, tool, scope).ok().map(|definition| definition.found.recipe);
     let mut commands = recipe.as_ref().map_or_else(Commands::default, |recipe| Commands {
         command: recipe.run.command.clone(),

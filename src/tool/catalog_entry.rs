@@ -1,5 +1,6 @@
 //! Catalogue entries: each tool with its versions, size and origin, from its recipe and lock only.
 
+use silo_base::grant::Grant;
 use silo_base::system::Arch;
 use silo_model::lock::Lock;
 use silo_model::recipe::Recipe;
@@ -59,7 +60,7 @@ impl CatalogEntry {
         let recipe = self.recipe();
         let base = recipe.image.as_ref().map_or_else(|| format!("Debian {}", recipe.debian.suite), |image| format!("the image {image}"));
         let mut parts = vec![base];
-        let mut more: Vec<&str> = recipe.steps.iter().flat_map(|step| &step.network).map(String::as_str).collect();
+        let mut more: Vec<&str> = recipe.steps.iter().flat_map(|step| &step.network).map(Grant::as_str).collect();
         more.sort_unstable();
         more.dedup();
         parts.extend(more.into_iter().map(str::to_owned));

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use silo_store::digest::Digest;
 use silo_store::flock;
 use silo_store::gc::{Candidate, Object};
 use silo_store::layout::Store;
+use silo_store::path_error::PathError;
 use silo_store::removal::remove_tree;
 use silo_store::usage::LinkCounts;
 
@@ -43,21 +44,8 @@ pub enum Error {
         count: usize,
     },
     /// An operation on a path failed.
-    #[error("cannot {doing} {path}", path = .path.display())]
-    File {
-        /// The operation, as a verb.
-        doing: &'static str,
-        /// The path.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-}
-
-impl From<silo_store::path_error::PathError> for Error {
-    fn from(error: silo_store::path_error::PathError) -> Error {
-        Error::File { doing: error.doing, path: error.path, source: error.source }
-    }
+    #[error(transparent)]
+    File(#[from] PathError),
 }
 
 /// Data that only these projects need.
@@ -143,14 +131,14 @@ pub fn reset(home: &Home) -> Result<bool, Error> {
         {
             empty(home.root())?;
         }
-        Err(source) => return Err(Error::File { doing: "remove", path: home.root().to_owned(), source }),
+        Err(source) => return Err(Error::File(PathError { doing: "remove", path: home.root().to_owned(), source })),
     }
     drop(exclusive);
     Ok(true)
 }
 
 fn empty(dir: &Path) -> Result<(), Error> {
-    let failed = |source| Error::File { doing: "list", path: dir.to_owned(), source };
+    let failed = |source| Error::File(PathError { doing: "list", path: dir.to_owned(), source });
     for entry in fs::read_dir(dir).map_err(failed)? {
         remove_tree(&entry.map_err(failed)?.path())?;
     }

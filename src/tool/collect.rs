@@ -41,19 +41,9 @@ pub enum Error {
     /// The store failed.
     #[error("garbage collection in the layer store failed")]
     Store(#[from] gc::GcError),
-    /// An operation on a path of the store failed.
+    /// An operation on a file or directory failed.
     #[error(transparent)]
-    Path(#[from] PathError),
-    /// Listing or removing a file failed.
-    #[error("cannot {doing} {path}", path = .path.display())]
-    File {
-        /// The operation, as a verb.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
+    File(#[from] PathError),
 }
 
 /// Options of a garbage collection.
@@ -310,7 +300,7 @@ pub fn remove(context: &Context<'_>, choice: &GcSelection, logs: Option<SystemTi
     for path in list_dir(&context.home.work())? {
         let doing = "take back the files of a killed step in";
         let own = silo_launch::this_program().map_err(std::io::Error::other).and_then(|program| reexec::reclaim(&program, &path));
-        own.map_err(|source| Error::File { doing, path: path.clone(), source })?;
+        own.map_err(|source| Error::File(PathError { doing, path: path.clone(), source }))?;
         scratch::abandon(context.store, &path)?;
     }
     collected.leftovers += half_written(context.home)?;
@@ -333,7 +323,7 @@ pub fn half_written(home: &Home) -> Result<usize, Error> {
     }
     let mut gone = shims::sweep(home)?;
     for dir in dirs {
-        gone += document::sweep(&dir).map_err(|source| Error::File { doing: "list", path: dir, source })?;
+        gone += document::sweep(&dir).map_err(|source| Error::File(PathError { doing: "list", path: dir, source }))?;
     }
     for path in [list_dir(home.root())?, list_dir(&home.projects())?].concat() {
         if is_of_earlier(&path) {
@@ -360,7 +350,7 @@ fn forget_images(context: &Context<'_>, things: &[Object]) -> Result<(), Error> 
     let gone: BTreeSet<Digest> = things.iter().filter_map(going).collect();
     let here: BTreeSet<ImageId> = image::list(context.home).map_err(gc_roots::Error::from)?.into_iter().collect();
     for path in list_dir(&context.home.made())? {
-        let text = fs::read_to_string(&path).map_err(|source| Error::File { doing: "read", path: path.clone(), source })?;
+        let text = fs::read_to_string(&path).map_err(|source| Error::File(PathError { doing: "read", path: path.clone(), source }))?;
         let is_note = path.extension().is_none();
         let useful = is_note && ImageId::parse(text.trim()).is_some_and(|id| here.contains(&id) && !gone.contains(&id.digest()));
         if !useful {
@@ -396,7 +386,7 @@ pub fn fetched(context: &Context<'_>) -> Result<Vec<PathBuf>, Error> {
 
 fn used(path: &Path) -> Result<SystemTime, Error> {
     let found = fs::symlink_metadata(path).and_then(|found| found.modified());
-    found.map_err(|source| Error::File { doing: "inspect", path: path.to_owned(), source })
+    found.map_err(|source| Error::File(PathError { doing: "inspect", path: path.to_owned(), source }))
 }
 
 fn removed(path: &Path) -> Result<(), Error> {
@@ -404,7 +394,7 @@ fn removed(path: &Path) -> Result<(), Error> {
 }
 
 fn list_dir(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |source| Error::File { doing: "list", path: dir.to_owned(), source };
+    let failed = |source| Error::File(PathError { doing: "list", path: dir.to_owned(), source });
     match fs::read_dir(dir) {
         Ok(listing) => listing.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(failed),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),

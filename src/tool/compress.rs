@@ -153,7 +153,8 @@ pub fn restore(context: &Context<'_>, id: ImageId) -> Result<(), Error> {
     let image = image::get(context.home, id)?.ok_or(Error::Gone(id))?;
     let activity = event::next_id();
     (context.sink)(Event::Started { id: activity, kind: Activity::Restore, name: format!("image {:.12}", id.to_string()), total: None });
-    let made = compressed::warm(context.home, context.store, &shared, id, &image, &|done| {
+    let place = compressed::Place { home: context.home, store: context.store, shared: &shared };
+    let made = compressed::warm(place, id, &image, &|done| {
         (context.sink)(Event::Progress { id: activity, done });
     });
     (context.sink)(Event::Finished { id: activity });

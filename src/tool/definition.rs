@@ -24,8 +24,8 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Converts the option `--global`.
-    pub fn of(global: bool) -> Scope {
+    /// Converts the flag `--global`.
+    pub fn of_flag(global: bool) -> Scope {
         if global { Scope::Global } else { Scope::Project }
     }
 }

@@ -12,6 +12,7 @@ use silo_store::private;
 
 use crate::journal::Change;
 use crate::shim::{launchers, table};
+use silo_base::grant::Grant;
 use silo_base::system::Arch;
 use silo_build::image;
 use silo_model::document;
@@ -66,7 +67,7 @@ pub struct ImportOptions {
     /// Shell commands that run once, as build steps.
     pub steps: Vec<String>,
     /// Allowed hosts of the tool.
-    pub network: Vec<String>,
+    pub network: Vec<Grant>,
     /// Limit on the processors of a run.
     pub cpus: Option<u32>,
     /// Limit on the memory of a run, in MiB.
@@ -204,7 +205,7 @@ fn recipe(wish: &ImportOptions, (command, arguments): (&[String], Option<&[Strin
         text.push_str(&format!("memoryMB = {mib}\n"));
     }
     if !wish.network.is_empty() {
-        text.push_str(&format!("\n[network]\nallow = {}\n", list(&wish.network)));
+        text.push_str(&format!("\n[network]\nallow = {}\n", list(&wish.network.iter().map(Grant::to_string).collect::<Vec<_>>())));
     }
     text
 }

@@ -181,7 +181,10 @@ pub(super) fn record(
         record::put(context.home, &tool)?;
     }
     learn(context, &definition.found.recipe, tool.image);
-    shims::installed(context, &tool.name, before.is_none())?;
+    match before {
+        None => shims::installed(context, &tool.name)?,
+        Some(_) => shims::installed_again(context, &tool.name)?,
+    }
     Ok(Outcome { tool, fresh, made: built.made })
 }
 

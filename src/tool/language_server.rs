@@ -39,11 +39,13 @@ pub struct Server {
     base: Option<Lock>,
 }
 
-/// Returns a tool's language server, if its recipe or the settings define one. With `no_project`, only the user's settings count.
-pub fn of(view: View<'_>, tool: &str, no_project: bool) -> Result<Option<Server>, Error> {
-    let settings = if no_project { view.user_settings } else { view.settings };
-    let own = view.project_settings.overrides.get(tool).filter(|_| !no_project).is_some_and(|over| over.lsp.is_some());
-    let scope = if no_project { Scope::Global } else { definition::scope(view, tool)? };
+/// Returns a tool's language server, if its recipe or the settings define one. With `Scope::Global`, only the user's settings count.
+pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Option<Server>, Error> {
+    let has_server = || view.project_settings.overrides.get(tool).is_some_and(|over| over.lsp.is_some());
+    let (settings, own, scope) = match scope {
+        Scope::Global => (view.user_settings, false, Scope::Global),
+        Scope::Project => (view.settings, has_server(), definition::scope(view, tool)?),
+    };
     let found = definition::of(view, tool, scope)?;
     let base = lock_files::existing(view, &found)?;
     let recipe = &found.found.recipe;

@@ -68,6 +68,13 @@ pub enum Resolving {
     Frozen,
 }
 
+impl Resolving {
+    /// Converts the flag `--frozen`.
+    pub fn of_flag(frozen: bool) -> Resolving {
+        if frozen { Resolving::Frozen } else { Resolving::Allowed }
+    }
+}
+
 /// Returns the lock to build a tool from; makes one if there is none. Does not store it.
 pub fn obtain(context: &Context<'_>, definition: &Definition, resolving: Resolving) -> Result<Lock, Error> {
     if let Some(lock) = existing(context.view(), definition)? {

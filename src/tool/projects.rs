@@ -17,6 +17,7 @@ use silo_store::digest::Digest;
 use silo_store::flock::SharedLock;
 use silo_store::gc_roots::{self, Root, RootError, RootName};
 use silo_store::layout::Store;
+use silo_store::path_error::PathError;
 
 use silo_base::home::Home;
 use silo_build::image::{self, ImageId};
@@ -90,15 +91,8 @@ pub enum Error {
     #[error(transparent)]
     Document(#[from] document::Error),
     /// A file operation failed.
-    #[error("cannot {doing} {path}", path = .path.display())]
-    File {
-        /// The operation, as a verb.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] PathError),
     /// The GC root could not be written.
     #[error(transparent)]
     Root(#[from] RootError),
@@ -160,7 +154,7 @@ fn write(home: &Home, project: &Project) -> Result<(), Error> {
     let used = Duration::from_secs(u64::try_from(project.last_used).unwrap_or(0));
     let used = UNIX_EPOCH.checked_add(used).unwrap_or(UNIX_EPOCH);
     let written = document::write(&path, &text).and_then(|()| File::options().write(true).open(&path)?.set_modified(used));
-    written.map_err(|source| Error::File { doing: "write", path, source })
+    written.map_err(|source| Error::File(PathError { doing: "write", path, source }))
 }
 
 /// Updates the time of the last use of the project at a canonical path, if it has a record.
@@ -182,7 +176,7 @@ pub fn remove(home: &Home, store: &Store, shared: &SharedLock, path: &Path) -> R
     let was = match fs::remove_file(&file) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(source) => return Err(Error::File { doing: "remove", path: file, source }),
+        Err(source) => return Err(Error::File(PathError { doing: "remove", path: file, source })),
     };
     gc_roots::remove(store, shared, &RootName::new(KIND, &id)?)?;
     Ok(was)
@@ -194,11 +188,11 @@ pub fn list(home: &Home) -> Result<Vec<Project>, Error> {
     let listing = match fs::read_dir(&dir) {
         Ok(listing) => listing,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(Error::File { doing: "list", path: dir, source }),
+        Err(source) => return Err(Error::File(PathError { doing: "list", path: dir, source })),
     };
     let mut projects = Vec::new();
     for entry in listing {
-        let name = entry.map_err(|source| Error::File { doing: "list", path: dir.clone(), source })?.file_name();
+        let name = entry.map_err(|source| Error::File(PathError { doing: "list", path: dir.clone(), source }))?.file_name();
         if let Some(id) = name.to_str().and_then(|name| name.strip_suffix(".toml")) {
             projects.extend(by_id(home, id)?);
         }

@@ -4,7 +4,8 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+
+use silo_store::path_error::PathError;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,15 +42,8 @@ pub enum Error {
     #[error(transparent)]
     Document(#[from] document::Error),
     /// A file operation failed.
-    #[error("cannot {doing} {path}", path = .path.display())]
-    File {
-        /// The operation, as a verb.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] PathError),
 }
 
 /// Reads the record of a tool; `None` if it is not installed.
@@ -68,7 +62,7 @@ pub fn put(home: &Home, tool: &Installed) -> Result<(), Error> {
     let written = Written { format: VERSION, version: tool.version.clone(), image: tool.image.to_string() };
     let text = toml::to_string(&written).expect("strings and numbers are TOML");
     let path = home.tool(&tool.name);
-    document::write(&path, &text).map_err(|source| Error::File { doing: "write", path, source })
+    document::write(&path, &text).map_err(|source| Error::File(PathError { doing: "write", path, source }))
 }
 
 /// Removes the record of a tool; returns true if there was one.
@@ -77,7 +71,7 @@ pub fn remove(home: &Home, name: &str) -> Result<bool, Error> {
     match fs::remove_file(&path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(Error::File { doing: "remove", path, source }),
+        Err(source) => Err(Error::File(PathError { doing: "remove", path, source })),
     }
 }
 
@@ -87,11 +81,11 @@ pub fn list(home: &Home) -> Result<Vec<Installed>, Error> {
     let listing = match fs::read_dir(&dir) {
         Ok(listing) => listing,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(Error::File { doing: "list", path: dir, source }),
+        Err(source) => return Err(Error::File(PathError { doing: "list", path: dir, source })),
     };
     let mut tools = Vec::new();
     for entry in listing {
-        let name = entry.map_err(|source| Error::File { doing: "list", path: dir.clone(), source })?.file_name();
+        let name = entry.map_err(|source| Error::File(PathError { doing: "list", path: dir.clone(), source }))?.file_name();
         if let Some(name) = name.to_str().and_then(|name| name.strip_suffix(".toml")) {
             tools.extend(get(home, name)?);
         }

@@ -111,9 +111,14 @@ pub fn sweep(home: &Home) -> Result<usize, PathError> {
     launchers::unstage(home)
 }
 
-/// Makes the shims of an installed tool; pins a newly installed one.
-pub fn installed(context: &Context<'_>, tool: &str, newly: bool) -> Result<(), Error> {
-    refresh(context, &[tool], Scope::Global, |entry_is_new| newly || entry_is_new)
+/// Makes the shims of a newly installed tool, and pins it.
+pub fn installed(context: &Context<'_>, tool: &str) -> Result<(), Error> {
+    refresh(context, &[tool], Scope::Global, |_| true)
+}
+
+/// Makes the shims of a tool that was installed before.
+pub fn installed_again(context: &Context<'_>, tool: &str) -> Result<(), Error> {
+    refresh(context, &[tool], Scope::Global, |entry_is_new| entry_is_new)
 }
 
 /// Makes the shims of tools of a project, without pinning them.
@@ -203,8 +208,18 @@ pub fn settle(home: &Home, program: &Path) -> Result<(), Error> {
     .map(drop)
 }
 
+/// Whether a tool's commands start it everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// Everywhere.
+    Pinned,
+    /// In projects that use the tool.
+    Unpinned,
+}
+
 /// Pins or unpins a tool; returns true if that is a change.
-pub fn pin(home: &Home, program: &Path, tool: &str, pinned: bool) -> Result<bool, Error> {
+pub fn pin(home: &Home, program: &Path, tool: &str, pin: Pin) -> Result<bool, Error> {
+    let pinned = pin == Pin::Pinned;
     let changed = change(home, program, |table| {
         table.get(tool).ok_or_else(|| Error::NotHere(tool.to_owned()))?;
         let entry = table.entry(tool);
@@ -282,7 +297,7 @@ pub fn mend(context: &Context<'_>) -> Result<BTreeSet<String>, Error> {
         (context.sink)(Event::Note { text: format!("the table of shims was invalid and is now {}", aside.display()) });
     }
     for tool in record::list(context.home)? {
-        installed(context, &tool.name, false)?;
+        installed_again(context, &tool.name)?;
     }
     settle(context.home, &context.found_as)?;
     Ok(change(context.home, &context.found_as, |_| Ok(()))?.foreign)

@@ -115,7 +115,7 @@ pub fn sync(context: &Context<'_>, wish: &SyncOptions) -> Result<Vec<Synced>, Er
             Ok(prepared) => match built.next() {
                 Some(Ok(built)) => finish(context, prepared, built, &mut locks),
                 Some(Err(error)) => Err(failed(&tool, error)),
-                None => Err(silo_build::Error::Worker.into()),
+                None => Err(silo_build::Error::fault(format!("{tool} was not built")).into()),
             },
         };
         all.push(Synced { tool, outcome });

@@ -167,7 +167,7 @@ pub fn capture(store: &Store, _permission: &SharedLock, what: &Capture<'_>) -> R
     let upper = Beneath::open(what.upper).map_err(at("open", what.upper))?;
     let is_true = inode::xattrs(what.upper).map_err(at("read the attributes of", what.upper))?.contains_key(normal::TRUE_XATTR.as_bytes());
     let mut scan = Scan { what, is_true, upper, found: BTreeMap::new(), digests: BTreeMap::new(), skipped: Vec::new() };
-    scan.dir(None, false)?;
+    scan.dir(None, Listing::Changes)?;
     let mut stage = store.stage_with(Parents::OnDiskOnly)?;
     let mut moved: BTreeMap<(u64, u64), LayerPath> = BTreeMap::new();
     let changed: BTreeSet<(u64, u64)> = scan.found.values().filter_map(ChangedEntry::changed_inode).collect();
@@ -208,6 +208,15 @@ impl ChangedEntry {
     }
 }
 
+/// The meaning of a directory's listing in the upper directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Listing {
+    /// Changes of the lower directory.
+    Changes,
+    /// The whole directory: other lower entries are deleted.
+    Whole,
+}
+
 struct Scan<'a> {
     what: &'a Capture<'a>,
     /// True if files had their real owners and capabilities in the step.
@@ -221,8 +230,8 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Scans a directory. With `covers`, lower entries that are not listed here are deleted.
-    fn dir(&mut self, dir: Option<&LayerPath>, covers: bool) -> Result<(), CaptureError> {
+    /// Scans a directory.
+    fn dir(&mut self, dir: Option<&LayerPath>, listing: Listing) -> Result<(), CaptureError> {
         let host = match dir {
             Some(dir) => self.reach(dir)?,
             None => self.what.upper.to_owned(),
@@ -238,11 +247,11 @@ impl Scan<'_> {
                 Some(dir) => dir.join(name.as_bytes())?,
                 None => LayerPath::parse(name.as_bytes())?,
             };
-            if self.item(&path, covers)? {
+            if self.item(&path, listing)? {
                 here.insert(path);
             }
         }
-        let Some(dir) = dir.filter(|_| covers) else {
+        let Some(dir) = dir.filter(|_| listing == Listing::Whole) else {
             return Ok(());
         };
         let lower = self.what.lower.below(dir);
@@ -258,7 +267,7 @@ impl Scan<'_> {
     }
 
     /// Scans one item; returns whether the layer has an entry other than a whiteout there.
-    fn item(&mut self, path: &LayerPath, covers: bool) -> Result<bool, CaptureError> {
+    fn item(&mut self, path: &LayerPath, listing: Listing) -> Result<bool, CaptureError> {
         let host = &self.reach(path)?;
         let stat = fs::symlink_metadata(host).map_err(at("inspect", host))?;
         let unfit = |why| CaptureError::Unfit { path: path.clone(), why };
@@ -292,8 +301,8 @@ impl Scan<'_> {
         }
         let meta = self.meta(path, &stat, &xattrs)?;
         if kind == FileType::Directory {
-            let opaque = overlay(&xattrs, "opaque") == Some(b"y");
-            self.directory(path, &meta, covers || opaque)?;
+            let is_opaque = overlay(&xattrs, "opaque") == Some(b"y");
+            self.directory(path, &meta, if is_opaque { Listing::Whole } else { listing })?;
         } else if stat.len() == 0 && overlay(&xattrs, "whiteout").is_some() {
             self.whiteout(path);
             return Ok(false);
@@ -303,7 +312,7 @@ impl Scan<'_> {
         Ok(true)
     }
 
-    fn directory(&mut self, path: &LayerPath, meta: &Meta, covers: bool) -> Result<(), CaptureError> {
+    fn directory(&mut self, path: &LayerPath, meta: &Meta, listing: Listing) -> Result<(), CaptureError> {
         let meta = normal::meta(Kind::Dir, meta);
         if self.dropped(path, &meta, Kind::Dir) {
             return Ok(());
@@ -312,7 +321,7 @@ impl Scan<'_> {
         if !self.what.lower.get(path).is_some_and(same) {
             self.found.insert(path.clone(), ChangedEntry::Dir(meta));
         }
-        self.dir(Some(path), covers)
+        self.dir(Some(path), listing)
     }
 
     fn file(&mut self, host: &Path, path: &LayerPath, meta: Meta, stat: &fs::Metadata) -> Result<(), CaptureError> {

@@ -82,15 +82,24 @@ pub fn compose(
     })
 }
 
+/// A tree to compose.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Its layers, lowest first.
+    pub layers: &'a [LayerId],
+    /// Its path.
+    pub into: &'a Path,
+}
+
 /// Makes the same tree as [`compose`] by changing another one, which is consumed; entries of both are kept.
 pub fn recompose(
     store: &Store,
     _permission: &SharedLock,
     base: &Base,
-    layers: &[LayerId],
-    into: &Path,
+    wanted: Wanted<'_>,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Composed, ComposeError> {
+    let Wanted { layers, into } = wanted;
     make(store, layers, into, progress, |tree, merged| {
         rename(&base.tree, tree, RenameFlags::NOREPLACE).map_err(at("take over", &base.tree))?;
         Ok(strip(tree, (&self::merged(store, &base.layers)?, &base.layers), (merged, layers))?)
@@ -112,7 +121,8 @@ fn make(
     let scratch = Scratch::new(store)?;
     let tree = scratch.dir().join(TREE);
     let standing = begin(&tree, &merged)?;
-    fill(store, &tree, layers, &merged, &standing, progress)?;
+    let trees: Vec<PathBuf> = layers.iter().map(|id| store.tree(id)).collect();
+    fill(&tree, &trees, &merged, &standing, progress)?;
     settle(&tree, into, merged)
 }
 
@@ -169,16 +179,8 @@ impl Store {
 }
 
 /// Makes all missing entries below `tree`: directories, then files and symlinks, then hard links. The metadata of all directories comes
-/// last, because the other steps change it.
-fn fill(
-    store: &Store,
-    tree: &Path,
-    layers: &[LayerId],
-    merged: &Merged,
-    standing: &[bool],
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<(), PathError> {
-    let trees: Vec<PathBuf> = layers.iter().map(|id| store.tree(id)).collect();
+/// last, because the other steps change it. `trees` are those of the layers.
+fn fill(tree: &Path, trees: &[PathBuf], merged: &Merged, standing: &[bool], progress: &(dyn Fn(u64) + Sync)) -> Result<(), PathError> {
     let items: Vec<(&Entry, Option<usize>, bool)> = merged
         .index
         .entries()

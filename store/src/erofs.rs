@@ -17,6 +17,7 @@ use crate::path::LayerPath;
 use crate::path_error::{PathError, at};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -113,13 +114,13 @@ pub fn write(index: &Index, tree: &Path, view: View, out: &mut dyn Write) -> Res
         to.put(&inode.xattrs)?;
         if inode.is_inline {
             let rest = inode.size % BLOCK_BYTES;
-            copy(inode, &inodes, tree, inode.size - rest, rest, &mut to)?;
+            copy(inode, &inodes, tree, inode.size - rest..inode.size, &mut to)?;
         }
     }
     for inode in inodes.iter().filter(|inode| inode.block != NO_BLOCK) {
         to.pad_to(u64::from(inode.block) * BLOCK_BYTES)?;
         let rest = if inode.is_inline { inode.size % BLOCK_BYTES } else { 0 };
-        copy(inode, &inodes, tree, 0, inode.size - rest, &mut to)?;
+        copy(inode, &inodes, tree, 0..inode.size - rest, &mut to)?;
     }
     to.pad_to(u64::from(blocks) * BLOCK_BYTES)?;
     Ok(to.written)
@@ -127,7 +128,7 @@ pub fn write(index: &Index, tree: &Path, view: View, out: &mut dyn Write) -> Res
 
 /// Lists the inodes: the root first, the others in the order of their first paths.
 fn inodes(index: &Index, view: View) -> Result<Vec<Inode<'_>>, ErofsError> {
-    let mut inodes = vec![dir(normal::implied_dir(), false, 0, view)];
+    let mut inodes = vec![dir(normal::implied_dir(), 0, view)];
     let mut by_path: BTreeMap<&[u8], usize> = BTreeMap::from([(&b""[..], 0)]);
     for entry in index.entries() {
         let path = entry.path.as_bytes();
@@ -165,7 +166,7 @@ fn parent_of<'a>(inodes: &mut Vec<Inode<'a>>, by_path: &mut BTreeMap<&'a [u8], u
     }
     let above = parent_of(inodes, by_path, &path[..slash], view);
     let number = inodes.len();
-    inodes.push(dir(normal::implied_dir(), false, above, view));
+    inodes.push(dir(normal::implied_dir(), above, view));
     by_path.insert(&path[..slash], number);
     let name = path[..slash].rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     enter(inodes, above, name, number);
@@ -180,20 +181,23 @@ fn enter<'a>(inodes: &mut [Inode<'a>], parent: usize, name: &'a [u8], number: us
     inodes[parent].links += u32::from(is_dir);
 }
 
-fn dir<'a>(meta: Meta, is_opaque: bool, parent: usize, view: View) -> Inode<'a> {
+fn dir<'a>(meta: Meta, parent: usize, view: View) -> Inode<'a> {
     let names = BTreeMap::from([(&b"."[..], 0), (&b".."[..], 0)]);
     let mut inode = bare(Kind::Dir, meta, 0o040_000, Data::Dir(names, parent), view);
     inode.links = 2;
-    if is_opaque {
-        inode.meta.xattrs.insert(b"user.overlay.opaque".to_vec(), b"y".to_vec());
-    }
     inode
 }
 
 fn inode(entry: &Entry, parent: usize, view: View) -> Inode<'_> {
     let meta = entry.meta.clone();
     match &entry.node {
-        Node::Dir { opaque } => dir(meta, *opaque, parent, view),
+        Node::Dir { opaque } => {
+            let mut inode = dir(meta, parent, view);
+            if *opaque {
+                inode.meta.xattrs.insert(b"user.overlay.opaque".to_vec(), b"y".to_vec());
+            }
+            inode
+        }
         Node::File { size, .. } => Inode { size: *size, ..bare(Kind::File, meta, 0o100_000, Data::File(&entry.path), view) },
         Node::Symlink { target } => bare(Kind::Symlink, meta, 0o120_000, Data::Link(target), view),
         // Overlayfs reads a character device 0:0 as a whiteout.
@@ -376,21 +380,22 @@ fn file_type(inode: &Inode<'_>) -> u8 {
 }
 
 /// Writes a part of an inode's data.
-fn copy(inode: &Inode<'_>, inodes: &[Inode<'_>], tree: &Path, from: u64, length: u64, to: &mut Counted<'_>) -> Result<(), ErofsError> {
-    let part = |bytes: &[u8], to: &mut Counted<'_>| to.put(&bytes[from as usize..(from + length) as usize]);
+fn copy(inode: &Inode<'_>, inodes: &[Inode<'_>], tree: &Path, range: Range<u64>, to: &mut Counted<'_>) -> Result<(), ErofsError> {
+    let part = |bytes: &[u8], to: &mut Counted<'_>| to.put(&bytes[range.start as usize..range.end as usize]);
     match &inode.data {
         Data::Dir(names, parent) => part(&dir_bytes(inodes, inode, names, *parent), to),
         Data::Link(target) => part(target, to),
         Data::File(path) => {
             let mut long = None;
             let named = tree.join(path.as_path());
-            copy_file(&reached(tree, path, &mut long).map_err(at("open", &named))?, inode.size, from, length, to)
+            copy_file(&reached(tree, path, &mut long).map_err(at("open", &named))?, inode.size, range, to)
         }
         Data::None => Ok(()),
     }
 }
 
-fn copy_file(path: &Path, size: u64, from: u64, length: u64, to: &mut Counted<'_>) -> Result<(), ErofsError> {
+fn copy_file(path: &Path, size: u64, range: Range<u64>, to: &mut Counted<'_>) -> Result<(), ErofsError> {
+    let length = range.end - range.start;
     // Do not follow a symlink that replaced the file.
     let no_follow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
     let file = std::fs::OpenOptions::new().read(true).custom_flags(no_follow).open(path).map_err(at("open", path))?;
@@ -402,7 +407,7 @@ fn copy_file(path: &Path, size: u64, from: u64, length: u64, to: &mut Counted<'_
     let mut done = 0;
     while done < length {
         let wanted = usize::try_from(length - done).unwrap_or(usize::MAX).min(piece.len());
-        file.read_exact_at(&mut piece[..wanted], from + done).map_err(at("read", path))?;
+        file.read_exact_at(&mut piece[..wanted], range.start + done).map_err(at("read", path))?;
         to.put(&piece[..wanted])?;
         done += wanted as u64;
     }

@@ -1,7 +1,7 @@
 //! Composes trees and verifies them.
 
 use crate::support::{Home, file, meta, names, path};
-use silo_store::compose::{Base, compose, recompose};
+use silo_store::compose::{Base, Wanted, compose, recompose};
 use silo_store::verify::{FaultKind, verify_root};
 use silo_store::{LayerId, Meta};
 use std::fs;
@@ -137,7 +137,7 @@ fn a_derived_tree_equals_a_new_one() {
     let progress = |done| {
         last.fetch_max(done, Ordering::Relaxed);
     };
-    let made = recompose(&home.store, &shared, &base, &layers, &place("again"), &progress).unwrap();
+    let made = recompose(&home.store, &shared, &base, Wanted { layers: &layers, into: &place("again") }, &progress).unwrap();
     let anew = compose(&home.store, &shared, &layers, &place("anew"), &|_| {}).unwrap();
     assert_eq!(made.index, anew.index);
     assert_eq!(last.into_inner(), made.index.entries().len() as u64);

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio as Pipe};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{As, Silo};
+use silo_base::grant::HostGrant;
 use silo_launch::spec::{Access, Identity, Limits, Mount, Root, Spec, Stdio, Upper};
 
 /// The upper layer's size; small, since a test fills it.
@@ -155,4 +156,9 @@ pub fn runs(marker: &str) -> bool {
     processes.flatten().any(|process| {
         fs::read(process.path().join("cmdline")).is_ok_and(|line| line.windows(marker.len()).any(|part| part == marker.as_bytes()))
     })
+}
+
+/// Parses grants of hosts.
+pub fn hosts(texts: &[&str]) -> Vec<HostGrant> {
+    texts.iter().map(|text| HostGrant::parse(text).expect("a grant")).collect()
 }

@@ -17,15 +17,20 @@ pub fn is_cold(home: &Home, id: ImageId) -> bool {
     !root(home, id).exists()
 }
 
+/// The place of an image: the home with its root, and the store with its layers.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The home.
+    pub home: &'a Home,
+    /// The store.
+    pub store: &'a Store,
+    /// The lock of the store.
+    pub shared: &'a SharedLock,
+}
+
 /// Rebuilds the root of a cold image; does nothing if the root exists. Reports the number of finished entries to `progress`.
-pub fn warm(
-    home: &Home,
-    store: &Store,
-    shared: &SharedLock,
-    id: ImageId,
-    image: &Image,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<(), Error> {
+pub fn warm(place: Place<'_>, id: ImageId, image: &Image, progress: &(dyn Fn(u64) + Sync)) -> Result<(), Error> {
+    let Place { home, store, shared } = place;
     let broken = |source: Box<dyn std::error::Error + Send + Sync>| Error::Compose { id, source };
     // A lock file needs a home that can be written; a root that is there needs none.
     if root(home, id).exists() {
@@ -33,8 +38,8 @@ pub fn warm(
     }
     // Two concurrent runs of a cold tool rebuild once: the second waits here and then finds the root.
     let _one = flock::build(store, shared, &id.digest()).map_err(|error| broken(Box::new(error)))?;
-    let place = root(home, id);
-    if place.exists() {
+    let to = root(home, id);
+    if to.exists() {
         return Ok(());
     }
     compression::warm(store, shared, &image.layers, &|_| {}).map_err(|error| broken(Box::new(error)))?;
@@ -43,7 +48,7 @@ pub fn warm(
     let made = compose(store, shared, &image.layers, &staged, progress).map_err(|error| broken(Box::new(error)));
     // Sync before the rename: after a power cut a run must not find a root with missing files.
     let made = made.and_then(|_| store.sync_images().map_err(|error| broken(Box::new(error))));
-    if let Err(error) = made.and_then(|()| std::fs::rename(&staged, &place).map_err(failed("rename to", &place))) {
+    if let Err(error) = made.and_then(|()| std::fs::rename(&staged, &to).map_err(failed("rename to", &to))) {
         // A leftover is swept by `silo gc`.
         drop(remove(&staged));
         return Err(error);

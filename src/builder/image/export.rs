@@ -65,8 +65,24 @@ pub enum Error {
     File(#[from] PathError),
 }
 
-/// Exports the image `id` to `place`, which must not exist; returns the digest that other programs know the result by.
-pub fn export(home: &Home, id: ImageId, image: &Image, form: Form, name: &str, place: &Path) -> Result<Digest, Error> {
+/// An image to export.
+#[derive(Clone, Copy)]
+pub struct Export<'a> {
+    /// The image's id.
+    pub id: ImageId,
+    /// The image.
+    pub image: &'a Image,
+    /// The format.
+    pub form: Form,
+    /// The name or tag in the export.
+    pub name: &'a str,
+    /// The path to write; it must not exist.
+    pub place: &'a Path,
+}
+
+/// Exports an image; returns the digest that other programs know the result by.
+pub fn export(home: &Home, export: &Export<'_>) -> Result<Digest, Error> {
+    let Export { id, image, form, name, place } = *export;
     if fs::symlink_metadata(place).is_ok() {
         return Err(Error::Taken { path: place.to_owned() });
     }
@@ -98,7 +114,7 @@ fn index_of(home: &Home, id: ImageId) -> Result<Index, Error> {
     Index::parse(&text).map_err(|source| Error::Root { id, source: Box::new(source) })
 }
 
-/// An image to export.
+/// An image with its files.
 struct Source<'a> {
     id: ImageId,
     image: &'a Image,

@@ -51,15 +51,8 @@ impl std::fmt::Display for ImageId {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An operation on a file of the image failed.
-    #[error("cannot {doing} {path}", path = .path.display())]
-    File {
-        /// The operation, as a verb.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] PathError),
     /// The configuration was changed, or is not one that Silo wrote.
     #[error("image {id}: {what}")]
     Config {
@@ -77,12 +70,6 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-}
-
-impl From<PathError> for Error {
-    fn from(error: PathError) -> Error {
-        Error::File { doing: error.doing, path: error.path, source: error.source }
-    }
 }
 
 /// Encodes an image's configuration; returns it with its id.
@@ -245,5 +232,5 @@ fn make_dir(dir: &Path) -> Result<(), Error> {
 }
 
 fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
-    move |source| Error::File { doing, path: path.to_owned(), source }
+    move |source| Error::File(PathError { doing, path: path.to_owned(), source })
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use reqwest::Url;
 use serde_json::Value;
 
+use crate::transport::Get;
 use silo_model::document;
 use silo_model::oci::reference::{Place, Reference};
 
@@ -39,7 +40,9 @@ pub fn pass(context: Context<'_>, reference: &Reference, url: &str, header: &str
         let realm = bearer.parameters.get("realm").ok_or_else(|| refused("it names no token service"))?;
         let service = realm::parse(realm, host).map_err(refused)?;
         let asked = token_address(service, bearer, repository);
-        let answer = context.transport.ask(asked.as_str(), "application/json", login().as_deref(), MAX_TOKEN_BYTES, context.cancel)?;
+        let login = login();
+        let get = Get { url: asked.as_str(), accept: "application/json", pass: login.as_deref(), max_bytes: MAX_TOKEN_BYTES };
+        let answer = context.transport.ask(get, context.cancel)?;
         let bytes = accepted(&brief(realm), answer)?;
         let token = token(&bytes).ok_or_else(|| Error::Document { url: brief(realm), what: "it hands out no token".to_owned() })?;
         return Ok(Pass { prefix, value: format!("Bearer {token}") });

@@ -22,6 +22,7 @@ use std::path::Path;
 use silo_store::digest::Digest;
 
 use crate::download::Request;
+use crate::transport::Get;
 use silo_base::system::Arch;
 use silo_model::oci::manifest::{self, ACCEPT, Document, MAX_DOCUMENT_BYTES, Pointer};
 use silo_model::oci::reference::{Form, Place, Reference};
@@ -187,7 +188,7 @@ fn part(source: &Source<'_>, pointer: &Pointer, kind: Part) -> Result<(String, V
 
 /// Requests a document from a registry; authenticates if asked to.
 fn ask(context: Context<'_>, reference: &Reference, url: &str) -> Result<Vec<u8>, Error> {
-    let ask = || context.transport.ask(url, ACCEPT, None, MAX_DOCUMENT_BYTES, context.cancel);
+    let ask = || context.transport.ask(Get { url, accept: ACCEPT, pass: None, max_bytes: MAX_DOCUMENT_BYTES }, context.cancel);
     let mut answer = ask()?;
     if answer.status == 401
         && let Some(challenge) = answer.challenge.take()

@@ -251,10 +251,10 @@ fn holes(tar: &mut dyn Read, head: &mut Head, left: &mut Allowance) -> io::Resul
     let map = match said {
         SparseInfo::Nothing if head.tag == Tag::Sparse => {
             let (mut pieces, size) = (Vec::new(), sparse::old_size(&head.block).map_err(invalid)?);
-            let mut goes_on = sparse::old(&head.block, true, &mut pieces).map_err(invalid)?;
+            let mut goes_on = sparse::of_header(&head.block, &mut pieces).map_err(invalid)?;
             while goes_on {
                 let block = raw(tar, left)?.ok_or_else(cut_short)?;
-                goes_on = sparse::old(&block, false, &mut pieces).map_err(invalid)?;
+                goes_on = sparse::of_block(&block, &mut pieces).map_err(invalid)?;
             }
             Map { pieces, size }
         }

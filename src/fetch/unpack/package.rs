@@ -134,7 +134,7 @@ impl Unpacking<'_> {
             return Ok(());
         };
         let meta = meta(entry);
-        let place = usr_merge::place(&path, entry.kind == Kind::Dir);
+        let place = if entry.kind == Kind::Dir { usr_merge::place_of_dir(&path) } else { usr_merge::place(&path) };
         let place = LayerPath::parse(&place).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
         match entry.kind {
             Kind::Dir => self.stage.add_dir(&place, &meta).map_err(|error| self.staged(error))?,
@@ -150,8 +150,7 @@ impl Unpacking<'_> {
             Kind::Symlink => self.stage.add_symlink(&place, &meta, &entry.link).map_err(|error| self.staged(error))?,
             Kind::Link => {
                 let target = self.path(&entry.link)?.ok_or_else(|| self.wrong(&spelled, "a hard link to the root"))?;
-                let target =
-                    LayerPath::parse(&usr_merge::place(&target, false)).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
+                let target = LayerPath::parse(&usr_merge::place(&target)).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
                 // In a merged /usr, two hard links may be the same path.
                 if target != place || self.stage.holds(&place).is_none() {
                     self.stage.add_hardlink(&place, &target).map_err(|error| self.staged(error))?;

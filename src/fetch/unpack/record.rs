@@ -158,7 +158,7 @@ pub fn read(layer: LayerId, tree: &Path, index: &Index) -> Result<Record, Error>
     let stanza = parse_stanza(&read(control)?).map_err(wrong)?;
     let mut conffiles = Vec::new();
     for path in conffile_paths(&text("conffiles")?) {
-        let place = usr_merge::place(path.trim_start_matches('/').as_bytes(), false);
+        let place = usr_merge::place(path.trim_start_matches('/').as_bytes());
         let bytes = read(&tree.join(OsStr::from_bytes(&place)))?;
         conffiles.push((path, md5_hex(&bytes)));
     }

@@ -34,9 +34,17 @@ pub enum SparseInfo {
     Size(u64, Option<Vec<u8>>),
 }
 
-/// Parses the segments of a header or of a following block; returns true if another block follows.
-pub fn old(block: &Block, is_header: bool, pieces: &mut Vec<Piece>) -> Result<bool, &'static str> {
-    let (start, count) = if is_header { (386, IN_HEADER) } else { (0, IN_BLOCK) };
+/// Parses the segments of a header; returns true if a block of segments follows.
+pub fn of_header(block: &Block, pieces: &mut Vec<Piece>) -> Result<bool, &'static str> {
+    segments(block, 386, IN_HEADER, pieces)
+}
+
+/// Parses the segments of a block after a header; returns true if another block follows.
+pub fn of_block(block: &Block, pieces: &mut Vec<Piece>) -> Result<bool, &'static str> {
+    segments(block, 0, IN_BLOCK, pieces)
+}
+
+fn segments(block: &Block, start: usize, count: usize, pieces: &mut Vec<Piece>) -> Result<bool, &'static str> {
     for at in (0..count).map(|number| start + 2 * FIELD_BYTES * number) {
         let field = |at: usize| header::number(&block[at..at + FIELD_BYTES]);
         if block[at] == 0 {

@@ -16,10 +16,15 @@ pub fn links(arch: Arch) -> &'static [&'static str] {
     }
 }
 
-/// Maps a path, relative to the root, to its path in a merged /usr. A top name that is not a directory is unchanged: it is the symlink.
-pub fn place(path: &[u8], is_dir: bool) -> Vec<u8> {
+/// Maps the path of a file, relative to the root, to its path in a merged /usr. A top name is unchanged: it is the symlink.
+pub fn place(path: &[u8]) -> Vec<u8> {
+    if path.contains(&b'/') { place_of_dir(path) } else { path.to_vec() }
+}
+
+/// Maps the path of a directory, relative to the root, to its path in a merged /usr.
+pub fn place_of_dir(path: &[u8]) -> Vec<u8> {
     let first = path.split(|byte| *byte == b'/').next().unwrap_or_default();
-    if TOP.contains(&first) && (is_dir || first.len() < path.len()) { [b"usr/", path].concat() } else { path.to_vec() }
+    if TOP.contains(&first) { [b"usr/", path].concat() } else { path.to_vec() }
 }
 
 /// Returns true if a symlink at `place` points to itself. A package with a file in /bin and a symlink to it in /usr/bin gives one file if
@@ -37,7 +42,7 @@ pub fn is_own_place(place: &[u8], target: &[u8]) -> bool {
             part => parts.push(part),
         }
     }
-    self::place(&parts.join(&b'/'), false) == place
+    self::place(&parts.join(&b'/')) == place
 }
 
 #[cfg(test)]
@@ -56,7 +61,8 @@ mod tests {
             ("usr/lib/x", false, "usr/lib/x"),
             ("etc", true, "etc"),
         ] {
-            assert_eq!(place(path.as_bytes(), is_dir), expect.as_bytes());
+            let got = if is_dir { place_of_dir(path.as_bytes()) } else { place(path.as_bytes()) };
+            assert_eq!(got, expect.as_bytes());
         }
     }
 

@@ -29,6 +29,16 @@ const UNFINISHED: [&str; 2] = ["rebase-merge", "rebase-apply"];
 /// State of the same kind that does not detach HEAD from its branch.
 const NOT_BROUGHT: [&str; 3] = ["sequencer", "BISECT_LOG", "BISECT_START"];
 
+/// The surroundings of an imported ref.
+#[derive(Clone, Copy)]
+struct Bringing<'a> {
+    layer: &'a Dir,
+    host: &'a HostRefs<'a>,
+    /// The refs of the host at the start.
+    base: &'a Refs,
+    when: RunPhase,
+}
+
 /// A repository with a sandbox's layer over it.
 #[derive(Debug)]
 pub struct Import {
@@ -215,12 +225,13 @@ impl Import {
             }
         }
         for (name, new) in view.refs.iter().filter(|(name, new)| base.get(*name) != Some(new)) {
-            self.bring_ref(layer, &host, &base, (name, new), when)?;
+            self.bring_ref(Bringing { layer, host: &host, base: &base, when }, name, new)?;
         }
         Ok(())
     }
 
-    fn bring_ref(&mut self, layer: &Dir, host: &HostRefs<'_>, base: &Refs, (name, new): (&Name, &Value), when: RunPhase) -> io::Result<()> {
+    fn bring_ref(&mut self, bringing: Bringing<'_>, name: &Name, new: &Value) -> io::Result<()> {
+        let Bringing { layer, host, base, when } = bringing;
         if !name.may_come() {
             self.told.insert(format!("{} was not imported: git or silo uses such refs for a special purpose", name.as_str()));
             return Ok(());
@@ -288,7 +299,10 @@ impl Import {
         let on_moved = own.head.as_deref().or(self.begin.head.as_deref()).and_then(|head| refs::parse(head, self.format));
         let is_apart = matches!(&on_moved, Some(Value::Symbolic(name)) if self.moved.contains_key(name)) || self.told.contains(HEAD_MOVED);
         if let Some(bytes) = &own.index {
-            self.index(bytes, is_apart)?;
+            match is_apart {
+                true => self.leave_index(bytes),
+                false => self.index(bytes)?,
+            }
         }
         if is_apart {
             return Ok(());
@@ -355,13 +369,16 @@ impl Import {
         Ok(())
     }
 
-    fn index(&mut self, bytes: &[u8], is_apart: bool) -> io::Result<()> {
+    /// Reports that the index is not imported, because HEAD moved on the host.
+    fn leave_index(&mut self, bytes: &[u8]) {
+        if self.index != Some(Digest::of(bytes)) {
+            self.told.insert(INDEX_MOVED.to_owned());
+        }
+    }
+
+    fn index(&mut self, bytes: &[u8]) -> io::Result<()> {
         let print = Digest::of(bytes);
         if self.index == Some(print) {
-            return Ok(());
-        }
-        if is_apart {
-            self.told.insert(INDEX_MOVED.to_owned());
             return Ok(());
         }
         let mut index = match Index::parse(bytes, self.format) {

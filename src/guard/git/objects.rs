@@ -118,7 +118,7 @@ impl Objects {
             if self.refused.contains_key(&path) {
                 continue;
             }
-            match self.one(oid, &from, &name, objects, first) {
+            match self.one(oid, &from, &name, (objects, first)) {
                 Ok(Ok(())) => drop(self.done.insert(oid)),
                 Ok(Err(refusal)) => drop(self.refused.insert(path, refusal)),
                 Err(error) if is_absent(&error) => {}
@@ -128,7 +128,8 @@ impl Objects {
         Ok(())
     }
 
-    fn one(&mut self, oid: Oid, from: &Dir, name: &OsStr, objects: &Dir, first: &OsStr) -> io::Result<Result<(), Refusal>> {
+    /// Copies one loose object into the directory `first` of the host's objects.
+    fn one(&mut self, oid: Oid, from: &Dir, name: &OsStr, (objects, first): (&Dir, &OsStr)) -> io::Result<Result<(), Refusal>> {
         let inner = Path::new(first).join(name);
         match from.stat(Path::new(name))?.map(|stat| Kind::of(&stat)) {
             Some(Kind::File) => {}

@@ -59,12 +59,41 @@ pub fn layout(sizes: &[Size], arrows: &[(usize, usize)]) -> Layout {
     }
     let mut order: Vec<Vec<usize>> = order.into_values().collect();
     for round in 0..ROUNDS {
-        arrange(&mut spots, &mut order, round % 2 == 0);
+        arrange(&mut spots, &mut order, Direction::of_round(round));
     }
     for round in 0..ROUNDS {
-        settle(&mut spots, &order, round % 2 == 0);
+        settle(&mut spots, &order, Direction::of_round(round));
     }
     drawn(sizes, arrows, &spots, &order, &lanes)
+}
+
+/// The order in which rows are visited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Down,
+    Up,
+}
+
+impl Direction {
+    /// Alternates, beginning with down.
+    fn of_round(round: usize) -> Direction {
+        if round.is_multiple_of(2) { Direction::Down } else { Direction::Up }
+    }
+
+    fn rows(self, count: usize) -> Vec<usize> {
+        match self {
+            Direction::Down => (0..count).collect(),
+            Direction::Up => (0..count).rev().collect(),
+        }
+    }
+
+    /// Returns the neighbours in the row that was visited before.
+    fn previous(self, spot: &LayoutBox) -> &[usize] {
+        match self {
+            Direction::Down => &spot.above,
+            Direction::Up => &spot.below,
+        }
+    }
 }
 
 /// Returns the row of each box, from 0: one row above the uppermost of its dependents.
@@ -96,17 +125,14 @@ fn lane(spots: &mut Vec<LayoutBox>, (from, to): (usize, usize)) -> Vec<usize> {
 }
 
 /// Sorts each row by the mean position of the neighbours in the previous row, going down or up.
-fn arrange(spots: &mut [LayoutBox], order: &mut [Vec<usize>], down: bool) {
-    let mut numbers: Vec<usize> = (0..order.len()).collect();
-    if !down {
-        numbers.reverse();
-    }
+fn arrange(spots: &mut [LayoutBox], order: &mut [Vec<usize>], direction: Direction) {
+    let numbers = direction.rows(order.len());
     for row in &mut *order {
         pack(spots, row);
     }
     for number in numbers {
         let row = &mut order[number];
-        let wish = |spot: &LayoutBox, spots: &[LayoutBox]| mean(spots, if down { &spot.above } else { &spot.below }).unwrap_or(spot.middle);
+        let wish = |spot: &LayoutBox, spots: &[LayoutBox]| mean(spots, direction.previous(spot)).unwrap_or(spot.middle);
         row.sort_by_key(|spot| wish(&spots[*spot], spots));
         pack(spots, row);
     }
@@ -129,11 +155,8 @@ fn mean(spots: &[LayoutBox], of: &[usize]) -> Option<i64> {
 
 /// Moves the boxes of each row towards their neighbours, keeping order and gaps. Boxes with more connections are placed first, so that the
 /// long chains of a picture are straight.
-fn settle(spots: &mut [LayoutBox], order: &[Vec<usize>], down: bool) {
-    let mut numbers: Vec<usize> = (0..order.len()).collect();
-    if !down {
-        numbers.reverse();
-    }
+fn settle(spots: &mut [LayoutBox], order: &[Vec<usize>], direction: Direction) {
+    let numbers = direction.rows(order.len());
     for number in numbers {
         let row = &order[number];
         let wishes: Vec<i64> = row.iter().map(|spot| wish(spots, &spots[*spot])).collect();

@@ -160,10 +160,10 @@ fn path(look: &LockedHome<'_>, inside: &ImageView, known: &NamedPackages<'_>, wh
     let indexes = image_view::indexes(look, &inside.image.layers)?;
     let mut things = Vec::new();
     for Link { path, is_last, .. } in &way.links {
-        things.extend(thing(known, index, &indexes, path, !is_last)?);
+        things.extend(thing(known, index, &indexes, path)?.map(|thing| PathHistory { on_the_way: !is_last, ..thing }));
     }
     if let Some(end) = &way.end {
-        things.extend(thing(known, index, &indexes, end, false)?);
+        things.extend(thing(known, index, &indexes, end)?);
     }
     // Symlinks in parent directories of a path that does not exist explain nothing.
     let answers = things.iter().any(|thing| !thing.on_the_way);
@@ -171,13 +171,7 @@ fn path(look: &LockedHome<'_>, inside: &ImageView, known: &NamedPackages<'_>, wh
 }
 
 /// Describes `path`, if the image or one of its layers has it.
-fn thing(
-    known: &NamedPackages<'_>,
-    index: &Index,
-    layers: &[Index],
-    path: &LayerPath,
-    on_the_way: bool,
-) -> Result<Option<PathHistory>, Error> {
+fn thing(known: &NamedPackages<'_>, index: &Index, layers: &[Index], path: &LayerPath) -> Result<Option<PathHistory>, Error> {
     let deeds = change::history(layers, path);
     let entry = index.get(path);
     if deeds.is_empty() && entry.is_none() {
@@ -206,7 +200,7 @@ fn thing(
             listed.map(|name| known.package(&name)).or_else(below)
         }
     };
-    Ok(Some(PathHistory { path: path.clone(), stands, on_the_way, package, deeds }))
+    Ok(Some(PathHistory { path: path.clone(), stands, on_the_way: false, package, deeds }))
 }
 
 /// Packages of an image, and the recipe entries that name packages.

@@ -17,7 +17,7 @@ use silo_base::thread;
 
 use super::http_head::{MAX_HEAD_BYTES, end_of_head};
 use super::own_addresses::is_own;
-use super::upstream_proxy::{Proxies, Proxy, UnknownProxy};
+use super::upstream_proxy::{Proxies, Proxy, Scheme, UnknownProxy};
 
 /// Timeout over all addresses of a host; a kernel gives up after about as long.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -102,7 +102,7 @@ fn granted_as(address: &IpAddr, port: &u16) -> String {
 pub async fn dial(host: &Host, port: u16, cover: Specificity, policy: &Policy, proxies: &Proxies) -> Result<DialledConnection, Error> {
     // Plain HTTP goes to the proxy as a request; everything else through a tunnel.
     let plain = port == 80;
-    let proxy = proxies.towards(host, port, plain)?;
+    let proxy = proxies.towards(host, port, if plain { Scheme::Http } else { Scheme::Https })?;
     let found = lookup(host, port).await;
     // Behind a proxy the machine itself often cannot resolve names; then the proxy has to check the addresses.
     let addresses = match (found, &proxy) {

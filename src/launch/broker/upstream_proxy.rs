@@ -27,19 +27,31 @@ pub struct Proxy {
     pub authorization: Option<String>,
 }
 
+/// The protocol of a connection, as proxy settings distinguish them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// All others.
+    Https,
+}
+
 /// A proxy setting of an unsupported kind.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this machine's proxy is not an http:// proxy; other kinds are not supported")]
 pub struct UnknownProxy;
 
 impl Proxies {
-    /// Returns the proxy for a host; `plain` for plain HTTP.
-    pub fn towards(&self, host: &Host, port: u16, plain: bool) -> Result<Option<Proxy>, UnknownProxy> {
+    /// Returns the proxy for a host.
+    pub fn towards(&self, host: &Host, port: u16, scheme: Scheme) -> Result<Option<Proxy>, UnknownProxy> {
         // A proxy would resolve a loopback name to itself.
         if host.is_loopback() || host.as_str() == MACHINE || self.is_direct(host, port) {
             return Ok(None);
         }
-        let setting = if plain { &self.http } else { &self.https };
+        let setting = match scheme {
+            Scheme::Http => &self.http,
+            Scheme::Https => &self.https,
+        };
         setting.as_deref().map(|url| parse(url).ok_or(UnknownProxy)).transpose()
     }
 
@@ -115,18 +127,18 @@ mod tests {
             https: Some("http://us%40er:pw@proxy.example:8080/".to_owned()),
             direct: Some("localhost, .corp.example,one.example:8443".to_owned()),
         };
-        let towards = |host: &str, port, plain| proxies.towards(&Host::parse(host).expect("a host"), port, plain).expect("http");
-        let secure = towards("a.example", 443, false).expect("a proxy");
+        let towards = |host: &str, port, scheme| proxies.towards(&Host::parse(host).expect("a host"), port, scheme).expect("http");
+        let secure = towards("a.example", 443, Scheme::Https).expect("a proxy");
         assert_eq!((secure.port, secure.authorization.as_deref()), (8080, Some("Basic dXNAZXI6cHc=")));
-        assert_eq!(towards("a.example", 80, true).expect("a proxy").port, 3128);
+        assert_eq!(towards("a.example", 80, Scheme::Http).expect("a proxy").port, 3128);
         for (host, port) in
             [("x.corp.example", 443), ("corp.example", 443), ("one.example", 8443), ("127.0.0.1", 80), ("localhost", 80), (MACHINE, 22)]
         {
-            assert_eq!(towards(host, port, false), None, "{host}");
+            assert_eq!(towards(host, port, Scheme::Https), None, "{host}");
         }
-        assert!(towards("one.example", 443, false).is_some() && towards("xcorp.example", 443, false).is_some());
+        assert!(towards("one.example", 443, Scheme::Https).is_some() && towards("xcorp.example", 443, Scheme::Https).is_some());
         let odd = Proxies { https: Some("socks5://a".to_owned()), ..Proxies::default() };
-        assert_eq!(odd.towards(&Host::parse("a").expect("a host"), 443, false), Err(UnknownProxy));
+        assert_eq!(odd.towards(&Host::parse("a").expect("a host"), 443, Scheme::Https), Err(UnknownProxy));
         for (text, expect) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v")] {
             assert_eq!(base64(text.as_bytes()), expect);
         }

@@ -14,7 +14,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use super::system::{BackgroundTask, SENDING};
 use crate::broker::network_log::{Entry, Record};
 use crate::broker::{MAX_LINES, Say};
-use silo_base::grant::Grant;
+use silo_base::grant::HostGrant;
 
 /// Largest message.
 const MAX_MESSAGE_BYTES: usize = 4 << 10;
@@ -81,7 +81,7 @@ impl Receivers {
         match kind {
             Kind::Line => (self.tell)(text),
             Kind::Learned => {
-                if let Some(learned) = self.learned.as_ref().filter(|_| Grant::parse(text).is_some()) {
+                if let Some(learned) = self.learned.as_ref().filter(|_| HostGrant::parse(text).is_some()) {
                     learned(text);
                 }
             }

@@ -129,7 +129,7 @@ mod tests {
     use super::super::system::{MESSAGES, pair};
     use super::*;
     use crate::broker::{self, BrokerConfig, Say};
-    use silo_base::grant::{Grant, Policy};
+    use silo_base::grant::{HostGrant, Policy};
 
     /// A client that sends forged messages in place of the agent.
     struct Forger {
@@ -143,7 +143,7 @@ mod tests {
             let told = Arc::new(Mutex::new(Vec::new()));
             let lines = Arc::clone(&told);
             let tell: Say = Box::new(move |line| lines.lock().expect("not poisoned").push(line.to_owned()));
-            let allow = grants.iter().map(|text| Grant::parse(text).expect("a grant")).collect();
+            let allow = grants.iter().map(|text| HostGrant::parse(text).expect("a grant")).collect();
             let terms = BrokerConfig {
                 policy: Policy { allow, ..Policy::default() },
                 learned: None,

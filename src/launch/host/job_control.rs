@@ -1,6 +1,6 @@
 //! The program as a job of the caller's shell: it stops and continues with silo, and is in the foreground when silo is.
 
-use super::signal_escalation::ReceivedSignal;
+use super::signal_escalation::{ReceivedSignal, Scope};
 use super::system::{self, SignalTarget, Signals};
 use super::terminal::{ForegroundChange, Screen};
 use crate::error::Error;
@@ -9,18 +9,37 @@ use crate::phase::Phase;
 /// Signals that stop a background process that uses its terminal.
 const BACKGROUND: [i32; 2] = [libc::SIGTTIN, libc::SIGTTOU];
 
+/// The place of a program on its terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It gets the keys.
+    Foreground,
+    /// It is stopped when it reads the terminal.
+    Background,
+}
+
 /// Control of the program inside the sandbox.
 pub trait ProgramControl {
     /// Sends the program a signal.
-    fn signal(&mut self, signal: i32, to_group: bool) -> Result<(), Error>;
+    fn signal(&mut self, signal: i32, scope: Scope) -> Result<(), Error>;
     /// Moves the program to the foreground or background of its terminal.
-    fn foreground(&mut self, is_foreground: bool) -> Result<(), Error>;
+    fn place(&mut self, place: Place) -> Result<(), Error>;
     /// Applies the settings of the caller's terminal to the program's terminal.
     fn settings(&mut self, screen: &mut Screen, settings: &rustix::termios::Termios) -> Result<(), Error>;
     /// Applies the size of the caller's terminal to the program's terminal.
     fn resize(&mut self, screen: &Screen) -> Result<(), Error>;
     /// Sends all buffered commands, because this process is about to stop.
     fn flush(&mut self) -> Result<(), Error>;
+}
+
+/// The surroundings of a job: the caller's terminal and signals.
+pub struct Around<'a> {
+    /// The caller's terminal, if the sandbox has one of its own.
+    pub screen: Option<&'a mut Screen>,
+    /// The signals of this process.
+    pub signals: &'a Signals,
+    /// Receives each phase.
+    pub noted: &'a mut dyn FnMut(Phase),
 }
 
 /// State of a job.
@@ -37,9 +56,9 @@ impl Job {
             return inside.resize(screen);
         }
         if arrived.signal == libc::SIGTSTP {
-            self.was_asked = arrived.is_for_group();
+            self.was_asked = arrived.scope() == Scope::Group;
         }
-        inside.signal(arrived.signal, arrived.is_for_group())
+        inside.signal(arrived.signal, arrived.scope())
     }
 
     /// Takes over or releases the caller's terminal after silo entered or left the foreground.
@@ -49,32 +68,26 @@ impl Job {
             Some(ForegroundChange::Came) => take(screen, inside, noted)?,
             Some(ForegroundChange::Left) => {
                 screen.release();
-                inside.foreground(false)?;
+                inside.place(Place::Background)?;
             }
         }
         if screen.was_hung_up() {
-            inside.signal(libc::SIGHUP, true)?;
-            inside.signal(libc::SIGCONT, true)?;
+            inside.signal(libc::SIGHUP, Scope::Group)?;
+            inside.signal(libc::SIGCONT, Scope::Group)?;
         }
         Ok(())
     }
 
     /// Handles a stopped program: silo stops by the same signal, so that the caller's shell shows its prompt, and both continue together.
     /// Returns the other signals that arrived during the stop.
-    pub fn stopped(
-        &mut self,
-        signal: i32,
-        mut screen: Option<&mut Screen>,
-        signals: &Signals,
-        inside: &mut dyn ProgramControl,
-        noted: &mut dyn FnMut(Phase),
-    ) -> Result<Vec<ReceivedSignal>, Error> {
+    pub fn stopped(&mut self, signal: i32, around: Around<'_>, inside: &mut dyn ProgramControl) -> Result<Vec<ReceivedSignal>, Error> {
+        let Around { mut screen, signals, noted } = around;
         let is_use = BACKGROUND.contains(&signal);
         if let Some(screen) = screen.as_deref_mut().filter(|_| is_use) {
             screen.note_use();
             if !screen.is_taken() && screen.is_foreground() {
                 take(screen, inside, noted)?;
-                inside.signal(libc::SIGCONT, true)?;
+                inside.signal(libc::SIGCONT, Scope::Group)?;
                 return Ok(Vec::new());
             }
         }
@@ -98,14 +111,14 @@ impl Job {
                 // No shell can put silo into the foreground, and the kernel does not stop an orphaned process group: end the program's
                 // input.
                 _ if is_use && !was_continued => {
-                    inside.foreground(true)?;
+                    inside.place(Place::Foreground)?;
                     screen.type_end();
                 }
-                _ => inside.foreground(false)?,
+                _ => inside.place(Place::Background)?,
             }
         }
         // Silo was continued by a signal; forward it once.
-        inside.signal(libc::SIGCONT, true)?;
+        inside.signal(libc::SIGCONT, Scope::Group)?;
         Ok(others)
     }
 }
@@ -116,5 +129,5 @@ pub fn take(screen: &mut Screen, inside: &mut dyn ProgramControl, noted: &mut dy
     let settings = screen.take()?;
     inside.settings(screen, &settings)?;
     inside.resize(screen)?;
-    inside.foreground(true)
+    inside.place(Place::Foreground)
 }

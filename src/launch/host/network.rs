@@ -129,7 +129,7 @@ impl<'a> SandboxNetwork<'a> {
             SshAgentAccess { asking, agent: agent.socket.clone() }
         });
         let terms = BrokerConfig {
-            policy: network.policy()?,
+            policy: network.policy(),
             learned: network.learn.as_ref().map(|_| to(Kind::Learned)),
             proxies: network.proxies.clone(),
             cure: match network.asker {

@@ -23,6 +23,15 @@ pub enum Origin {
     Process,
 }
 
+/// The target of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The program alone, as for a signal from a process.
+    Program,
+    /// Its process group, as for a signal from the terminal.
+    Group,
+}
+
 /// A received signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceivedSignal {
@@ -33,9 +42,12 @@ pub struct ReceivedSignal {
 }
 
 impl ReceivedSignal {
-    /// True if it was sent to silo's whole process group; it is then forwarded to the program's whole group.
-    pub fn is_for_group(self) -> bool {
-        self.origin != Origin::Process
+    /// Returns the target inside: a signal to silo's whole process group is forwarded to the program's whole group.
+    pub fn scope(self) -> Scope {
+        match self.origin {
+            Origin::Kernel | Origin::Group => Scope::Group,
+            Origin::Process => Scope::Program,
+        }
     }
 }
 

@@ -28,11 +28,13 @@ use silo_init::agent::Agent;
 
 use super::excluded_dirs::{self, ExcludedDirs};
 use super::host_facts::Plan;
-use super::init_messages::{self, Order, Report, Scope};
-use super::owners::Changes;
+use super::init_messages::{self, Order, Report};
+use super::owners::{Changes, Owners};
 use super::syscall_path::CallHandler;
 use super::{chown_emulation, dev, exec, identity, remount_guard, rlimits, root, set_id_dirs};
 use crate::failure::{Cause, Failure, StepContext};
+use crate::host::job_control::Place;
+use crate::host::signal_escalation::Scope;
 use crate::host::stdio::{Streams, Target, Terminal};
 use crate::kernel::{seccomp_rules, sys};
 use crate::spec::{Identity, SSH_AGENT, Spec};
@@ -62,17 +64,20 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     set_parent_process_death_signal(Some(Signal::KILL)).during("binding PID 1 to silo")?;
     streams(&plan.streams)?;
     close_all_but(socket)?;
-    let has_range = map(plan, socket)?;
+    let owners = map(plan, socket)?;
     umask(Mode::empty());
     isolate(spec)?;
     let network = network(plan, socket)?;
-    let (no_files, changes) = root::enter(spec, has_range)?;
+    let (no_files, changes) = root::enter(spec, owners)?;
     rlimits::bound_processes(&spec.limits)?;
     super::proc::mask(no_files, plan.uid)?;
     keys(spec, socket)?;
     let terminal = terminal(&plan.streams, socket)?;
     umask(plan.umask);
-    rlimits::apply(&spec.limits, plan.cgroup.is_some())?;
+    rlimits::apply(&spec.limits)?;
+    if plan.cgroup.is_none() {
+        rlimits::apply_without_cgroup(&spec.limits)?;
+    }
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("making PID 1 undumpable")?;
     set_no_new_privs(true).during("setting no_new_privs")?;
     // Before another process starts: no process of the sandbox may be in silo's process group, because signals to it are for silo.
@@ -86,19 +91,20 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
         Identity::Caller | Identity::Machine => {
             start_caller(spec, plan, Peers { socket, agent, guard, changes: None }, removable, terminal)
         }
-        Identity::Root if has_range => start_in_range(spec, plan, Peers { socket, agent, guard, changes }, terminal),
+        Identity::Root if owners == Owners::Real => start_in_range(spec, plan, Peers { socket, agent, guard, changes }, terminal),
         Identity::Root => start_root(spec, plan, Peers { socket, agent, guard, changes: None }, terminal),
     }
 }
 
-/// Waits until the host has mapped the range of ids, or maps the caller's ids; returns true for a range.
-fn map(plan: &Plan, socket: BorrowedFd<'_>) -> Result<bool, Failure> {
+/// Waits until the host has mapped the range of ids, or maps the caller's ids. Only a range gives real owners.
+fn map(plan: &Plan, socket: BorrowedFd<'_>) -> Result<Owners, Failure> {
     let is_mapped =
         plan.range.is_some() && matches!(init_messages::next_order(socket).during("waiting for ids")?, Some(Order::Mapped(true)));
-    if !is_mapped {
-        identity::map(plan.inside, plan.uid, plan.gid)?;
+    if is_mapped {
+        return Ok(Owners::Real);
     }
-    Ok(is_mapped)
+    identity::map(plan.inside, plan.uid, plan.gid)?;
+    Ok(Owners::Recorded)
 }
 
 /// The peers of PID 1 while the program runs.
@@ -437,13 +443,13 @@ impl Job {
         match init_messages::next_order(socket) {
             Ok(Some(Order::Signal { signal, scope })) => self.signal(i32::from(signal), scope),
             Ok(Some(Order::Foreground)) => {
-                self.show(true);
+                self.show(Place::Foreground);
                 Ok(())
             }
             // Only the first order has this meaning.
             Ok(Some(Order::Mapped(_))) => Ok(()),
             Ok(Some(Order::Background)) => {
-                self.show(false);
+                self.show(Place::Background);
                 Ok(())
             }
             Ok(None) | Err(_) => sys::exit(0),
@@ -464,13 +470,15 @@ impl Job {
     }
 
     /// Moves the job or this process to the foreground of the terminal. With PID 1 in the foreground, the kernel stops jobs that use it.
-    fn show(&mut self, is_foreground: bool) {
+    fn show(&mut self, place: Place) {
         let Some(terminal) = &self.terminal else { return };
         let own = getpid();
         let now = tcgetpgrp(terminal).ok();
-        let next = match (is_foreground, now == Some(own)) {
-            (true, true) => self.foreground.take().filter(|group| test_kill_process_group(*group).is_ok()).unwrap_or(self.program),
-            (false, false) => {
+        let next = match (place, now == Some(own)) {
+            (Place::Foreground, true) => {
+                self.foreground.take().filter(|group| test_kill_process_group(*group).is_ok()).unwrap_or(self.program)
+            }
+            (Place::Background, false) => {
                 self.foreground = now;
                 own
             }

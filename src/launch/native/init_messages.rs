@@ -13,6 +13,7 @@ use rustix::net::{
 };
 
 use crate::failure::Failure;
+use crate::host::signal_escalation::Scope;
 use silo_wire::frame::StageFailure;
 
 /// Largest message: an error with a path.
@@ -55,15 +56,6 @@ pub enum Order {
     Foreground,
     /// Move the program to the background.
     Background,
-}
-
-/// The target of a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// The program alone, as for a signal from a process.
-    Program,
-    /// Its process group, as for a signal from the terminal.
-    Group,
 }
 
 /// Sends a report.

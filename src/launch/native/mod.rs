@@ -65,7 +65,7 @@ pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> 
         screen.take()?;
     }
     let (sandbox, ours) = start(spec, &plan)?;
-    let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen, outlet, noted);
+    let outcome = supervise::watch((&sandbox, ours.as_fd()), &signals, screen, outlet, noted);
     // PID 1 exits at the end of the socket, if it still runs.
     drop(ours);
     outcome

@@ -25,6 +25,15 @@ use rustix::process::{Gid, Uid};
 use crate::failure::{Failure, StepContext};
 use crate::spec::Owned;
 
+/// The owners and capabilities of files while a sandbox runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owners {
+    /// They are real, in a range of ids.
+    Real,
+    /// They are recorded in attributes.
+    Recorded,
+}
+
 /// The attribute with a file's owner, as `uid:gid` in decimal; absent means 0:0.
 const OWNER: &str = "user.silo.owner";
 /// The attribute with a file's capabilities.

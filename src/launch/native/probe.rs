@@ -15,6 +15,7 @@ use rustix::thread::set_no_new_privs;
 
 use super::id_map::{Lack, Range};
 use super::init_messages::{self, Report};
+use super::owners::Owners;
 use super::{cgroup, identity, rlimits, root, userns};
 use crate::check::{Check, State};
 use crate::failure::{Cause, Failure, StepContext};
@@ -94,7 +95,7 @@ fn userns_cure() -> String {
 
 /// Creates a sandbox's root as a launch does.
 fn whole_root(store: &Path) -> Result<(), Failure> {
-    root::enter(&spec(store), false).map(drop)
+    root::enter(&spec(store), Owners::Recorded).map(drop)
 }
 
 /// Distinguishes a failed overlay from one without user attributes in memory.

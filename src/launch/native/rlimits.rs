@@ -14,15 +14,17 @@ const OWN_PID_MAX_SINCE: (u32, u32) = (6, 14);
 /// The number of PIDs that the kernel reserves; it refuses a smaller `pid_max`.
 const RESERVED_PIDS: u64 = 301;
 
-/// Limits this process and its descendants; with `by_cgroup`, a cgroup limits memory and tasks.
-pub fn apply(limits: &Limits, by_cgroup: bool) -> Result<(), Failure> {
+/// Limits the open files and core dumps of this process and its descendants.
+pub fn apply(limits: &Limits) -> Result<(), Failure> {
     lower(Resource::Core, 0)?;
     if let Some(files) = limits.open_files {
         lower(Resource::Nofile, files)?;
     }
-    if by_cgroup {
-        return Ok(());
-    }
+    Ok(())
+}
+
+/// Limits the memory and tasks of this process and its descendants, for a sandbox without a cgroup.
+pub fn apply_without_cgroup(limits: &Limits) -> Result<(), Failure> {
     if let Some(bytes) = limits.memory_bytes {
         // Not the address space: language runtimes reserve far more of it than they use.
         lower(Resource::Data, bytes)?;

@@ -25,7 +25,7 @@ use rustix::process::{fchdir, pivot_root};
 
 use super::mount_points::MountPoints;
 use super::mounts::{HARMLESS, attach, attach_making, bind_to_itself, clone_tree, is_dir, move_onto, open_in};
-use super::owners::Changes;
+use super::owners::{Changes, Owners};
 use super::{dev, owners, proc};
 use crate::failure::{Failure, StepContext};
 use crate::kernel::sys;
@@ -55,13 +55,15 @@ struct Sources {
     devices: dev::Sources,
 }
 
-/// Creates the root file system and enters it; `/proc` is not masked yet. With `has_range`, owners are true, and the result includes the
-/// step's directories.
-pub fn enter(spec: &Spec, has_range: bool) -> Result<(proc::EmptyDirs, Option<Changes>), Failure> {
+/// Creates the root file system and enters it; `/proc` is not masked yet. With real owners, the result includes the step's directories.
+pub fn enter(spec: &Spec, owners: Owners) -> Result<(proc::EmptyDirs, Option<Changes>), Failure> {
     // Later mounts on the host do not propagate into the sandbox.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).during("making mounts private")?;
     let mut sources = open_sources(spec)?;
-    let changes = if has_range { true_owners(spec, &mut sources)? } else { None };
+    let changes = match owners {
+        Owners::Real => true_owners(spec, &mut sources)?,
+        Owners::Recorded => None,
+    };
     let scratch = scratch(spec)?;
     let root = overlay(spec, &sources, &scratch)?;
     let at_root = |name| format!("mounting {name}");

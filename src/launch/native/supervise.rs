@@ -14,13 +14,13 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::termios::Termios;
 
-use super::init_messages::{self, Order, Report, Scope};
+use super::init_messages::{self, Order, Report};
 use crate::error::{Error, host};
 use crate::failure::failed;
 use crate::host::exit::Exit;
-use crate::host::job_control::{Job, ProgramControl};
+use crate::host::job_control::{Around, Job, Place, ProgramControl};
 use crate::host::network::{SandboxNetwork, SshAgentSource};
-use crate::host::signal_escalation::{Answer, ReceivedSignal, SignalEscalation};
+use crate::host::signal_escalation::{Answer, ReceivedSignal, Scope, SignalEscalation};
 use crate::host::system::Signals;
 use crate::host::terminal::Screen;
 use crate::kernel::sys::Child;
@@ -70,16 +70,13 @@ impl Drop for Sandbox {
 ///
 /// `outlet` serves the network on the channels that the sandbox passes, as long as the sandbox lives. `noted` is called with each phase.
 pub fn watch(
-    sandbox: &Sandbox,
-    socket: BorrowedFd<'_>,
+    (sandbox, socket): (&Sandbox, BorrowedFd<'_>),
     signals: &Signals,
     mut screen: Option<Screen>,
     mut outlet: Option<SandboxNetwork<'_>>,
     noted: &mut dyn FnMut(Phase),
 ) -> Result<Exit, Error> {
-    let mut insistence = SignalEscalation::default();
-    let mut job = Job::default();
-    let mut inside = Link(socket);
+    let mut control = Control { sandbox, inside: Link(socket), job: Job::default(), insistence: SignalEscalation::default() };
     let mut short_until = None;
     let end = loop {
         if short_until.is_some_and(|end| end <= Instant::now()) {
@@ -87,7 +84,7 @@ pub fn watch(
             noted(Phase::Lasting);
         }
         if let Some(screen) = &mut screen {
-            job.turn(screen, &mut inside, noted)?;
+            control.job.turn(screen, &mut control.inside, noted)?;
         }
         let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
         let mut interest = Vec::new();
@@ -110,7 +107,7 @@ pub fn watch(
         drop(interest);
         if !events[1].is_empty() {
             while let Some(signal) = signals.next()? {
-                answer(insistence.hear(signal, Instant::now()), signal, sandbox, &mut job, screen.as_ref(), &mut inside)?;
+                control.heed(signal, screen.as_ref())?;
             }
         }
         if let Some(screen) = &mut screen {
@@ -135,9 +132,10 @@ pub fn watch(
                     short_until = Some(Instant::now() + SHORT);
                 }
                 Ok(Some(Report::Stopped(signal))) => {
-                    let others = job.stopped(i32::from(signal), screen.as_mut(), signals, &mut inside, noted)?;
+                    let around = Around { screen: screen.as_mut(), signals, noted: &mut *noted };
+                    let others = control.job.stopped(i32::from(signal), around, &mut control.inside)?;
                     for signal in others {
-                        answer(insistence.hear(signal, Instant::now()), signal, sandbox, &mut job, screen.as_ref(), &mut inside)?;
+                        control.heed(signal, screen.as_ref())?;
                     }
                 }
                 Ok(Some(Report::Channel(fd))) => {
@@ -161,7 +159,7 @@ pub fn watch(
         screen.release();
     }
     sandbox.wait();
-    let exit = match (&end, insistence.has_killed()) {
+    let exit = match (&end, control.insistence.has_killed()) {
         (None, true) => Ok(Exit::Signal(libc::SIGKILL)),
         _ => conclude(end),
     };
@@ -184,25 +182,28 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
     Err(failed(failure))
 }
 
-/// Forwards a signal, or applies its escalation.
-fn answer(
-    answer: Answer,
-    signal: ReceivedSignal,
-    sandbox: &Sandbox,
-    job: &mut Job,
-    screen: Option<&Screen>,
-    inside: &mut Link<'_>,
-) -> Result<(), Error> {
-    match answer {
-        Answer::Pass | Answer::Insist => job.forward(signal, screen, inside),
-        Answer::Terminate => {
-            job.forward(signal, screen, inside)?;
-            inside.signal(libc::SIGTERM, true)
-        }
-        Answer::Kill => {
-            // The loop then reads the final report or the end of the socket.
-            sandbox.kill();
-            Ok(())
+/// Control of a running sandbox.
+struct Control<'a> {
+    sandbox: &'a Sandbox,
+    inside: Link<'a>,
+    job: Job,
+    insistence: SignalEscalation,
+}
+
+impl Control<'_> {
+    /// Forwards a signal, or applies its escalation.
+    fn heed(&mut self, signal: ReceivedSignal, screen: Option<&Screen>) -> Result<(), Error> {
+        match self.insistence.hear(signal, Instant::now()) {
+            Answer::Pass | Answer::Insist => self.job.forward(signal, screen, &mut self.inside),
+            Answer::Terminate => {
+                self.job.forward(signal, screen, &mut self.inside)?;
+                self.inside.signal(libc::SIGTERM, Scope::Group)
+            }
+            Answer::Kill => {
+                // The loop then reads the final report or the end of the socket.
+                self.sandbox.kill();
+                Ok(())
+            }
         }
     }
 }
@@ -221,13 +222,15 @@ impl Link<'_> {
 }
 
 impl ProgramControl for Link<'_> {
-    fn signal(&mut self, signal: i32, to_group: bool) -> Result<(), Error> {
-        let scope = if to_group { Scope::Group } else { Scope::Program };
+    fn signal(&mut self, signal: i32, scope: Scope) -> Result<(), Error> {
         self.order(Order::Signal { signal: u8::try_from(signal).unwrap_or(0), scope })
     }
 
-    fn foreground(&mut self, is_foreground: bool) -> Result<(), Error> {
-        self.order(if is_foreground { Order::Foreground } else { Order::Background })
+    fn place(&mut self, place: Place) -> Result<(), Error> {
+        self.order(match place {
+            Place::Foreground => Order::Foreground,
+            Place::Background => Order::Background,
+        })
     }
 
     fn settings(&mut self, screen: &mut Screen, settings: &Termios) -> Result<(), Error> {

@@ -30,13 +30,14 @@ use super::upper_archive;
 use super::vm_spec::{Errors, Job, Sharing};
 use crate::failure::{Cause, Failure, StepContext, failed};
 use crate::host::nonblocking::NonBlocking;
+use crate::host::signal_escalation::Scope;
 use crate::host::stdio::{Streams, Target, Terminal};
 use crate::host::system::{self, Signals};
 use crate::host::terminal::refresh;
 use crate::kernel::sys;
 use crate::native;
 use crate::native::host_facts::{self, Plan};
-use crate::native::init_messages::{self, Order, Report, Scope};
+use crate::native::init_messages::{self, Order, Report};
 use crate::spec::{Identity, Upper};
 use silo_wire::frame::StageFailure;
 

@@ -5,7 +5,8 @@ use silo_wire::frame::Frame;
 
 use super::mux::Mux;
 use crate::error::Error;
-use crate::host::job_control::ProgramControl;
+use crate::host::job_control::{Place, ProgramControl};
+use crate::host::signal_escalation::Scope;
 use crate::host::system;
 use crate::host::terminal::Screen;
 use crate::linux_abi;
@@ -14,13 +15,13 @@ use crate::linux_abi;
 pub struct Link<'a>(pub &'a mut Mux);
 
 impl ProgramControl for Link<'_> {
-    fn signal(&mut self, signal: i32, to_group: bool) -> Result<(), Error> {
-        self.0.send(&Frame::Signal { signal: linux_abi::signal(signal), to_group });
+    fn signal(&mut self, signal: i32, scope: Scope) -> Result<(), Error> {
+        self.0.send(&Frame::Signal { signal: linux_abi::signal(signal), to_group: scope == Scope::Group });
         Ok(())
     }
 
-    fn foreground(&mut self, is_foreground: bool) -> Result<(), Error> {
-        self.0.send(&Frame::Foreground { is_foreground });
+    fn place(&mut self, place: Place) -> Result<(), Error> {
+        self.0.send(&Frame::Foreground { is_foreground: place == Place::Foreground });
         Ok(())
     }
 

@@ -20,9 +20,9 @@ use super::unreported_end::UnreportedEnd;
 use crate::error::{Error, host};
 use crate::failure::{Failure, failed};
 use crate::host::exit::Exit;
-use crate::host::job_control::{Job, ProgramControl};
+use crate::host::job_control::{Around, Job, ProgramControl};
 use crate::host::network::SandboxNetwork;
-use crate::host::signal_escalation::{Answer, ENDS, ReceivedSignal, SignalEscalation};
+use crate::host::signal_escalation::{Answer, ENDS, ReceivedSignal, Scope, SignalEscalation};
 use crate::host::system::{self, SignalTarget, Signals};
 use crate::host::terminal::Screen;
 use crate::linux_abi;
@@ -359,7 +359,7 @@ impl<'a> Supervisor<'a> {
             }
             Answer::Terminate => {
                 self.forward(arrived)?;
-                Link(&mut self.mux).signal(libc::SIGTERM, true)?;
+                Link(&mut self.mux).signal(libc::SIGTERM, Scope::Group)?;
                 self.listen(&[])?;
                 self.require_taken(arrived.signal)
             }
@@ -403,7 +403,7 @@ impl<'a> Supervisor<'a> {
         // Shows the program's earlier output first.
         self.listen(&[])?;
         let Supervisor { mux, screen, job, .. } = self;
-        let others = job.stopped(linux_abi::stop(signal), screen.as_mut(), signals, &mut Link(mux), noted)?;
+        let others = job.stopped(linux_abi::stop(signal), Around { screen: screen.as_mut(), signals, noted }, &mut Link(mux))?;
         self.since.1 = Instant::now();
         others.into_iter().try_for_each(|arrived| self.heed(arrived))
     }

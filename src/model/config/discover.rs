@@ -121,14 +121,14 @@ pub fn open(path: &Path) -> io::Result<ProjectFile> {
         };
         let dir = match openat(CWD, parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             // An unreadable directory cannot be opened; check it only for the reason.
-            Err(Errno::ACCESS) => match writer(&stat(parent)?, false) {
+            Err(Errno::ACCESS) => match writer(&stat(parent)?, Acl::None) {
                 Some(writer) => return passed_over(of_directory(writer)),
                 None => return Err(Errno::ACCESS.into()),
             },
             opened => absent(opened)?,
         };
         let Some(dir) = dir else { return Ok(ProjectFile::Absent) };
-        if let Some(writer) = writer(&fstat(&dir)?, has_acl(&dir)) {
+        if let Some(writer) = writer(&fstat(&dir)?, acl(&dir)) {
             return passed_over(of_directory(writer));
         }
         let of_file = |writer| match writer {
@@ -140,7 +140,7 @@ pub fn open(path: &Path) -> io::Result<ProjectFile> {
         if !matches!(FileType::from_raw_mode(found.st_mode), FileType::RegularFile | FileType::Symlink | FileType::Directory) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file, nor a link to one"));
         }
-        if let Some(writer) = writer(&found, false) {
+        if let Some(writer) = writer(&found, Acl::None) {
             return passed_over(of_file(writer));
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -149,7 +149,7 @@ pub fn open(path: &Path) -> io::Result<ProjectFile> {
             Err(Errno::LOOP) => at = parent.join(OsStr::from_bytes(readlinkat(&dir, name, Vec::new())?.as_bytes())),
             opened => match absent(opened)?.map(File::from) {
                 None => return Ok(ProjectFile::Absent),
-                Some(file) => match writer(&fstat(&file)?, has_acl(&file)) {
+                Some(file) => match writer(&fstat(&file)?, acl(&file)) {
                     Some(writer) => return passed_over(of_file(writer)),
                     None => return Ok(ProjectFile::File(file)),
                 },
@@ -174,19 +174,30 @@ enum Writer {
 }
 
 /// Returns who, except the caller and root, can write a file or directory.
-fn writer(found: &Stat, has_acl: bool) -> Option<Writer> {
+fn writer(found: &Stat, acl: Acl) -> Option<Writer> {
     let me = rustix::process::getuid().as_raw();
     if ![0, me].contains(&found.st_uid) {
         return Some(Writer::Owner(found.st_uid));
     }
     let (kind, mode) = (FileType::from_raw_mode(found.st_mode), Mode::from_raw_mode(found.st_mode));
-    let by_group = || mode.contains(Mode::WGRP) && (has_acl || !groups::is_of_one(found.st_gid, me));
+    let by_group = || mode.contains(Mode::WGRP) && (acl == Acl::Extended || !groups::is_of_one(found.st_gid, me));
     // The mode of a symlink has no meaning.
     (!kind.is_symlink() && (mode.contains(Mode::WOTH) || by_group())).then_some(Writer::Others)
 }
 
-/// True if an access control list names more users; the group bits then limit all of them.
-fn has_acl(file: impl rustix::fd::AsFd) -> bool {
+/// The access control list of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Acl {
+    /// There is none, or it was not read.
+    None,
+    /// It names more users; the group bits then limit all of them.
+    Extended,
+}
+
+fn acl(file: impl rustix::fd::AsFd) -> Acl {
     // An empty buffer asks for the size only.
-    rustix::fs::fgetxattr(file, c"system.posix_acl_access", &mut [0_u8; 0]).is_ok_and(|size| size > 0)
+    match rustix::fs::fgetxattr(file, c"system.posix_acl_access", &mut [0_u8; 0]) {
+        Ok(1..) => Acl::Extended,
+        Ok(0) | Err(_) => Acl::None,
+    }
 }

@@ -26,7 +26,7 @@ use crate::recipe::Run;
 use crate::recipe::kept_dirs::{self, KeptDir, KeptEntry};
 use crate::recipe::lsp::LspTable;
 use crate::recipe::steps::StepEntry;
-use silo_base::grant::Port;
+use silo_base::grant::{Grant, Port};
 
 use mounts::{Mount, PassFile};
 use network::{merge_network, union};
@@ -64,7 +64,7 @@ pub struct Settings {
     pub network: Network,
     /// Hosts of package ecosystems, by ecosystem: the meaning of `@pypi` and others, instead of the hosts learned from their clients.
     #[serde(default)]
-    pub ecosystems: BTreeMap<String, Vec<String>>,
+    pub ecosystems: BTreeMap<String, Vec<Grant>>,
     /// Settings of single tools, by tool.
     #[serde(default)]
     pub overrides: BTreeMap<String, Override>,
@@ -254,7 +254,7 @@ impl Settings {
     }
 
     /// Returns the hosts that build commands of a tool may connect to by default.
-    pub fn install_allow(&self, tool: &str) -> Vec<String> {
+    pub fn install_allow(&self, tool: &str) -> Vec<Grant> {
         let own = self.overrides.get(tool).map(|over| over.network.install_allow.clone()).unwrap_or_default();
         union(self.network.install_allow.clone(), own)
     }
@@ -281,7 +281,7 @@ impl Settings {
     }
 
     /// Returns the network access of a tool, including its recipe's grants.
-    pub fn network(&self, tool: &str, recipe: &[String]) -> Network {
+    pub fn network(&self, tool: &str, recipe: &[Grant]) -> Network {
         let under = merge_network(Network { allow: recipe.to_vec(), ..Network::default() }, self.network.clone());
         merge_network(under, self.overrides.get(tool).map(|over| over.network.clone()).unwrap_or_default())
     }
@@ -327,8 +327,9 @@ mod tests {
             parse("[network]\nallow = [\"a\"]\ndeny = [\"x\"]\n[overrides.t.network]\nallow = [\"b\"]"),
             parse("[network]\nallow = [\"c\"]\nreset = true\n[overrides.u.network]\nreset = true"),
         );
-        assert_eq!(networks.network("t", &["r".to_owned()]).allow, ["c", "b"]);
-        assert_eq!(networks.network("u", &["r".to_owned()]), Network { deny: vec!["x".to_owned()], reset: true, ..Network::default() });
+        let grants = |texts: &[&str]| texts.iter().map(|text| Grant::parse(text).expect("a grant")).collect::<Vec<_>>();
+        assert_eq!(networks.network("t", &grants(&["r"])).allow, grants(&["c", "b"]));
+        assert_eq!(networks.network("u", &grants(&["r"])), Network { deny: grants(&["x"]), reset: true, ..Network::default() });
         let project = parse("passEnv = [\"B\", \"A\"]\n[mirrors]\ndebian = [\"/b\"]\n[overrides.python]\nenv = { Y = \"2\" }");
         let merged = merge(user, project);
         assert_eq!(merged.pass_env, ["A", "B"]);
@@ -366,14 +367,15 @@ mod tests {
             [overrides.t.network]\nhostAccess = true\nproxy = { allow = [\"a.example\"], deny = [\"b.example\"], installAllow = [\"@pypi\"] }";
         std::fs::write(&path, text).expect("written");
         let settings = read(&path).expect("settings");
-        assert_eq!(settings.install_allow("t"), ["@npm", "@pypi"]);
-        assert_eq!(settings.install_allow("u"), ["@npm"]);
+        let grants = |texts: &[&str]| texts.iter().map(|text| Grant::parse(text).expect("a grant")).collect::<Vec<_>>();
+        assert_eq!(settings.install_allow("t"), grants(&["@npm", "@pypi"]));
+        assert_eq!(settings.install_allow("u"), grants(&["@npm"]));
         let network = settings.network("t", &[]);
-        assert_eq!((network.allow, network.deny), (vec!["a.example".to_owned(), MACHINE.to_owned()], vec!["b.example".to_owned()]));
+        assert_eq!((network.allow, network.deny), (grants(&["a.example", MACHINE]), grants(&["b.example"])));
         let recipe = file::check("t", file::RecipeFile::default()).expect("a recipe");
         let recipe = overlay::over(recipe, &settings.overrides["t"], &[], &settings.install_allow("t")).expect("an overlay");
-        let networks: Vec<&[String]> = recipe.steps.iter().map(|step| step.network.as_slice()).collect();
-        assert_eq!(networks, [&["@npm".to_owned(), "@pypi".to_owned()][..], &["c".to_owned()]]);
+        let networks: Vec<&[Grant]> = recipe.steps.iter().map(|step| step.network.as_slice()).collect();
+        assert_eq!(networks, [&grants(&["@npm", "@pypi"])[..], &grants(&["c"])]);
         for (text, expect) in [
             ("[overrides.t.network.proxy]\nallow = [\"a b\"]", "\"a b\" is not a name"),
             ("[network.proxy]\nallows = []", "allows"),

@@ -3,21 +3,21 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use silo_base::grant::MACHINE;
+use silo_base::grant::Grant;
 
-/// Network rules: hosts as in [`Grant`](silo_base::grant::Grant), or ecosystems such as `@pypi`.
+/// Network rules: hosts as in [`HostGrant`](silo_base::grant::HostGrant), or ecosystems such as `@pypi`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Network {
     /// Allowed hosts: `name`, `name:port`, `name:from-to`, `*.name`, `*`, or an ecosystem such as `@pypi`.
     #[serde(default)]
-    pub allow: Vec<String>,
+    pub allow: Vec<Grant>,
     /// Denied hosts, unless a more specific rule allows them; without a port, all ports are denied.
     #[serde(default)]
-    pub deny: Vec<String>,
+    pub deny: Vec<Grant>,
     /// Allowed hosts for commands of `silo build` and `postInstall` without a list of their own.
     #[serde(default)]
-    pub install_allow: Vec<String>,
+    pub install_allow: Vec<Grant>,
     /// Ignore `allow` from the recipe and outer settings.
     #[serde(default)]
     pub reset: bool,
@@ -36,20 +36,20 @@ pub struct Network {
 pub struct Proxy {
     /// Allowed hosts.
     #[serde(default)]
-    pub allow: Vec<String>,
+    pub allow: Vec<Grant>,
     /// Denied hosts.
     #[serde(default)]
-    pub deny: Vec<String>,
+    pub deny: Vec<Grant>,
     /// Allowed hosts for build commands.
     #[serde(default)]
-    pub install_allow: Vec<String>,
+    pub install_allow: Vec<Grant>,
 }
 
 impl Network {
     /// Converts old keys to current ones.
     pub(super) fn today(self) -> Network {
         let proxy = self.proxy.unwrap_or_default();
-        let machine = self.host_access.filter(|access| *access).map(|_| MACHINE.to_owned());
+        let machine = self.host_access.filter(|access| *access).map(|_| Grant::of_machine());
         Network {
             allow: union(union(self.allow, proxy.allow), machine.into_iter().collect()),
             deny: union(self.deny, proxy.deny),

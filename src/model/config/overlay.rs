@@ -5,10 +5,11 @@ use crate::recipe::steps::check_step;
 use crate::recipe::{Recipe, Step};
 
 use super::Override;
+use silo_base::grant::Grant;
 
 /// Applies the overrides of a tool to its recipe. `addons` are the add-ons that the overrides name, and `network` is the default network
 /// access of commands.
-pub fn over(mut recipe: Recipe, over: &Override, addons: &[Addon], network: &[String]) -> Result<Recipe, crate::recipe::error::Error> {
+pub fn over(mut recipe: Recipe, over: &Override, addons: &[Addon], network: &[Grant]) -> Result<Recipe, crate::recipe::error::Error> {
     let packages = addons.iter().flat_map(|addon| &addon.packages).chain(&over.packages);
     let own = recipe.debian.packages.clone();
     recipe.debian.added.extend(packages.filter(|package| !own.contains(package)).cloned());

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::document;
-use crate::recipe::check::{check_denials, check_grants, check_name, check_packages, check_variables};
+use crate::recipe::check::{check_flaws, check_name, check_packages, check_variables};
 use crate::recipe::steps::check_step;
 use crate::recipe::versions::is_version;
 use crate::recipe::{kept_dirs, lsp};
@@ -133,8 +133,8 @@ fn check(settings: &Settings) -> Result<(), String> {
     for (name, grants) in &settings.ecosystems {
         let of = |error: crate::recipe::error::Error| format!("ecosystems.{name}: {error}");
         check_name(name).map_err(of)?;
-        check_grants("names", grants).map_err(of)?;
-        if let Some(nested) = grants.iter().find(|grant| grant.starts_with('@')) {
+        check_flaws("names", grants).map_err(of)?;
+        if let Some(nested) = grants.iter().find(|grant| grant.ecosystem().is_some()) {
             return Err(format!("ecosystems.{name}: {nested} is not allowed here; list its hosts"));
         }
     }
@@ -198,7 +198,6 @@ fn check_override(tool: &str, over: &Override) -> Result<(), String> {
 }
 
 fn check_network(network: &Network) -> Result<(), crate::recipe::error::Error> {
-    check_grants("network.allow", &network.allow)?;
-    check_denials("network.deny", &network.deny)?;
-    check_grants("network.installAllow", &network.install_allow)
+    check_flaws("network.allow", &network.allow)?;
+    check_flaws("network.installAllow", &network.install_allow)
 }

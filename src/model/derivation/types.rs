@@ -4,6 +4,7 @@ use std::fmt;
 
 use silo_store::digest::{Digest, LayerId};
 
+use silo_base::grant::Grant;
 use silo_base::system::Arch;
 
 /// The id of a derivation: the sha-256 of its encoding.
@@ -100,7 +101,7 @@ pub struct Step {
     /// The layers of its root, lowest first.
     pub layers: Vec<LayerId>,
     /// Its network grants, sorted.
-    pub network: Vec<String>,
+    pub network: Vec<Grant>,
     /// True if it can read the project's files. They are not hashed, so the lock pins its result.
     pub project: bool,
 }

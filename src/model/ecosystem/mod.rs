@@ -8,12 +8,14 @@ pub mod registries;
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use silo_store::path_error::PathError;
 
 use serde::{Deserialize, Serialize};
 
 use crate::document;
-use silo_base::grant::Grant;
+use silo_base::grant::HostGrant;
 use silo_base::home::Home;
 
 /// The version of the format.
@@ -23,7 +25,7 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Learned {
     /// The host names, each with its port, sorted.
-    pub names: Vec<String>,
+    pub names: Vec<HostGrant>,
     /// The user's registry settings at that time, as `variable=value`, sorted.
     pub settings: Vec<String>,
 }
@@ -36,6 +38,13 @@ struct Written {
     names: Vec<String>,
 }
 
+impl Learned {
+    /// Returns the host names as one text.
+    pub fn listed(&self) -> String {
+        self.names.iter().map(HostGrant::as_str).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// Errors of the stored names.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -43,15 +52,8 @@ pub enum Error {
     #[error(transparent)]
     Document(#[from] document::Error),
     /// A file operation failed.
-    #[error("cannot {doing} {path}", path = .path.display())]
-    File {
-        /// The operation.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] PathError),
 }
 
 /// Reads the learned hosts of an ecosystem; `None` if there are none.
@@ -60,18 +62,23 @@ pub fn get(home: &Home, name: &str) -> Result<Option<Learned>, Error> {
     let Some(written) = document::read::<Written>(&path)? else { return Ok(None) };
     let wrong = |message: String| Err(document::Error::Meaning { path: path.clone(), message }.into());
     document::check_format(&path, written.format, VERSION, "remove the file to learn it again")?;
-    if let Some(odd) = written.names.iter().find(|name| Grant::parse(name).is_none()) {
-        return wrong(format!("\"{odd}\" is not a name"));
+    let mut names = Vec::with_capacity(written.names.len());
+    for text in written.names {
+        match HostGrant::parse(&text) {
+            Some(name) => names.push(name),
+            None => return wrong(format!("\"{text}\" is not a name")),
+        }
     }
-    Ok(Some(Learned { names: written.names, settings: written.settings }))
+    Ok(Some(Learned { names, settings: written.settings }))
 }
 
 /// Stores the learned hosts, by an atomic rename.
 pub fn put(home: &Home, name: &str, learned: &Learned) -> Result<(), Error> {
-    let written = Written { format: VERSION, settings: learned.settings.clone(), names: learned.names.clone() };
+    let written =
+        Written { format: VERSION, settings: learned.settings.clone(), names: learned.names.iter().cloned().map(String::from).collect() };
     let text = toml::to_string(&written).expect("strings and numbers are TOML");
     let path = home.ecosystem(name);
-    document::write(&path, &text).map_err(|source| Error::File { doing: "write", path, source })
+    document::write(&path, &text).map_err(|source| Error::File(PathError { doing: "write", path, source }))
 }
 
 /// Removes the learned hosts; returns whether there were any.
@@ -80,15 +87,15 @@ pub fn forget(home: &Home, name: &str) -> Result<bool, Error> {
     match fs::remove_file(&path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(Error::File { doing: "remove", path, source }),
+        Err(source) => Err(Error::File(PathError { doing: "remove", path, source })),
     }
 }
 
 /// Reads the names that a run recorded, one a line; sorted.
-pub fn noted(path: &Path) -> Result<Vec<String>, Error> {
+pub fn noted(path: &Path) -> Result<Vec<HostGrant>, Error> {
     let text = document::text_of(path)?.unwrap_or_default();
-    let mut names: Vec<String> = text.lines().filter(|line| Grant::parse(line).is_some()).map(str::to_owned).collect();
-    names.sort();
+    let mut names: Vec<HostGrant> = text.lines().filter_map(HostGrant::parse).collect();
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();
     Ok(names)
 }
@@ -102,7 +109,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let home = Home::new(dir.path().to_owned());
         assert_eq!(get(&home, "x").expect("nothing"), None);
-        let learned = Learned { names: vec!["a.example:443".to_owned()], settings: vec!["PIP_INDEX_URL=http://b".to_owned()] };
+        let learned = Learned {
+            names: vec![HostGrant::parse("a.example:443").expect("a grant")],
+            settings: vec!["PIP_INDEX_URL=http://b".to_owned()],
+        };
         put(&home, "x", &learned).expect("written");
         assert_eq!(get(&home, "x").expect("read"), Some(learned));
         assert!(forget(&home, "x").expect("removed") && !forget(&home, "x").expect("gone"));

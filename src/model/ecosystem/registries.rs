@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::document;
-use silo_base::grant::{Host, split_port};
+use silo_base::grant::{Host, HostGrant, split_port};
 
 /// Variables that name registries, with their ecosystems.
 const VARIABLES: [(&str, &str); 6] = [
@@ -52,14 +52,14 @@ impl Registry {
     }
 
     /// Returns the hosts in the value, as grants.
-    pub fn grants(&self) -> impl Iterator<Item = String> {
+    pub fn grants(&self) -> impl Iterator<Item = HostGrant> {
         self.value.split([' ', ',', '|']).filter_map(|url| {
             let (usual, rest) = match url.trim_start_matches(SPARSE).split_once("://")? {
                 ("https", rest) => (443, rest),
                 (_, rest) => (80, rest),
             };
             let (host, port) = split_port(rest.split(['/', '?', '#']).next()?)?;
-            Some(format!("{}:{}", Host::parse(host)?.as_str(), port.unwrap_or(usual)))
+            HostGrant::parse(&format!("{}:{}", Host::parse(host)?.as_str(), port.unwrap_or(usual)))
         })
     }
 }
@@ -210,11 +210,12 @@ mod tests {
             "source.crates-io=sparse+https://crates.example:444/index/",
         ];
         assert_eq!(told, expect);
+        let grants = |registry: &Registry| registry.grants().map(String::from).collect::<Vec<_>>();
         let over = values(&[("PIP_INDEX_URL", "http://[::1]:81/simple")]);
-        assert_eq!(over[0].grants().collect::<Vec<_>>(), ["[::1]:81"]);
-        assert_eq!(over[1].grants().collect::<Vec<_>>(), ["one.example:80", "two.example:80"]);
-        assert_eq!(over[3].grants().collect::<Vec<_>>(), ["go.example:443", "two.example:81"]);
-        assert_eq!((over[4].grants().collect::<Vec<_>>(), over[3].file()), (vec!["crates.example:444".to_owned()], None));
+        assert_eq!(grants(&over[0]), ["[::1]:81"]);
+        assert_eq!(grants(&over[1]), ["one.example:80", "two.example:80"]);
+        assert_eq!(grants(&over[3]), ["go.example:443", "two.example:81"]);
+        assert_eq!((grants(&over[4]), over[3].file()), (vec!["crates.example:444".to_owned()], None));
         let (place, text) = over[4].file().expect("cargo reads a file");
         assert_eq!(place, "/.cargo/config.toml");
         assert_eq!(crates(&text).as_deref(), Some("sparse+https://crates.example:444/index/"));

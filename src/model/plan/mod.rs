@@ -139,7 +139,7 @@ impl Making {
             }
             let is_asked = |answer: &&String| tool.packages.get(source::owner(answer)).is_some_and(|package| package.tier == tier);
             let answers = tool.lock.asked.debconf.iter().filter(is_asked).cloned().collect();
-            below = Some(self.tier(tier, epoch, packages, below, answers));
+            below = Some(self.tier(tier, (epoch, below, packages, answers)));
         }
         // There is at least the base's node.
         let last = self.above(below.unwrap_or_default(), |below| Step::Database { epoch, below });
@@ -160,10 +160,10 @@ impl Making {
             .or_insert_with(|| self.graph.add_node(Step::Package { name: name.to_owned(), package: package.clone(), epoch }))
     }
 
-    fn tier(&mut self, tier: Tier, epoch: i64, packages: Vec<NodeIndex>, below: Option<NodeIndex>, answers: Vec<String>) -> NodeIndex {
+    fn tier(&mut self, tier: Tier, key: TierKey) -> NodeIndex {
         let graph = &mut self.graph;
-        let key = (epoch, below, packages.clone(), answers.clone());
-        *self.tiers.entry(key).or_insert_with(|| {
+        *self.tiers.entry(key).or_insert_with_key(|(epoch, below, packages, answers)| {
+            let (epoch, below, answers) = (*epoch, *below, answers.clone());
             let node = graph.add_node(Step::Configure { tier, epoch, packages: packages.clone(), below, answers });
             for input in packages.iter().copied().chain(below) {
                 graph.add_edge(input, node, ());

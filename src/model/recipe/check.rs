@@ -1,40 +1,36 @@
 //! Checks of values that several tables of a recipe have.
 
 use silo_base::grant::Grant;
+use silo_base::grant::ecosystem::is_name;
 
 use super::error::Error;
 use super::package_spec;
 
-/// Checks allowed hosts: valid, and able to match a connection.
-pub fn check_grants(key: &'static str, grants: &[String]) -> Result<(), Error> {
-    check_denials(key, grants)?;
-    let flawed = grants.iter().find_map(|text| Some((text, Grant::parse(text)?.flaw()?)));
-    flawed.map_or(Ok(()), |(text, why)| Err(Error::DeadGrant { key, value: text.clone(), why }))
+/// Parses allowed hosts, each able to match a connection.
+pub fn check_grants(key: &'static str, texts: &[String]) -> Result<Vec<Grant>, Error> {
+    let grants = check_denials(key, texts)?;
+    check_flaws(key, &grants)?;
+    Ok(grants)
 }
 
-/// Checks denied hosts: valid.
-pub fn check_denials(key: &'static str, grants: &[String]) -> Result<(), Error> {
-    match grants.iter().find(|grant| !is_grant(grant)) {
-        Some(wrong) => Err(Error::Grant { key, value: wrong.clone() }),
-        None => Ok(()),
-    }
+/// Parses denied hosts.
+pub fn check_denials(key: &'static str, texts: &[String]) -> Result<Vec<Grant>, Error> {
+    texts.iter().map(|text| Grant::parse(text).map_err(|wrong| Error::Grant { key, wrong })).collect()
 }
 
-fn is_grant(text: &str) -> bool {
-    match text.strip_prefix('@') {
-        Some(ecosystem) => check_name(ecosystem).is_ok(),
-        None => Grant::parse(text).is_some(),
-    }
+/// Checks that each grant can match a connection.
+pub fn check_flaws(key: &'static str, grants: &[Grant]) -> Result<(), Error> {
+    let flaw = |grant: &Grant| match grant {
+        Grant::Hosts(hosts) => hosts.flaw(),
+        Grant::Ecosystem(_) => None,
+    };
+    let flawed = grants.iter().find_map(|grant| Some((grant, flaw(grant)?)));
+    flawed.map_or(Ok(()), |(grant, why)| Err(Error::DeadGrant { key, value: grant.to_string(), why }))
 }
 
 /// Checks a tool name: it becomes a file name and a word on the command line.
 pub fn check_name(name: &str) -> Result<(), Error> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(plain) {
-        Ok(())
-    } else {
-        Err(Error::Name(name.to_owned()))
-    }
+    if is_name(name) { Ok(()) } else { Err(Error::Name(name.to_owned())) }
 }
 
 /// Checks the names of environment variables.
@@ -70,7 +66,7 @@ pub fn check_shim(text: &str) -> Result<(String, Vec<String>), Error> {
 }
 
 /// Sorts a list without significant order, and removes duplicates.
-pub fn sorted(mut list: Vec<String>) -> Vec<String> {
+pub fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
     list.sort();
     list.dedup();
     list

@@ -76,15 +76,12 @@ pub fn merge(under: Option<DebianTable>, over: Option<DebianTable>) -> Option<De
     })
 }
 
-/// Checks the table and fills in defaults. Build packages without steps are an error.
-pub fn check(table: DebianTable, has_steps: bool) -> Result<Debian, Error> {
+/// Checks the table and fills in defaults.
+pub fn check(table: DebianTable) -> Result<Debian, Error> {
     let packages = table.packages.unwrap_or_default();
     check_packages("debian.packages", &packages)?;
     let build = table.build_packages.unwrap_or_default();
     check_packages("debian.buildPackages", &build)?;
-    if !build.is_empty() && !has_steps {
-        return Err(Error::NoSteps);
-    }
     let version_of = table.version_of.or_else(|| packages.first().cloned()).unwrap_or_else(|| "base-files".to_owned());
     let mut sources = table.sources.unwrap_or_default().into_iter().map(source::check).collect::<Result<Vec<_>, _>>()?;
     sources.sort();

@@ -1,5 +1,7 @@
 //! Errors of a recipe that is valid TOML.
 
+use silo_base::grant::NotAGrant;
+
 use super::kept_dirs;
 
 /// An invalid value in a recipe.
@@ -69,12 +71,12 @@ pub enum Error {
         value: String,
     },
     /// Neither a host, a host with a port, nor an ecosystem.
-    #[error("{key}: \"{value}\" is not a name; write name, name:port, *.name, an address, a network like 192.0.2.0/24, or @ecosystem")]
+    #[error("{key}: {wrong}")]
     Grant {
         /// Key.
         key: &'static str,
-        /// Grant.
-        value: String,
+        /// The text.
+        wrong: NotAGrant,
     },
     /// A grant that matches no possible connection.
     #[error("{key}: \"{value}\" allows no connection: {why}")]

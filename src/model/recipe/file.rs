@@ -166,7 +166,12 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     check_name(name)?;
     let tag = check_image(&file)?;
     let has_steps = file.versions.values().map(|version| &version.steps).chain([&file.steps]).flatten().any(|steps| !steps.is_empty());
-    let debian = debian::check(file.debian.unwrap_or_default(), has_steps)?;
+    let debian = file.debian.unwrap_or_default();
+    let has_build_packages = debian.build_packages.as_ref().is_some_and(|packages| !packages.is_empty());
+    let debian = debian::check(debian)?;
+    if has_build_packages && !has_steps {
+        return Err(Error::NoSteps);
+    }
     let mut shims = BTreeMap::new();
     let mut first_shim = None;
     for shim in file.shims.unwrap_or_default() {
@@ -191,10 +196,8 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     versions::check(&file.version, &file.versions)?;
     let requires = file.requires.unwrap_or_default();
     requires.iter().try_for_each(|tool| check_name(tool))?;
-    let allow = file.network.allow.unwrap_or_default();
-    check_grants("network.allow", &allow)?;
-    let install_allow = file.network.install_allow.unwrap_or_default();
-    check_grants("network.installAllow", &install_allow)?;
+    let allow = check_grants("network.allow", &file.network.allow.unwrap_or_default())?;
+    let install_allow = check_grants("network.installAllow", &file.network.install_allow.unwrap_or_default())?;
     let ecosystems = check_ecosystems(file.ecosystems)?;
     let cache = kept_dirs::check("cache", file.cache.unwrap_or_default())?;
     let state = kept_dirs::check("state", file.state.unwrap_or_default())?;

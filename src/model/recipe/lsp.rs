@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use silo_base::grant::Grant;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -73,7 +75,7 @@ pub fn check(table: LspTable) -> Result<Lsp, Error> {
 }
 
 /// Merges the settings of a server over the recipe's; steps of the settings without network access of their own get `network`.
-pub fn over(recipe: Option<Lsp>, settings: Option<&LspTable>, network: &[String]) -> Result<Option<Lsp>, Error> {
+pub fn over(recipe: Option<Lsp>, settings: Option<&LspTable>, network: &[Grant]) -> Result<Option<Lsp>, Error> {
     let Some(table) = settings else { return Ok(recipe) };
     let says_steps = table.steps.is_some() || table.install.is_some();
     let mut said = check(table.clone())?;
@@ -110,7 +112,8 @@ mod tests {
         let under = table("command = [\"a\"]\npackages = [\"jq\"]\nsteps = [\"s\"]\ncache = [\"~/a\"]\nenv = { A = \"1\", B = \"1\" }");
         let over = table("install = \"other\"\ncache = [\"~/b\"]\nenv = { B = \"2\" }");
         let merged = check(merge(Some(under.clone()), Some(over.clone())).expect("both")).expect("it is right");
-        let laid = super::over(Some(check(under).expect("it is right")), Some(&over), &["@x".to_owned()]).expect("it is right");
+        let network = [Grant::parse("@x").expect("a grant")];
+        let laid = super::over(Some(check(under).expect("it is right")), Some(&over), &network).expect("it is right");
         let laid = laid.expect("there is one");
         for lsp in [&merged, &laid] {
             assert_eq!((lsp.command.as_slice(), lsp.packages.as_slice()), (&["a".to_owned()][..], &["jq".to_owned()][..]));
@@ -119,7 +122,7 @@ mod tests {
             assert_eq!(lsp.env.values().map(String::as_str).collect::<Vec<_>>(), ["1", "2"]);
         }
         // A recipe names the hosts of its steps itself; a step in settings gets those of the tool's builds.
-        assert_eq!((merged.steps[0].network.len(), laid.steps[0].network.as_slice()), (0, &["@x".to_owned()][..]));
+        assert_eq!((merged.steps[0].network.len(), laid.steps[0].network.as_slice()), (0, &network[..]));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub fn lay(mut recipe: Recipe, base: Recipe) -> Result<Recipe, (String, String)>
     Ok(recipe)
 }
 
-fn joined(mut list: Vec<String>, more: Vec<String>) -> Vec<String> {
+fn joined<T: Ord>(mut list: Vec<T>, more: Vec<T>) -> Vec<T> {
     list.extend(more);
     list.sort();
     list.dedup();

@@ -63,12 +63,12 @@ pub fn check_step(key: &'static str, entry: StepEntry) -> Result<Step, Error> {
         StepEntry::Shell(text) => StepTable { run: Command::Shell(text), network: Vec::new(), env: BTreeMap::new(), project: false },
         StepEntry::Words(words) => StepTable { run: Command::Words(words), network: Vec::new(), env: BTreeMap::new(), project: false },
     };
-    check_grants(key, &table.network)?;
+    let network = sorted(check_grants(key, &table.network)?);
     check_variables(key, table.env.keys())?;
     if table.env.values().any(|value| value.contains('\0')) {
         return Err(Error::Empty("env"));
     }
-    Ok(Step { run: check_command(key, table.run)?, network: sorted(table.network), env: table.env, project: table.project })
+    Ok(Step { run: check_command(key, table.run)?, network, env: table.env, project: table.project })
 }
 
 /// Checks the probes of ecosystems.

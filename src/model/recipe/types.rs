@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use silo_base::grant::Grant;
+
 use silo_store::digest::Digest;
 
 use crate::review::Review;
@@ -31,7 +33,7 @@ pub struct Recipe {
     /// Build commands, in order; the changes of each become a layer.
     pub steps: Vec<Step>,
     /// Default hosts that build commands may connect to, sorted.
-    pub install_allow: Vec<String>,
+    pub install_allow: Vec<Grant>,
     /// Probes of package ecosystems, by name.
     pub ecosystems: BTreeMap<String, Probe>,
     /// Options of a run.
@@ -46,7 +48,7 @@ pub struct Step {
     /// Program and arguments.
     pub run: Vec<String>,
     /// Hosts that it may connect to, or ecosystems such as `@pypi`; sorted.
-    pub network: Vec<String>,
+    pub network: Vec<Grant>,
     /// Environment variables.
     pub env: BTreeMap<String, String>,
     /// True if it sees the project's files, read-only at `/workspace`.
@@ -141,7 +143,7 @@ pub struct Run {
     /// Private state that outlives a run.
     pub state: Vec<KeptDir>,
     /// Hosts that it may connect to, or ecosystems such as `@pypi`; sorted.
-    pub network: Vec<String>,
+    pub network: Vec<Grant>,
     /// CPU limit.
     pub cpus: Option<u32>,
     /// Memory limit in MiB.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use silo_base::grant::Port;
+use silo_base::grant::{Grant, Port};
 use silo_model::config::mounts::{Git, Mode, Sockets};
 use silo_model::config::{Network, Override, Review, Settings};
 use silo_model::recipe::Lsp;
@@ -22,7 +22,8 @@ pub type Exposures = BTreeSet<String>;
 /// Lists the rights that a project's `silo.toml` gives to its tools in addition to the user's own settings.
 pub fn of_settings(project: &Settings, user: &Settings) -> Exposures {
     let mut found = Exposures::new();
-    of_place("every tool", &project.network, &project.pass_env, project.pass_ssh_agent, &mut found);
+    of_place("every tool", &project.network, &project.pass_env, &mut found);
+    found.extend(project.pass_ssh_agent.then(|| signs("every tool")));
     found.extend(project.pass_files.iter().filter(|file| !file.is_of_project()).map(|file| reads("every tool", file.host())));
     for (tool, over) in &project.overrides {
         of_override(tool, over, &mut found);
@@ -88,7 +89,8 @@ fn of_review(tools: &str, project: Option<Review>, user: Option<Review>, found: 
 }
 
 fn of_override(tool: &str, over: &Override, found: &mut Exposures) {
-    of_place(tool, &over.network, &over.pass_env, over.pass_ssh_agent, found);
+    of_place(tool, &over.network, &over.pass_env, found);
+    found.extend(over.pass_ssh_agent.then(|| signs(tool)));
     found.extend(over.pass_files.iter().filter(|file| !file.is_of_project()).map(|file| reads(tool, file.host())));
     found.extend(over.ports.iter().flatten().map(|port| listens(tool, *port)));
     found.extend(over.packages.iter().map(|package| made_with(tool, package)));
@@ -109,16 +111,19 @@ fn of_server(tool: &str, lsp: &Lsp, found: &mut Exposures) {
     of_kept(tool, &lsp.cache, &[], found);
 }
 
-fn of_place(place: &str, network: &Network, names: &[String], ssh_agent: bool, found: &mut Exposures) {
+fn of_place(place: &str, network: &Network, names: &[String], found: &mut Exposures) {
     found.extend(network.allow.iter().map(|grant| format!("{place} may reach {grant}")));
     found.extend(network.install_allow.iter().map(|grant| format!("{place} may reach {grant} when it is built")));
     found.extend(names.iter().map(|name| format!("{place} sees the variable {name}")));
-    found.extend(ssh_agent.then(|| format!("{place} may ask your ssh agent for signatures")));
 }
 
 fn of_kept(tool: &str, caches: &[KeptDir], states: &[KeptDir], found: &mut Exposures) {
     let shared = |kept: &&KeptDir| kept.scope == Scope::Tool;
     found.extend(caches.iter().chain(states).filter(shared).map(|kept| format!("{tool} has the same {} in all projects", kept.guest)));
+}
+
+fn signs(place: &str) -> String {
+    format!("{place} may ask your ssh agent for signatures")
 }
 
 fn reads(place: &str, file: &str) -> String {
@@ -130,7 +135,7 @@ fn made_with(tool: &str, package: &str) -> String {
 }
 
 fn runs(tool: &str, step: &Step) -> String {
-    let network = if step.network.is_empty() { String::new() } else { format!(", reaching {}", step.network.join(", ")) };
+    let network = if step.network.is_empty() { String::new() } else { format!(", reaching {}", Grant::join(&step.network, ", ")) };
     let project = if step.project { ", seeing the project" } else { "" };
     format!("{tool} runs `{}` when it is built{network}{project}", step.shown())
 }

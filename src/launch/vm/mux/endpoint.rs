@@ -92,13 +92,13 @@ impl Mux {
 
     /// Adds a stream.
     pub fn add(&mut self, number: u32, fd: NonBlocking, end: End, ways: Directions) {
-        self.conversation.add(number, end, ways, true);
+        self.conversation.add(number, end, ways);
         self.fds.insert(number, fd);
     }
 
     /// Adds a stream without a descriptor; received data waits for one.
     pub fn add_unattached(&mut self, number: u32, end: End, ways: Directions) {
-        self.conversation.add(number, end, ways, false);
+        self.conversation.add_unattached(number, end, ways);
     }
 
     /// Limits the total bytes that may arrive on a stream.

@@ -28,7 +28,7 @@ impl Mux {
         };
         let made = match stream {
             None => None,
-            Some(number) => match connection(self.conversation.has_place()) {
+            Some(number) => match self.conversation.has_place().then(connection).flatten() {
                 Some((ours, theirs)) => Some((number, ours, theirs)),
                 // The message is only about this connection.
                 None => {
@@ -105,7 +105,7 @@ impl Mux {
             return Err(Violation::NotIts { stream: number }.into());
         };
         // The client is rejected if the broker has ended or its queue is full.
-        let made = connection(self.conversation.has_place());
+        let made = self.conversation.has_place().then(connection).flatten();
         match made.and_then(|(ours, theirs)| pass(broker, theirs.as_fd()).then_some(ours)) {
             Some(ours) => self.add(number, NonBlocking::own(ours), End::Own, Directions::BOTH),
             None => self.conversation.refuse(number),
@@ -123,11 +123,8 @@ fn pass(broker: &OwnedFd, asking: BorrowedFd<'_>) -> bool {
     sendmsg(broker, &[IoSlice::new(b"K")], &mut control, SENDING | SendFlags::DONTWAIT).is_ok()
 }
 
-/// Creates a socket pair, with a non-blocking end for us; `None` without a free stream or descriptor.
-fn connection(has_place: bool) -> Option<(OwnedFd, OwnedFd)> {
-    if !has_place {
-        return None;
-    }
+/// Creates a socket pair, with a non-blocking end for us; `None` without a free descriptor.
+fn connection() -> Option<(OwnedFd, OwnedFd)> {
     let pair = || -> io::Result<_> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;

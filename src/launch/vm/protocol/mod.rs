@@ -301,12 +301,23 @@ impl Protocol {
 
     // Streams.
 
-    /// Adds a stream; without a descriptor, received data waits for one.
-    pub fn add(&mut self, number: u32, end: End, ways: Directions, is_attached: bool) {
+    /// Adds a stream.
+    pub fn add(&mut self, number: u32, end: End, ways: Directions) {
+        let mut stream = Stream::new(end, ways);
+        stream.is_attached = true;
+        self.insert(number, stream);
+    }
+
+    /// Adds a stream without a descriptor: received data waits for one.
+    pub fn add_unattached(&mut self, number: u32, end: End, ways: Directions) {
+        self.insert(number, Stream::new(end, ways));
+    }
+
+    fn insert(&mut self, number: u32, stream: Stream) {
         if number < FIRST_FREE {
             self.opened |= 1 << number;
         }
-        self.streams.insert(number, Stream::new(end, ways, is_attached));
+        self.streams.insert(number, stream);
     }
 
     /// Adds a stream under a free number.
@@ -316,7 +327,7 @@ impl Protocol {
         }
         let number = self.next;
         self.next = number.checked_add(1).unwrap_or(FIRST_FREE);
-        self.add(number, End::Own, Directions::BOTH, true);
+        self.add(number, End::Own, Directions::BOTH);
         number
     }
 

@@ -77,14 +77,14 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Creates one end.
-    pub fn new(end: End, ways: Directions, is_attached: bool) -> Stream {
+    /// Creates one end, without a descriptor.
+    pub fn new(end: End, ways: Directions) -> Stream {
         Stream {
             end,
             out: ways.out,
             back: ways.back,
             is_ending: false,
-            is_attached,
+            is_attached: false,
             pending: VecDeque::new(),
             may_send: WINDOW_BYTES,
             left: u64::MAX,

@@ -38,9 +38,9 @@ fn say(host: &mut Protocol, frames: &[Frame]) -> (Vec<Action>, Option<Violation>
 fn heard() -> Protocol {
     let mut host = Protocol::new(Side::Host);
     assert_eq!(say(&mut host, &[hello()]).1, None);
-    host.add(JOB, End::Shared, Directions::OUT, true);
-    host.add(INPUT, End::Shared, Directions::OUT, true);
-    host.add(OUTPUT, End::Shared, Directions::BACK, true);
+    host.add(JOB, End::Shared, Directions::OUT);
+    host.add(INPUT, End::Shared, Directions::OUT);
+    host.add(OUTPUT, End::Shared, Directions::BACK);
     host
 }
 
@@ -82,9 +82,9 @@ fn each_phase_allows_its_own_frames() {
         if !frames.is_empty() {
             say(&mut host, &frames[..1]);
             if host.phase() == Phase::Setup {
-                host.add(JOB, End::Shared, Directions::OUT, true);
-                host.add(INPUT, End::Shared, Directions::OUT, true);
-                host.add(OUTPUT, End::Shared, Directions::BACK, true);
+                host.add(JOB, End::Shared, Directions::OUT);
+                host.add(INPUT, End::Shared, Directions::OUT);
+                host.add(OUTPUT, End::Shared, Directions::BACK);
             }
             say(&mut host, &frames[1..]);
         }
@@ -125,7 +125,7 @@ fn all_streams_together_have_a_budget() {
     for stream in FIRST_FREE..FIRST_FREE + MAX_STREAMS as u32 {
         let (acts, violation) = say(&mut host, &[Frame::Message { stream: Some(stream), bytes: vec![1] }]);
         assert!(violation.is_none() && acts.len() == 1);
-        host.add(stream, End::Own, Directions::BOTH, true);
+        host.add(stream, End::Own, Directions::BOTH);
         for _ in 0..WINDOW_BYTES / MAX_PAYLOAD_BYTES {
             if host.room() > MAX_PAYLOAD_BYTES {
                 assert_eq!(say(&mut host, &[data(stream, MAX_PAYLOAD_BYTES)]).1, None);
@@ -156,7 +156,7 @@ fn a_machine_that_reads_nothing_fills_nothing() {
 #[test]
 fn the_total_bytes_of_a_stream_are_bounded() {
     let mut host = heard();
-    host.add(AFTER, End::Own, Directions::BACK, true);
+    host.add(AFTER, End::Own, Directions::BACK);
     host.bound(AFTER, 1000);
     assert_eq!(say(&mut host, &[data(AFTER, 600)]).1, None);
     host.wrote(AFTER, 600);

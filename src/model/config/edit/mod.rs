@@ -308,11 +308,18 @@ fn names(entry: &str, tool: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use silo_base::grant::Grant;
+
     use super::*;
 
     fn step(words: &[&str], network: &[&str], project: bool) -> NewStep {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        NewStep { run: owned(words), shell: false, network: owned(network), project }
+        NewStep {
+            run: owned(words),
+            shell: false,
+            network: network.iter().map(|text| Grant::parse(text).expect("a grant")).collect(),
+            project,
+        }
     }
 
     #[test]

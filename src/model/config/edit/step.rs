@@ -1,5 +1,6 @@
 //! A command to add to `postInstall`.
 
+use silo_base::grant::Grant;
 use toml_edit::{InlineTable, Value};
 
 /// A command to add.
@@ -10,7 +11,7 @@ pub struct NewStep {
     /// True if `run` is a shell command line.
     pub shell: bool,
     /// Hosts that the command may connect to.
-    pub network: Vec<String>,
+    pub network: Vec<Grant>,
     /// True if the command sees the project's files.
     pub project: bool,
 }
@@ -29,7 +30,7 @@ impl NewStep {
         let mut table = InlineTable::new();
         table.insert("run", run);
         if !self.network.is_empty() {
-            table.insert("network", words(&self.network));
+            table.insert("network", Value::Array(self.network.iter().map(Grant::as_str).collect()));
         }
         if self.project {
             table.insert("project", Value::from(true));

@@ -42,7 +42,7 @@ use dns_table::DnsTable;
 use packet::{Syn, Unreachable};
 pub use route::Prefix;
 use route::Routes;
-use syn_queue::{HeldState, SynQueue};
+use syn_queue::{HeldState, SynQueue, Version};
 use tap::Tap;
 
 /// The source address of connections to names.
@@ -96,7 +96,7 @@ impl Agent {
         }
         let mut wide = None;
         if layout.wide_names || !layout.networks.is_empty() {
-            let made = Tap::prepare(routes, &layout.networks, layout.wide_names, SOURCE)?;
+            let made = Tap::prepare(routes, layout, SOURCE)?;
             for (tap, token) in [(&made.tap, TAP), (&made.tap_v6, TAP_V6)] {
                 if let Some(tap) = tap {
                     epoll::add(&epoll, tap, EventData::new_u64(token), EventFlags::IN)?;
@@ -132,7 +132,8 @@ impl Agent {
                     }
                     RESOLVE => self.resolve(channel),
                     PACKETS => self.take_packet(channel),
-                    TAP | TAP_V6 => self.take_tapped(channel, event.data.u64() == TAP_V6),
+                    TAP => self.take_tapped(channel, Version::V4),
+                    TAP_V6 => self.take_tapped(channel, Version::V6),
                     listener => self.accept(channel, listener),
                 };
                 match done {
@@ -149,8 +150,8 @@ impl Agent {
     fn finish(&mut self, channel: &OwnedFd) {
         while self.resolve(channel).is_ok() {}
         while self.take_packet(channel).is_ok() {}
-        for of_v6 in [false, true] {
-            while self.take_tapped(channel, of_v6).is_ok() {}
+        for version in [Version::V4, Version::V6] {
+            while self.take_tapped(channel, version).is_ok() {}
         }
         for listener in 0..self.names.count() {
             while self.accept(channel, listener).is_ok() {}
@@ -221,10 +222,14 @@ impl Agent {
     }
 
     /// Handles a copy of a SYN to an address without a listener.
-    fn take_tapped(&mut self, channel: &OwnedFd, of_v6: bool) -> io::Result<()> {
+    fn take_tapped(&mut self, channel: &OwnedFd, version: Version) -> io::Result<()> {
         let nothing = || io::Error::from(ErrorKind::WouldBlock);
         let wide = self.wide.as_ref().ok_or_else(nothing)?;
-        let tap = (if of_v6 { &wide.tap_v6 } else { &wide.tap }).as_ref().ok_or_else(nothing)?;
+        let tap = match version {
+            Version::V4 => &wide.tap,
+            Version::V6 => &wide.tap_v6,
+        };
+        let tap = tap.as_ref().ok_or_else(nothing)?;
         let Some(syn) = next_packet(tap.as_fd())? else { return Ok(()) };
         let address = syn.ends.to.ip();
         if !wide.holds(address) {

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 
 use silo_wire::{NAMES, WIDE};
 
+use super::addresses::Layout;
 use super::route::{Prefix, Routes, Rule, TABLE_LOCAL};
 use super::syn_queue::{self, OURS, Version};
 
@@ -41,8 +42,9 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Routes these networks to loopback, and the range for names at all ports if there are any.
-    pub fn prepare(routes: Routes, networks: &[Prefix], names: bool, source: Ipv4Addr) -> io::Result<Tap> {
+    /// Routes the layout's networks to loopback, and the range for names at all ports if there are any.
+    pub fn prepare(routes: Routes, layout: &Layout, source: Ipv4Addr) -> io::Result<Tap> {
+        let networks = &layout.networks;
         let mut wide = Tap { routes, prefixes: networks.to_vec(), opened: HashSet::new(), tap: None, tap_v6: None, raw_v6: None };
         for (address, bits) in networks {
             let source = if address.is_ipv4() { source.into() } else { Ipv6Addr::LOCALHOST.into() };
@@ -53,7 +55,7 @@ impl Tap {
             }
         }
         let mut held = networks.to_vec();
-        if names {
+        if layout.wide_names {
             held.push((WIDE.0.into(), WIDE.1));
         }
         if held.iter().any(|(address, _)| address.is_ipv4()) {
