@@ -17,7 +17,7 @@ use rustix::termios::{Termios, isatty, tcgetpgrp};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
-use super::signal_escalation::{Arrived, ENDS, Origin};
+use super::signal_escalation::{ENDS, Origin, ReceivedSignal};
 use crate::check::{Check, State};
 use crate::error::{Error, host};
 use crate::linux_abi;
@@ -156,13 +156,13 @@ impl Signals {
     }
 
     /// Returns the next pending signal, if any.
-    pub fn next(&self) -> Result<Option<Arrived>, Error> {
+    pub fn next(&self) -> Result<Option<ReceivedSignal>, Error> {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.is_empty() {
             waiting.extend(self.delivery.borrow_mut().pending());
         }
         let origin = |signal| if is_key(signal) { Origin::Kernel } else { Origin::Process };
-        Ok(waiting.pop_front().map(|signal| Arrived { signal, origin: origin(signal) }))
+        Ok(waiting.pop_front().map(|signal| ReceivedSignal { signal, origin: origin(signal) }))
     }
 
     /// Does nothing: macOS cannot distinguish signals to the whole process group from signals to this process.
@@ -185,7 +185,7 @@ fn is_key(signal: i32) -> bool {
 
 /// The target of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum SignalTarget {
     /// This process.
     This,
     /// Its whole process group, as for a key on the terminal.
@@ -193,12 +193,12 @@ pub enum Who {
 }
 
 /// Stops this process until it is continued; returns immediately if no shell could continue it.
-pub fn stop_by(signal: i32, who: Who) -> Result<(), Error> {
+pub fn stop_by(signal: i32, who: SignalTarget) -> Result<(), Error> {
     let step = "stopping";
     match who {
         _ if signal != libc::SIGSTOP && !has_shell() => Ok(()),
-        Who::This => host(kill_process(getpid(), Signal::STOP), step),
-        Who::Group => host(kill_current_process_group(Signal::STOP), step),
+        SignalTarget::This => host(kill_process(getpid(), Signal::STOP), step),
+        SignalTarget::Group => host(kill_current_process_group(Signal::STOP), step),
     }
 }
 
@@ -270,7 +270,7 @@ pub enum Agent {
 }
 
 /// A task in a thread; macOS has no confined broker process.
-pub struct Apart(Option<JoinHandle<io::Result<()>>>);
+pub struct BackgroundTask(Option<JoinHandle<io::Result<()>>>);
 
 /// Runs a task in a thread, which first waits in `asked` and ends if that returns false.
 pub fn apart<W: Send + 'static>(
@@ -279,17 +279,17 @@ pub fn apart<W: Send + 'static>(
     work: W,
     asked: fn(&W) -> bool,
     run: fn(W) -> io::Result<()>,
-) -> Result<Apart, Error> {
+) -> Result<BackgroundTask, Error> {
     let work = move || if asked(&work) { run(work) } else { Ok(()) };
     let started = silo_base::thread::apart(work).map_err(io::Error::other);
-    host(started, "starting the broker").map(|thread| Apart(Some(thread)))
+    host(started, "starting the broker").map(|thread| BackgroundTask(Some(thread)))
 }
 
-impl Apart {
+impl BackgroundTask {
     /// No thread, for tests of messages.
     #[cfg(test)]
-    pub fn none() -> Apart {
-        Apart(None)
+    pub fn none() -> BackgroundTask {
+        BackgroundTask(None)
     }
 
     /// Waits for its end; returns a description of the failure, if it failed.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::unreported_end::Gone;
+use super::unreported_end::UnreportedEnd;
 use super::vz_bindings::Virtual;
 use super::vz_spec::{Configuration, Holds};
 use crate::error::{Error, host};
@@ -40,7 +40,7 @@ impl Running {
     }
 
     /// Reads the reason of the end, once it is available.
-    pub fn look(&self) -> Result<Option<Gone>, Error> {
+    pub fn look(&self) -> Result<Option<UnreportedEnd>, Error> {
         let mut text = [0; MAX_MESSAGE_BYTES];
         let length = loop {
             match (&self.saying).read(&mut text) {
@@ -50,7 +50,7 @@ impl Running {
             }
         };
         let how = if length == 0 { "ended by itself".to_owned() } else { String::from_utf8_lossy(&text[..length]).into_owned() };
-        Ok(Some(Gone::Ended(how)))
+        Ok(Some(UnreportedEnd::Ended(how)))
     }
 }
 

@@ -7,25 +7,25 @@ use rustix::net::SocketType;
 
 use super::guest_binary;
 use super::mux::Mux;
-use super::protocol::{Patience, Side};
+use super::protocol::{Side, TimeLimits};
 use super::running::{Running, Stage};
-use super::supervise::{Afterwards, Until, Watch};
-use super::vm_spec::Inside;
+use super::supervise::{AfterReport, StopEvent, Supervisor};
+use super::vm_spec::GuestJob;
 use super::vz_bindings::{self, Ends, Virtual};
 use super::vz_spec::{self, Configuration};
 use crate::check::{Check, State};
 use crate::error::{Error, host};
 use crate::host::system::{self, Signals};
-use crate::spec::{Machine, Spec};
+use crate::spec::{Spec, VmFiles};
 
 /// Starts a VM with the framework.
-pub fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Inside), Error> {
+pub fn begin<'a>(spec: &Spec, machine: &VmFiles, signals: &Signals) -> Result<(Supervisor<'a>, GuestJob), Error> {
     let (configuration, inside) = vz_spec::make(spec, machine);
     boot(&configuration, &machine.initial, signals).map(|watch| (watch, inside))
 }
 
 /// Starts a VM and waits for its hello.
-fn boot<'a>(configuration: &Configuration, initial: &Path, signals: &Signals) -> Result<Watch<'a>, Error> {
+fn boot<'a>(configuration: &Configuration, initial: &Path, signals: &Signals) -> Result<Supervisor<'a>, Error> {
     let step = "connecting to the virtual machine";
     let stage = Stage::make(configuration)?;
     let (ours, port) = host(system::pair(SocketType::STREAM), step)?;
@@ -36,8 +36,8 @@ fn boot<'a>(configuration: &Configuration, initial: &Path, signals: &Signals) ->
     let started = Virtual::start(configuration, initial, &stage.files, Ends { port, console, told });
     let machine = started.map_err(|refusal| Error::Machine { what: format!("did not start: {refusal}") })?;
     let running = Running::new(machine, saying, stage);
-    let mut watch = Watch::new(running, log, Mux::new(ours, Side::Host), Patience::BOOTED, Afterwards::Ends);
-    watch.run(signals, Until::Heard, &mut |_| {})?;
+    let mut watch = Supervisor::new(running, log, Mux::new(ours, Side::Host), TimeLimits::BOOTED, AfterReport::Ends);
+    watch.run(signals, StopEvent::Heard, &mut |_| {})?;
     Ok(watch)
 }
 
