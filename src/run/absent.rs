@@ -11,7 +11,8 @@ const MOST: usize = 6;
 pub fn absent(lines: &[&str], suite: &str, has_package: &dyn Fn(&str) -> bool) -> Vec<(String, String)> {
     let is_ruby = lines.iter().any(|line| line.contains("extconf.rb failed"));
     let mut found: Vec<(String, String)> = Vec::new();
-    for file in lines.iter().filter_map(|line| named(line, is_ruby)) {
+    let extconf = |line| if is_ruby { checked_header(line) } else { None };
+    for file in lines.iter().filter_map(|line| named(line).or_else(|| extconf(line))) {
         if found.len() == MOST || found.iter().any(|(name, _)| *name == file.name()) {
             continue;
         }
@@ -24,8 +25,8 @@ pub fn absent(lines: &[&str], suite: &str, has_package: &dyn Fn(&str) -> bool) -
 }
 
 /// Returns the file that a line reports as missing.
-fn named(line: &str, is_ruby: bool) -> Option<File<'_>> {
-    library(line).or_else(|| module(line)).or_else(|| header(line, is_ruby))
+fn named(line: &str) -> Option<File<'_>> {
+    library(line).or_else(|| module(line)).or_else(|| header(line))
 }
 
 /// Messages of loaders and linkers, and of programs that load a library by its name.
@@ -86,13 +87,17 @@ fn module(line: &str) -> Option<File<'_>> {
     Some(File::Module(name))
 }
 
-/// Messages of compilers, and of Ruby's extconf.
-fn header(line: &str, is_ruby: bool) -> Option<File<'_>> {
+/// Messages of compilers.
+fn header(line: &str) -> Option<File<'_>> {
     let name = between(line, "fatal error: ", ": No such file or directory")
         .or_else(|| between(line, "fatal error: '", "' file not found"))
-        .or_else(|| between(line, "Can't find the '", "' header"))
-        .or_else(|| between(line, "checking for ", "... no").filter(|name| is_ruby && name.ends_with(".h")))?;
+        .or_else(|| between(line, "Can't find the '", "' header"))?;
     Some(File::Header(name))
+}
+
+/// Messages of Ruby's extconf.
+fn checked_header(line: &str) -> Option<File<'_>> {
+    between(line, "checking for ", "... no").filter(|name| name.ends_with(".h")).map(File::Header)
 }
 
 fn after<'a>(line: &'a str, words: &str) -> Option<&'a str> {
