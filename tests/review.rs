@@ -1,4 +1,4 @@
-//! Review mode: a real sandbox changes a project, and nothing reaches the host before `silo apply`.
+//! Review mode: a real sandbox changes a project, and nothing reaches the host.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -13,7 +13,7 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::ui;
 
-/// Show the changes that tools made in review mode, before they reach the project
+/// Show the changes that tools made in review mode
 #[derive(clap::Args)]
 pub struct Args {
     /// Print the changes as JSON

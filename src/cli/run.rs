@@ -68,8 +68,7 @@ pub struct HostArgs {
     /// CPU limit of this run
     #[arg(long, value_name = "N")]
     cpus: Option<NonZero<u32>>,
-    /// Keep changes of the project in a private layer, for `silo review` and `silo apply`; `risky` applies them unless this machine would
-    /// execute or obey one
+    /// Keep changes of the project in a private layer, which `silo review` lists
     #[arg(long, value_name = "always|risky|never", num_args = 0..=1, require_equals = true, default_missing_value = "always", value_parser = decision)]
     review: Option<Review>,
     /// The tier; by default `tier` of silo.toml, else vm if its image is installed and the processor supports virtual machines, else native

@@ -9,9 +9,9 @@ use serde::Deserialize;
 pub enum Review {
     /// The tool changes the project directly.
     Never,
-    /// Changes stay in a private layer. At the end of a run they are applied, unless this machine would execute or obey one of them.
+    /// Changes stay in a private layer, as with `always`.
     Risky,
-    /// Changes stay in a private layer until `silo apply` or `silo discard`.
+    /// Changes stay in a private layer.
     Always,
 }
 

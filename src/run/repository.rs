@@ -62,7 +62,7 @@ pub struct ViewInputs<'a> {
 pub enum Lifetime {
     /// The run imports it.
     Run,
-    /// A review keeps it for later runs, and `silo apply` imports it.
+    /// A review keeps it for later runs.
     Review,
 }
 
@@ -147,7 +147,7 @@ fn layer(given: &ViewInputs<'_>, project: &Path, common: &Path, seen: &mut Repos
         if kept.is_replaced() {
             return Err(Error::usage(
                 format!("the repository in {} was replaced here since the review began", sanitize::path(common)),
-                "`silo apply` or `silo discard` decides the changes of the earlier runs first",
+                "move the directory of this project out of ~/.silo/reviews first",
             ));
         }
         return Ok(Some(kept));

@@ -79,8 +79,8 @@ pub struct Settings {
     pub build: Build,
     /// Whether permissions in a project's files need an approval; only in the user's own settings.
     pub trust: Option<Trust>,
-    /// Decision about changes of the project: `always` keeps them in a private layer until `silo apply`, `risky` only if this machine would
-    /// execute or obey one of them, `never` lets tools change the project directly. By default the tool's recipe decides, else `never`.
+    /// Decision about changes of the project: `always` and `risky` keep them in a private layer, `never` lets tools change the project
+    /// directly. By default the tool's recipe decides, else `never`.
     pub review: Option<Review>,
     /// Tier of tools; by default vm if its image is installed and the processor supports virtual machines, else native.
     pub tier: Option<Tier>,

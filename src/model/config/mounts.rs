@@ -9,7 +9,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Mount {
-    /// Write access to the project: `rw` (default), `ro`, or `review`. With `review`, changes stay in a private layer until `silo apply`.
+    /// Write access to the project: `rw` (default), `ro`, or `review`. With `review`, changes stay in a private layer, which `silo review` lists.
     pub mode: Option<Mode>,
     /// Directories of the project that each sandbox replaces by its own: `node_modules`, `.venv`. They are stored per project; those of the
     /// host are neither visible nor changed.
@@ -58,7 +58,7 @@ pub enum Mode {
     Rw,
     /// Read only.
     Ro,
-    /// Read and write a private layer; `silo apply` brings its changes to the project.
+    /// Read and write a private layer; the project does not change.
     Review,
 }
 
