@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::support::sandbox::until;
-use crate::support::{As, Silo};
+use crate::support::{As, Silo, has, skip};
 
 /// A project with files of every kind.
 fn project(silo: &Silo) -> PathBuf {
@@ -164,4 +164,212 @@ fn a_project_keeps_its_permissions_inside() {
     // An excluded directory stays one: its files are the sandboxes' own.
     assert_eq!(changes(&silo).keys().collect::<Vec<_>>(), ["y"]);
     assert_eq!(inside(&silo, "import os; print(os.listdir('node_modules'))").out.trim(), "['x']");
+}
+
+#[test]
+fn changes_that_this_machine_obeys_come_first_with_their_reason() {
+    let silo = Silo::shared(As::Me);
+    let project = project(&silo);
+    fs::write(project.join("package.json"), "{\"scripts\": {\"test\": \"a\"}}").expect("our own project");
+    fs::write(project.join(".gitignore"), "node_modules\n*.log\n").expect("our own project");
+    let program = r##"
+import os, json
+for path, text in {
+    ".husky/post-merge": "evil", ".vscode/tasks.json": "{}x", ".github/workflows/ci.yml": "on: push", "Makefile": "all:\n\techo",
+    "package.json": json.dumps({"scripts": {"test": "a", "postinstall": "curl evil"}}),
+    "package-lock.json": json.dumps({"packages": {"node_modules/" + n: {"version": "1", "hasInstallScript": True} for n in "abc"}}),
+    "lib/.git/hooks/pre-commit": "evil", "src/plain.py": "x = 1\n", "notes.md": "hello\n", "debug.log": "x" * 1000,
+    "node_modules/a/index.js": "x", "node_modules/a/bin.sh": "x", "src/\u0430dmin.py": "x", "src/bidi.py": "a = 1 # \u202e evil\n",
+}.items():
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True); open(path, "w").write(text)
+os.chmod("node_modules/a/bin.sh", 0o755)
+open("tool", "w").write("#!/bin/sh\n"); os.chmod("tool", 0o755)
+os.symlink("/etc", "out"); os.symlink("plain.py", "src/alias.py")
+"##;
+    assert_eq!(inside(&silo, program).code, 0);
+    let found = changes(&silo);
+    for (path, weight, reason) in [
+        (".husky/post-merge", "obeyed", "git hook"),
+        (".vscode/tasks.json", "obeyed", "task"),
+        (".github/workflows/ci.yml", "obeyed", "CI workflow"),
+        ("Makefile", "obeyed", "build script"),
+        ("package.json", "obeyed", "npm postinstall"),
+        ("package-lock.json", "obeyed", "lock file: 3 packages with install scripts"),
+        ("lib/.git/hooks/pre-commit", "obeyed", "git hook"),
+        ("tool", "obeyed", "new executable"),
+        ("out", "obeyed", "link that leads out"),
+        ("src/plain.py", "source", ""),
+        ("src/alias.py", "source", ""),
+        ("notes.md", "source", ""),
+        ("debug.log", "generated", ""),
+        ("node_modules/a/bin.sh", "generated", ""),
+    ] {
+        let change = &found[path];
+        assert_eq!(change["weight"], weight, "{path}: {change}");
+        assert!(change["reason"].as_str().unwrap_or_default().contains(reason), "{path}: {change}");
+        assert_eq!(change["safe"], weight == "source" || path == "debug.log", "{path}: {change}");
+    }
+    let text = silo.ok(["review"]);
+    let first = text.find("This machine executes or obeys").expect("the first heading");
+    assert!(first < text.find("Sources:").expect("the second") && text.contains("node_modules: 2 files"), "{text}");
+    assert!(text.contains("+a = 1 # \\u{202e} evil") && text.contains("\\u{430}dmin.py") && text.contains("+x = 1"), "{text}");
+    assert!(!text.contains('\u{202e}') && !text.contains('\u{430}'));
+    // One page, with nothing outside of it.
+    silo.ok(["review", "--html", "page.html"]);
+    let page = fs::read_to_string(project.join("page.html")).expect("written");
+    assert!(page.contains("Content-Security-Policy") && page.contains("npm postinstall") && !page.contains("src="), "{page}");
+    assert!(silo.ok(["review", "--list", "src"]).contains("src/plain.py"));
+    // Everything that nothing here executes by itself.
+    silo.ok(["apply", "--safe"]);
+    for (path, is_here) in
+        [("src/plain.py", true), ("debug.log", true), ("src/alias.py", true), ("tool", false), ("out", false), ("node_modules", false)]
+    {
+        assert_eq!(project.join(path).symlink_metadata().is_ok(), is_here, "{path}");
+    }
+    assert_eq!(fs::read_to_string(project.join("package.json")).expect("there"), "{\"scripts\": {\"test\": \"a\"}}");
+    assert!(!changes(&silo).contains_key("src/plain.py") && changes(&silo).contains_key("tool"));
+    assert_eq!(inside(&silo, "import os; print(os.path.exists('tool'), open('src/plain.py').read())").out.trim(), "True x = 1");
+}
+
+#[test]
+fn applied_changes_are_what_the_program_saw_and_can_be_undone() {
+    let silo = Silo::shared(As::Me);
+    let project = project(&silo);
+    let before = contents(&project);
+    assert_eq!(inside(&silo, &CHANGES.replace("os.mkfifo(\"pipe\")", "")).code, 0);
+    let dump = "import os\nfor d, _, n in os.walk('.'):\n  for f in n:\n    p = os.path.join(d, f)\n    print(p, os.readlink(p) if os.path.islink(p) else open(p).read().encode())";
+    let seen = inside(&silo, dump).out;
+    let done = silo.ok(["apply"]);
+    assert!(done.starts_with("applied "), "{done}");
+    assert!(changes(&silo).is_empty());
+    let here = silo.ok(["run", "--review=never", "--shim", "python3", "python", "--", "-c", dump]);
+    let sorted = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(sorted(&here), sorted(&seen));
+    assert_eq!(fs::metadata(project.join("run.sh")).expect("there").permissions().mode() & 0o777, 0o755);
+    silo.ok(["apply", "--undo"]);
+    assert_eq!(contents(&project), before);
+    silo.ok(["apply", "--undo"]);
+    assert_eq!(sorted(&silo.ok(["run", "--review=never", "--shim", "python3", "python", "--", "-c", dump])), sorted(&seen));
+}
+
+/// Content of every file, without inodes.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, String> {
+    let strip = |text: String| text.splitn(3, ' ').enumerate().filter(|(place, _)| *place != 1).map(|(_, part)| part.to_owned()).collect();
+    state(dir).into_iter().map(|(path, text)| (path, strip(text))).collect()
+}
+
+#[test]
+fn a_file_that_changed_here_too_is_never_overwritten() {
+    let silo = Silo::shared(As::Me);
+    let project = project(&silo);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(
+        inside(&silo, "open('src/a.py', 'w').write('inside'); open('src/c.py', 'w').write('c'); import os; os.remove('src/b.py')").code,
+        0
+    );
+    fs::write(project.join("src/a.py"), "here").expect("our own project");
+    fs::write(project.join("src/b.py"), "here").expect("our own project");
+    let before = state(&project);
+    let refused = silo.fails(["apply"]);
+    assert!(refused.err.contains("src/a.py: it changed here") && refused.err.contains("src/b.py: it changed here"), "{refused:?}");
+    assert_eq!(state(&project), before);
+    drop(silo.fails(["apply", "src/a.py"]));
+    silo.ok(["apply", "--skip-conflicts"]);
+    assert_eq!(fs::read_to_string(project.join("src/a.py")).expect("there"), "here");
+    assert_eq!(fs::read_to_string(project.join("src/c.py")).expect("there"), "c");
+    assert_eq!(changes(&silo).keys().collect::<Vec<_>>(), ["src/a.py", "src/b.py"]);
+    silo.ok(["discard", "src/b.py"]);
+    assert_eq!(inside(&silo, "print(open('src/b.py').read(), open('src/a.py').read())").out.trim(), "here inside");
+    silo.ok(["discard", "--yes"]);
+    assert_eq!(inside(&silo, "print(open('src/a.py').read())").out.trim(), "here");
+    assert!(silo.fails(["apply", "nothing"]).err.contains("there is no change of nothing"));
+}
+
+#[test]
+fn risky_applies_what_nothing_here_runs_and_keeps_the_rest() {
+    let silo = Silo::shared(As::Me);
+    let project = project(&silo);
+    let risky = |program: &str| silo.run(["run", "--review=risky", "--shim", "python3", "python", "--", "-c", program]);
+    let done = risky("open('src/a.py', 'w').write('fine')");
+    assert_eq!(done.code, 0);
+    assert_eq!(fs::read_to_string(project.join("src/a.py")).expect("there"), "fine", "{done:?}");
+    let done = risky("open('src/b.py', 'w').write('x'); open('.envrc', 'w').write('evil')");
+    assert!(done.err.contains(".envrc (changed; direnv acts on it)"), "{done:?}");
+    assert_eq!(fs::read_to_string(project.join(".envrc")).expect("there"), "true\n");
+    assert_eq!(fs::read_to_string(project.join("src/b.py")).expect("there"), "b\n");
+    silo.ok(["apply", ".envrc"]);
+    assert_eq!(fs::read_to_string(project.join(".envrc")).expect("there"), "evil");
+}
+
+#[test]
+fn commits_of_a_review_come_with_apply() {
+    if !has("git") {
+        return skip("there is no git here");
+    }
+    let silo = Silo::shared(As::Me);
+    let project = project(&silo);
+    let git = |words: &[&str]| {
+        let mut command = std::process::Command::new("git");
+        command.args(["-c", "user.name=a", "-c", "user.email=a@example.com"]).args(words).current_dir(&project);
+        let done = crate::support::done(command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1"));
+        assert_eq!(done.code, 0, "{words:?}: {done:?}");
+        done.out.trim().to_owned()
+    };
+    git(&["init", "-q", "-b", "main"]);
+    git(&["add", "."]);
+    git(&["commit", "-qm", "one"]);
+    let tree = git(&["rev-parse", "HEAD^{tree}"]);
+    let head = git(&["rev-parse", "HEAD"]);
+    // As git commits: the object, then the ref.
+    let program = format!(
+        r#"
+import hashlib, os, zlib
+body = b"tree {tree}\nparent {head}\nauthor a <a@example.com> 1700000000 +0000\ncommitter a <a@example.com> 1700000000 +0000\n\ninside\n"
+data = b"commit " + str(len(body)).encode() + b"\0" + body
+name = hashlib.sha1(data).hexdigest()
+os.makedirs(".git/objects/" + name[:2], exist_ok=True)
+open(".git/objects/" + name[:2] + "/" + name[2:], "wb").write(zlib.compress(data))
+open(".git/refs/heads/main", "w").write(name + "\n")
+open(".git/hooks/pre-commit", "w").write("evil"); open(".git/config", "a").write("[core]\nfsmonitor = evil\n")
+print(name)
+"#
+    );
+    let done = inside(&silo, &program);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(git(&["rev-parse", "HEAD"]), head);
+    assert!(silo.ok(["review"]).contains("git repository has changes"));
+    // A second run sees the commit.
+    assert_eq!(inside(&silo, "print(open('.git/refs/heads/main').read())").out.trim(), done.out.trim());
+    silo.ok(["apply"]);
+    assert_eq!(git(&["rev-parse", "HEAD"]), done.out.trim());
+    assert!(!project.join(".git/hooks/pre-commit").exists() && git(&["config", "-l"]).lines().all(|line| !line.contains("evil")));
+}
+
+#[test]
+fn a_killed_apply_is_finished_or_undone() {
+    let silo = Silo::shared(As::Me);
+    let project = project(&silo);
+    for round in 0..8 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let program = format!(
+            "import os, shutil\nshutil.rmtree('many', ignore_errors=True); os.mkdir('many')\nfor n in range(60): open('many/%d' % n, 'w').write('{round}')\nfor n in range(60): open('one%d' % n, 'w').write('{round}')"
+        );
+        assert_eq!(inside(&silo, &program).code, 0);
+        let count =
+            |text: &str| (0..60).filter(|n| fs::read_to_string(project.join(format!("one{n}"))).is_ok_and(|found| found == text)).count();
+        let mut child = silo.command(["apply"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("silo starts");
+        std::thread::sleep(std::time::Duration::from_millis(10 + round * 7));
+        let _ = child.kill();
+        let _ = child.wait();
+        silo.ok(["review", "--list"]);
+        let now = count(&round.to_string());
+        assert!(now == 0 || now == 60, "{round}: {now} of 60");
+        assert!(
+            fs::read_dir(&project).expect("ours").all(|entry| !entry.expect("ours").file_name().to_string_lossy().contains(".silo-apply"))
+        );
+        if now == 0 {
+            silo.ok(["apply"]);
+        }
+        assert_eq!(count(&round.to_string()), 60);
+    }
 }

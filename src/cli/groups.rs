@@ -4,7 +4,7 @@
 const GROUPS: &[(&str, &[&str])] = &[
     ("Tools", &["install", "run", "shell", "list", "search", "show", "upgrade", "outdated", "uninstall", "lsp"]),
     ("Projects", &["init", "use", "unuse", "add", "build", "sync", "lock", "current", "projects", "clean"]),
-    ("Review", &["review"]),
+    ("Review", &["review", "apply", "discard"]),
     ("Settings and safety", &["config", "trust", "doctor", "verify"]),
     ("Commands on PATH", &["shellenv", "pin", "unpin", "shim", "which"]),
     ("Look inside", &["why", "graph", "diff", "log", "debug", "sbom", "export"]),

@@ -17,10 +17,12 @@ mod context;
 mod overlay;
 mod timing;
 
+mod deciding;
 mod gc;
 mod log_runs;
 
 mod add;
+mod apply;
 mod argv0;
 mod build;
 mod cache;
@@ -29,6 +31,7 @@ mod config;
 mod current;
 mod debug;
 mod diff;
+mod discard;
 mod doctor;
 mod export;
 mod graph;
@@ -121,6 +124,8 @@ enum Command {
     Outdated(update::OutdatedArgs),
     Upgrade(update::UpgradeArgs),
     Review(review::Args),
+    Apply(apply::Args),
+    Discard(discard::Args),
     Config(config::Args),
     Trust(trust::Args),
     Doctor(doctor::Args),
@@ -223,6 +228,7 @@ fn attended(command: &Command) -> Option<&'static str> {
         Command::Prune(_) => "prune",
         Command::Clean(_) => "clean",
         Command::Review(_) => "review",
+        Command::Apply(_) => "apply",
         Command::Config(_) => "config",
         _ => return None,
     })
@@ -256,6 +262,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Upgrade(args) => update::run_upgrade(globals, &args),
         Command::Lock(args) => lock::run(globals, &args),
         Command::Review(args) => review::run(globals, &args),
+        Command::Apply(args) => apply::run(globals, &args),
+        Command::Discard(args) => discard::run(globals, &args),
         Command::Config(args) => config::run(globals, &args),
         Command::Trust(args) => trust::run(globals, &args),
         Command::Doctor(args) => doctor::run(globals, &args),

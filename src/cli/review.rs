@@ -1,79 +1,134 @@
 //! `silo review`: shows the changes of tools that ran in review mode.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use silo_base::{error_chain, sanitize};
-use silo_review::changes::Change;
-use silo_review::session::Session;
+use silo_base::{sanitize, units};
 use silo_review::view::{Repository, View};
+use silo_review::weigh::{Weighed, Weight, groups};
+use silo_review::{difference, html, lookalike, report};
 
-use crate::run::reviewing::Reviewing;
-
-use super::context::{Globals, Setting, setting};
+use super::context::{Globals, setting};
+use super::deciding::{self, open};
 use super::error::Failure;
 use super::ui;
 
-/// Show the changes that tools made in review mode
+/// Show the changes that tools made in review mode, before they reach the project
+///
+/// Files that this machine executes or obeys come first, each with the reason. Then come sources with their differences, then generated
+/// files as counts.
 #[derive(clap::Args)]
 pub struct Args {
+    /// Show only changes of these paths, and of everything below them
+    paths: Vec<PathBuf>,
+    /// List the changes without their differences
+    #[arg(long, conflicts_with_all = ["json", "html"])]
+    list: bool,
     /// Print the changes as JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "html")]
     json: bool,
+    /// Write the changes to this file, as one HTML page without other files
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
-    let Some(view) = open(&setting)? else {
-        if args.json {
-            ui::json(&serde_json::json!({ "changes": [] }))?;
-        } else {
-            ui::data("there are no changes to review\n")?;
+    let view = open(&setting)?;
+    let mut all = match &view {
+        Some(view) => deciding::weighed(&setting, view)?,
+        None => Vec::new(),
+    };
+    if !args.paths.is_empty() {
+        let paths = deciding::inside(&setting, &args.paths)?;
+        all.retain(|one| paths.iter().any(|path| one.change.path.starts_with(path)));
+    }
+    let Some(view) = view.filter(|view| !all.is_empty() || view.repository == Repository::Changed) else {
+        match (&args.html, args.json) {
+            (None, true) => ui::json(&report::none())?,
+            _ => ui::data("there are no changes to review\n")?,
         }
         return Ok(ExitCode::SUCCESS);
     };
-    let changes = view.changes().map_err(Failure::other)?;
     if args.json {
-        let all = changes.iter().map(|change| json(&view, change)).collect::<Vec<_>>();
-        ui::json(&serde_json::json!({ "changes": all }))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    for change in &changes {
-        ui::data(&format!("{}\n", line(&view, change)))?;
+        ui::json(&report::json(&view, &all))?;
+    } else if let Some(file) = &args.html {
+        ui::data_to(Some(file.as_path()), &html::page(&report::json(&view, &all)))?;
+    } else {
+        let diffs = if args.list { String::new() } else { diffs(&view, &all) };
+        ui::data(&format!("{}{diffs}{}", overview(&view, &all), ways_on(&all)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens the review of the project.
-fn open(setting: &Setting) -> Result<Option<View>, Failure> {
-    let session = Session::find(&setting.home.reviews(), &setting.project).map_err(Failure::other)?;
-    session.map(View::open).transpose().map_err(Failure::other)
-}
-
-fn line(view: &View, change: &Change) -> String {
-    let conflict = view.conflict(change).map_or_else(String::new, |reason| format!(" (conflict: {reason})"));
-    format!("{:8} {}{conflict}", change.what.word(), sanitize::path(&change.path))
-}
-
-fn json(view: &View, change: &Change) -> serde_json::Value {
-    serde_json::json!({
-        "path": change.path.to_string_lossy(),
-        "change": change.what.word(),
-        "conflict": view.conflict(change),
-        "problem": change.problem,
-    })
-}
-
-/// Summarizes the changes at the end of a run.
-pub fn after_run(reviewing: Reviewing) -> Vec<String> {
-    let (session, mut reports) = reviewing.end();
-    let counted = View::open(session).and_then(|view| Ok((view.changes()?.len(), view.repository)));
-    match counted {
-        Ok((0, Repository::None | Repository::Same)) => {}
-        Ok((count, repository)) => {
-            let commits = if repository == Repository::Changed { " and changes of the repository" } else { "" };
-            reports.push(format!("{count} changes of files{commits} wait for a decision\n  try: silo review"));
-        }
-        Err(error) => reports.push(format!("the changes of this run cannot be read: {}", error_chain::of(&error).join(": "))),
+/// Lists the changes for a person.
+fn overview(view: &View, all: &[Weighed]) -> String {
+    let mut text = String::new();
+    if view.session.is_busy() {
+        text += "A tool is still running in review mode, so this can change.\n\n";
     }
-    reports
+    let of = |weight: Weight| all.iter().filter(move |one| one.weight == weight);
+    if of(Weight::Obeyed).next().is_some() {
+        text += "This machine executes or obeys these files:\n";
+        of(Weight::Obeyed).for_each(|one| text += &line(one));
+        text.push('\n');
+    }
+    if of(Weight::Source).next().is_some() {
+        text += "Sources:\n";
+        of(Weight::Source).for_each(|one| text += &line(one));
+        text.push('\n');
+    }
+    let groups = groups(all);
+    if !groups.is_empty() {
+        text += "Generated files:\n";
+        for (path, group) in &groups {
+            let what = if group.is_safe { "" } else { ", with programs" };
+            text += &format!("  {}: {} files, {}{what}\n", lookalike::name(path), group.files, units::size(group.bytes));
+        }
+        text.push('\n');
+    }
+    if view.repository == Repository::Changed {
+        text += "The git repository has changes, such as commits; `silo apply` imports them.\n\n";
+    }
+    text
+}
+
+/// Shows the differences of all files that are not generated.
+fn diffs(view: &View, all: &[Weighed]) -> String {
+    let mut text = String::new();
+    for one in all.iter().filter(|one| one.weight != Weight::Generated) {
+        for line in difference::lines(view, &one.change) {
+            text += &line;
+            text.push('\n');
+        }
+    }
+    text.push('\n');
+    text
+}
+
+/// Names the commands that decide.
+fn ways_on(all: &[Weighed]) -> String {
+    let mut text = String::new();
+    let conflicts = all.iter().filter(|one| !one.is_applicable()).count();
+    text += "`silo apply` applies all changes, `silo apply --safe` those that nothing here executes by itself, `silo discard` drops them; \
+        all take paths.\n";
+    if conflicts > 0 {
+        text += &format!("{conflicts} of them cannot be applied as they are; `silo apply --skip-conflicts` applies the rest.\n");
+    }
+    text
+}
+
+fn line(one: &Weighed) -> String {
+    let change = &one.change;
+    let mut line = format!("  {:8} {}", change.what.word(), lookalike::name(&change.path));
+    if let Some(target) = change.after.as_ref().and_then(|after| after.target.as_deref()) {
+        line += &format!(" -> {}", lookalike::name(target));
+    }
+    if let Some(reason) = &one.reason {
+        line += &format!("  ({})", sanitize::line(reason));
+    }
+    for reason in [&one.conflict, &change.problem].into_iter().flatten() {
+        line += &format!("  [not applicable: {}]", sanitize::line(reason));
+    }
+    line + "\n"
 }

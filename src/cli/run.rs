@@ -24,12 +24,12 @@ use silo_tool::shim::fall_through::ChoiceReason;
 
 use super::captured_stderr::CapturedStderr;
 use super::context::{Globals, Setting, setting};
+use super::deciding;
 use super::env;
 use super::error::{self, Failure};
 use super::flags::Verbosity;
 use super::legacy;
 use super::restore_tty;
-use super::review;
 use super::tier;
 use super::timing::Timing;
 use super::trust;
@@ -425,7 +425,7 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
 /// Completes the record of the run, and reports its changes.
 fn report(setting: &Setting, mut leases: Leases, exit: Result<Exit, u8>) {
     if let Some(reviewing) = leases.take_review() {
-        review::after_run(reviewing).iter().for_each(|report| ui::note(report));
+        deciding::after_run(setting, reviewing);
     }
     leases.close(&setting.home, exit).iter().for_each(|report| ui::note(report));
 }

@@ -56,7 +56,9 @@ impl Base {
     pub fn forget(&mut self, path: &Path) {
         let gone: Vec<PathBuf> =
             self.marks.range(path.to_owned()..).map(|(found, _)| found).take_while(|found| found.starts_with(path)).cloned().collect();
-        self.marks.retain(|path, _| gone.binary_search(path).is_err());
+        for path in gone {
+            self.marks.remove(&path);
+        }
     }
 
     /// Marks the files of a project. `before` is the record of earlier runs, and `upper` the layer.

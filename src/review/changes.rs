@@ -104,6 +104,13 @@ impl Entry {
         }
     }
 
+    /// True if a file is still in this state.
+    #[allow(clippy::unnecessary_cast, reason = "the fields have other widths on other systems")]
+    pub fn is_state_of(&self, stat: &Stat) -> bool {
+        let is_same = self.inode == stat.st_ino as u64 && self.kind == Kind::of(stat);
+        is_same && (self.kind == Kind::Dir || self.changed == mark::changed(stat))
+    }
+
     /// True for a file that can be executed.
     pub fn is_executable(&self) -> bool {
         self.kind == Kind::File && self.mode & 0o111 != 0

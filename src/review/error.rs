@@ -27,6 +27,15 @@ pub enum Error {
         /// Limit.
         most: usize,
     },
+    /// Changes that cannot be applied.
+    #[error("nothing was applied, because these cannot be:\n  {}", .lines.join("\n  "))]
+    Conflicts {
+        /// One line for each change.
+        lines: Vec<String>,
+    },
+    /// There is nothing to undo.
+    #[error("there are no applied changes to undo")]
+    NoDecision,
     /// The review is in use.
     #[error("a tool is running in review mode in {project}, or another command decides its changes", project = .project.display())]
     Busy {

@@ -18,4 +18,32 @@ pub mod conflict;
 
 pub mod view;
 
+pub mod executed;
+pub mod ignored;
+pub mod lookalike;
+pub mod names;
+pub mod packages;
+
+pub mod weigh;
+
+pub mod difference;
+
+pub mod report;
+
+pub mod html;
+
+pub mod choose;
+mod copying;
+pub mod plan;
+
+mod decisions;
+mod exchange;
+mod release;
+
+pub mod apply;
+pub mod discard;
+
+#[cfg(test)]
+mod interleavings;
+
 pub use error::Error;

@@ -123,6 +123,11 @@ impl Session {
         Ok(())
     }
 
+    /// Releases the lock.
+    pub fn unlock(&mut self) {
+        self.lock = None;
+    }
+
     /// True if a run or another command has locked the review.
     pub fn is_busy(&self) -> bool {
         self.lock.is_none() && matches!(lock(&self.dir, &self.project()), Err(Error::Busy { .. }))

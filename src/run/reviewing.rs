@@ -12,7 +12,9 @@ use silo_launch::HAS_NATIVE;
 use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::{Access, Fallback, Mount, Overlay};
 use silo_model::config::Review;
+use silo_review::apply;
 use silo_review::session::Session;
+use silo_review::view::View;
 use silo_store::read_limited;
 
 use super::WORKSPACE;
@@ -64,8 +66,8 @@ pub fn begin(asked: &Asked<'_>, project: &OpenedPath) -> Result<Layered, Error> 
         let hint = "leave --review out, or set review = \"never\"; the tool then changes the project directly";
         return Err(Error::usage("review mode needs Linux: this system has no overlay file system", hint));
     }
-    let session = Session::begin(asked.reviews, project.path(), asked.tool)?;
     let (mut mounts, mut all_opened, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let session = settled(Session::begin(asked.reviews, project.path(), asked.tool)?, &mut notes)?;
     let guests = [project.path(), Path::new(WORKSPACE)];
     for point in inner_mounts(project.path()) {
         let shown = sanitize::path(&point);
@@ -89,6 +91,18 @@ pub fn begin(asked: &Asked<'_>, project: &OpenedPath) -> Result<Layered, Error> 
     };
     let reviewing = Reviewing { session, layer: None, review: asked.review, marking: None };
     Ok(Layered { reviewing, overlay, mounts, opened: all_opened, notes })
+}
+
+/// Finishes the decisions of killed commands.
+fn settled(session: Session, notes: &mut Vec<String>) -> Result<Session, Error> {
+    if !apply::is_unfinished(&session)? {
+        return Ok(session);
+    }
+    let mut view = View::open(session)?;
+    // Without the time, no decision is too old to keep.
+    let lines = apply::settle(&mut view, 0)?;
+    notes.extend(lines.iter().map(|line| format!("a decision of a killed command was undone: {line}")));
+    Ok(view.session)
 }
 
 impl Reviewing {

@@ -16,6 +16,8 @@ use silo_guard::nearby_scan::{self, NearbyScan};
 use silo_guard::watch::Watch;
 use silo_guard::{Guards, ScanOptions};
 
+use super::error::Error;
+
 /// Delay before the first round, which starts about 200 ms into the run.
 const FIRST: Duration = Duration::from_millis(100);
 /// Delay between two rounds.
@@ -153,6 +155,22 @@ impl Guarding {
         ended.failed.extend(failed.map(|error| silo_base::error_chain::of(&error).join(": ")));
         ended
     }
+}
+
+/// Lists the files of a project on which programs of this machine act.
+pub fn obeyed(project: &Path, user_home: &Path, most: usize) -> Result<Guards, Error> {
+    let named = config_paths::named(Place { project, home: user_home, most })?;
+    let nearby = nearby_scan::look(project);
+    let guarded = Guarded {
+        project: project.to_owned(),
+        nested: nested(&nearby).collect(),
+        user_home: user_home.to_owned(),
+        recipes: None,
+        named: named.obeyed.into_iter().chain(of_repositories(nearby)).collect(),
+        excluded: Vec::new(),
+        most,
+    };
+    Ok(guarded.look()?)
 }
 
 /// Files of the list in subdirectories of the project.

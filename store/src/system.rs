@@ -31,6 +31,19 @@ pub fn sync_file_system_of(dir: impl AsFd) -> io::Result<()> {
     Ok(fs::fsync(dir)?)
 }
 
+/// Creates an overlay whiteout in `dir`, which hides a name of the lower directory.
+#[cfg(target_os = "linux")]
+pub fn make_whiteout(dir: impl AsFd, name: &Path) -> io::Result<()> {
+    use rustix::fs::{FileType, mknodat};
+    Ok(mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)?)
+}
+
+/// Other systems have no overlays, and so no whiteouts.
+#[cfg(not(target_os = "linux"))]
+pub fn make_whiteout(_: impl AsFd, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Asks the file system to spread the subdirectories of `dir` over the disk (`chattr +T`).
 #[cfg(target_os = "linux")]
 pub(crate) fn spread(dir: &Path) {

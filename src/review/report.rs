@@ -1,0 +1,71 @@
+//! The changes of a review as JSON.
+
+use serde_json::{Value, json};
+
+use silo_guard::git::dir_fd::Kind;
+
+use crate::changes::Entry;
+use crate::difference;
+use crate::lookalike;
+use crate::view::{Repository, View};
+use crate::weigh::{Weighed, Weight, groups};
+
+/// Version of the document.
+const VERSION: u32 = 1;
+
+/// Returns the whole review.
+pub fn json(view: &View, all: &[Weighed]) -> Value {
+    let changes: Vec<Value> = all.iter().map(|one| change(view, one)).collect();
+    let generated: Vec<Value> = groups(all)
+        .into_iter()
+        .map(|(path, group)| json!({ "path": path.to_string_lossy(), "files": group.files, "bytes": group.bytes, "safe": group.is_safe }))
+        .collect();
+    json!({
+        "version": VERSION,
+        "project": view.session.project().to_string_lossy(),
+        "tool": view.session.tool(),
+        "running": view.session.is_busy(),
+        "repository": view.repository == Repository::Changed,
+        "changes": changes,
+        "generated": generated,
+    })
+}
+
+/// Returns an empty review.
+pub fn none() -> Value {
+    json!({ "version": VERSION, "changes": [], "generated": [], "repository": false })
+}
+
+fn change(view: &View, one: &Weighed) -> Value {
+    let change = &one.change;
+    let diff = if one.weight == Weight::Generated { None } else { Some(difference::lines(view, change)) };
+    json!({
+        "path": change.path.to_string_lossy(),
+        "shown": lookalike::name(&change.path),
+        "change": change.what.word(),
+        "weight": one.weight.word(),
+        "reason": one.reason,
+        "safe": one.is_safe,
+        "conflict": one.conflict,
+        "problem": change.problem,
+        "before": change.before.as_ref().map(entry),
+        "after": change.after.as_ref().map(entry),
+        "diff": diff,
+    })
+}
+
+fn entry(entry: &Entry) -> Value {
+    let kind = match entry.kind {
+        Kind::File => "file",
+        Kind::Dir => "directory",
+        Kind::Link => "link",
+        Kind::Socket => "socket",
+        Kind::Whiteout | Kind::Other => "other",
+    };
+    json!({
+        "kind": kind,
+        "mode": format!("{:04o}", entry.mode),
+        "bytes": entry.size,
+        "target": entry.target.as_ref().map(|target| target.to_string_lossy()),
+    })
+}

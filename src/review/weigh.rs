@@ -1,0 +1,275 @@
+//! Weighs changes: first those that this machine executes or obeys, each with its reason, then sources, then generated files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use silo_guard::git::dir_fd::Kind;
+use silo_guard::guarded_paths;
+
+use crate::changes::{Change, What};
+use crate::error::Error;
+use crate::executed::{EXECUTED, LOCKS, MADE};
+use crate::ignored::Ignored;
+use crate::names::Names;
+use crate::packages;
+use crate::view::View;
+
+/// Maximum size of a package.json and of a lock file that is parsed.
+const MAX_MANIFEST_BYTES: u64 = 4 << 20;
+const MAX_LOCK_BYTES: u64 = 64 << 20;
+/// Number of names in [`MADE`] that are directories of programs even if no `.gitignore` names them.
+const ALWAYS_MADE: [&str; 6] = ["node_modules", ".venv", "venv", ".tox", ".nox", "__pypackages__"];
+
+/// Weight of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// This machine executes or obeys the file.
+    Obeyed,
+    /// A file that people read and write.
+    Source,
+    /// A file that tools make from others.
+    Generated,
+}
+
+impl Weight {
+    /// Returns the word for a person.
+    pub fn word(self) -> &'static str {
+        match self {
+            Weight::Obeyed => "obeyed",
+            Weight::Source => "source",
+            Weight::Generated => "generated",
+        }
+    }
+}
+
+/// A change with its weight.
+#[derive(Clone, Debug)]
+pub struct Weighed {
+    /// The change.
+    pub change: Change,
+    /// Its weight.
+    pub weight: Weight,
+    /// Reason of the weight, if this machine executes or obeys the file.
+    pub reason: Option<String>,
+    /// Reason why it conflicts with a change here.
+    pub conflict: Option<String>,
+    /// The topmost generated directory around it.
+    pub top: Option<PathBuf>,
+    /// True if nothing on this machine executes it by itself.
+    pub is_safe: bool,
+}
+
+impl Weighed {
+    /// True if the change can be applied.
+    pub fn is_applicable(&self) -> bool {
+        self.conflict.is_none() && self.change.problem.is_none()
+    }
+}
+
+/// Weighs all changes of a review. `guarded` is true for a path that a program acts on according to the host's own files and links.
+pub fn weigh(view: &View, guarded: &dyn Fn(&Path) -> bool) -> Result<Vec<Weighed>, Error> {
+    let changes = view.changes()?;
+    let weigher = Weigher {
+        view,
+        guarded,
+        listed: Names::new(guarded_paths::lines().map(|line| (line.pattern, line.of))),
+        executed: Names::new(EXECUTED.iter().copied()),
+        locks: Names::new(LOCKS.iter().copied()),
+    };
+    let mut ignored = Ignored::new(&view.project);
+    let mut all: Vec<Weighed> = Vec::with_capacity(changes.len());
+    for change in changes {
+        let kind = change.after.as_ref().or(change.before.as_ref()).map_or(Kind::File, |entry| entry.kind);
+        let top = made(&change.path).or_else(|| ignored.top(&change.path, kind));
+        let is_made = top.as_ref().and_then(|top| top.file_name()).is_some_and(|name| MADE.iter().any(|made| name == *made));
+        let reason = if is_made { None } else { weigher.reason(&change, top.as_deref()) };
+        let weight = match (&reason, &top) {
+            (Some(_), _) => Weight::Obeyed,
+            (None, Some(_)) => Weight::Generated,
+            (None, None) => Weight::Source,
+        };
+        let conflict = view.conflict(&change);
+        let is_safe = match weight {
+            Weight::Obeyed => false,
+            Weight::Source => true,
+            Weight::Generated => !is_made && !is_program(&change),
+        };
+        all.push(Weighed { change, weight, reason, conflict, top, is_safe });
+    }
+    spread(&mut all);
+    Ok(all)
+}
+
+/// A generated directory with one program is not safe as a whole.
+fn spread(all: &mut [Weighed]) {
+    let unsafe_tops: BTreeSet<PathBuf> =
+        all.iter().filter(|one| one.weight == Weight::Generated && !one.is_safe).filter_map(|one| one.top.clone()).collect();
+    // A directory around an obeyed file is as safe as its other files: nothing obeys an empty directory.
+    for one in all.iter_mut().filter(|one| one.weight == Weight::Generated) {
+        one.is_safe &= one.top.as_ref().is_none_or(|top| !unsafe_tops.contains(top));
+    }
+}
+
+/// Returns the topmost directory of programs around a path.
+fn made(path: &Path) -> Option<PathBuf> {
+    let mut around: Vec<&Path> = path.ancestors().collect();
+    around.reverse();
+    around.into_iter().find(|dir| dir.file_name().is_some_and(|name| ALWAYS_MADE.iter().any(|made| name == *made))).map(Path::to_owned)
+}
+
+/// True if a generated file can be executed or loaded by a program.
+fn is_program(change: &Change) -> bool {
+    let Some(after) = &change.after else { return false };
+    let name = change.path.extension().map(|extension| extension.as_bytes().to_ascii_lowercase()).unwrap_or_default();
+    let is_library = [&b"so"[..], b"dylib", b"dll", b"node", b"pyd", b"jar", b"class", b"js", b"cjs", b"mjs", b"py", b"pyc", b"sh", b"pth"]
+        .contains(&name.as_slice());
+    after.kind != Kind::Dir && (after.is_executable() || after.kind != Kind::File || is_library)
+}
+
+struct Weigher<'a> {
+    view: &'a View,
+    guarded: &'a dyn Fn(&Path) -> bool,
+    listed: Names<&'static str>,
+    executed: Names<&'static str>,
+    locks: Names<&'static str>,
+}
+
+impl Weigher<'_> {
+    /// Returns the reason why this machine executes or obeys the change.
+    fn reason(&self, change: &Change, top: Option<&Path>) -> Option<String> {
+        let path = &change.path;
+        if path.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(b".git")) {
+            let is_hook = path.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(b"hooks"));
+            return Some(if is_hook { "git hook" } else { "repository of its own: git acts on its configuration" }.to_owned());
+        }
+        if let Some(of) = self.listed.find(path) {
+            return Some(listed(path, of));
+        }
+        if (self.guarded)(path) {
+            return Some("a program of this machine acts on it".to_owned());
+        }
+        // Only a new state can be executed.
+        let after = change.after.as_ref()?;
+        if after.kind == Kind::Link {
+            let target = after.target.as_deref().unwrap_or_else(|| Path::new("/"));
+            if leads_out(path, target) {
+                return Some("link that leads out".to_owned());
+            }
+        }
+        if after.kind == Kind::Dir {
+            return None;
+        }
+        let name = path.file_name().unwrap_or_default();
+        if name == "package.json" && change.what != What::Mode {
+            let (before, after) = self.contents(change, MAX_MANIFEST_BYTES);
+            return match after {
+                Some(after) => packages::manifest(before.as_deref(), &after),
+                None => Some("package.json that silo cannot read".to_owned()),
+            };
+        }
+        if name == "package-lock.json" && change.what != What::Mode {
+            let (before, after) = self.contents(change, MAX_LOCK_BYTES);
+            return match after {
+                Some(after) => packages::lock(before.as_deref(), &after),
+                None => Some("lock file that silo cannot read".to_owned()),
+            };
+        }
+        if let Some(reason) = self.executed.find(path).or_else(|| self.locks.find(path)) {
+            return Some(reason.to_owned());
+        }
+        let was_executable = change.before.as_ref().is_some_and(crate::changes::Entry::is_executable);
+        match (after.is_executable(), was_executable) {
+            (true, _) if top.is_some() => None,
+            (true, false) => Some("new executable".to_owned()),
+            (true, true) => Some("executable".to_owned()),
+            (false, _) => None,
+        }
+    }
+
+    /// Reads a file before and after the change.
+    fn contents(&self, change: &Change, most: u64) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+        let read = |dir: &silo_guard::git::dir_fd::Dir| dir.read(&change.path, most).ok().flatten();
+        (read(&self.view.project), read(&self.view.upper))
+    }
+}
+
+/// Describes a file of the list of the guard.
+fn listed(path: &Path, of: &str) -> String {
+    let name = path.file_name().map(|name| name.as_bytes().to_ascii_lowercase()).unwrap_or_default();
+    match name.as_slice() {
+        b"tasks.json" | b"launch.json" => format!("{of} task"),
+        b"silo.toml" | b"silo.lock" => "settings of Silo".to_owned(),
+        _ if path.iter().any(|part| part.as_bytes().eq_ignore_ascii_case(b".husky")) => "git hook".to_owned(),
+        _ => format!("{of} acts on it"),
+    }
+}
+
+/// True if a symlink can point outside of the project. Only leading `..` are counted: a `..` after a name can pass through other links.
+pub fn leads_out(path: &Path, target: &Path) -> bool {
+    let mut up = 0;
+    let mut has_name = false;
+    for part in target.components() {
+        match part {
+            Component::RootDir | Component::Prefix(_) => return true,
+            Component::ParentDir if has_name => return true,
+            Component::ParentDir => up += 1,
+            Component::CurDir => {}
+            Component::Normal(name) => {
+                if name.as_bytes().eq_ignore_ascii_case(b".git") {
+                    return true;
+                }
+                has_name = true;
+            }
+        }
+    }
+    up >= path.components().count()
+}
+
+/// Counts of generated files by their topmost directory: files, bytes, and whether it is safe.
+pub fn groups(all: &[Weighed]) -> BTreeMap<PathBuf, Group> {
+    let mut groups: BTreeMap<PathBuf, Group> = BTreeMap::new();
+    for one in all.iter().filter(|one| one.weight == Weight::Generated) {
+        let group = groups.entry(one.top.clone().unwrap_or_default()).or_insert(Group { files: 0, bytes: 0, is_safe: true });
+        if let Some(after) = one.change.after.as_ref().filter(|after| after.kind != Kind::Dir) {
+            group.files += 1;
+            group.bytes = group.bytes.saturating_add(after.size);
+        }
+        group.is_safe &= one.is_safe;
+    }
+    groups
+}
+
+/// Generated files of one directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Number of files.
+    pub files: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// True if nothing on this machine executes one of them by itself.
+    pub is_safe: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_that_can_point_outside_are_found() {
+        for (path, target, expect) in [
+            ("a", "b", false),
+            ("a", "../b", true),
+            ("d/a", "../b", false),
+            ("d/a", "../../b", true),
+            ("d/e/a", "../x/../../y", true),
+            ("a", "/etc", true),
+            ("a", "x/..", true),
+            ("a", "./b/c", false),
+            ("a", ".git/hooks", true),
+            ("a", ".", false),
+        ] {
+            assert_eq!(leads_out(Path::new(path), Path::new(target)), expect, "{path} -> {target}");
+        }
+    }
+}
