@@ -69,6 +69,8 @@ pub enum Activity {
     Compose,
     /// Verifying stored files.
     Verify,
+    /// Sending blobs to a repository.
+    Send,
     /// Making archives of layers.
     Compress,
     /// Making an image's root from archives.

@@ -61,6 +61,16 @@ impl Home {
         self.root.join("made")
     }
 
+    /// Digests of compressed layers, as repositories know them.
+    pub fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    /// The keys that sign images, and those whose signatures count.
+    pub fn keys(&self) -> PathBuf {
+        self.root.join("keys")
+    }
+
     /// The records of installed tools.
     pub fn tools(&self) -> PathBuf {
         self.root.join("tools")

@@ -194,6 +194,49 @@ impl From<silo_build::image::export::Error> for Failure {
     }
 }
 
+impl From<silo_tool::share::Error> for Failure {
+    fn from(error: silo_tool::share::Error) -> Failure {
+        use silo_tool::share::Error as E;
+        let hint = match &error {
+            E::Name { .. } => Some("as in registry.example.com/team/python:3.13, or oci:/path:tag for a directory".to_owned()),
+            E::Gone(_) => Some("`silo install` builds a tool's image again".to_owned()),
+            E::Definition(error) => definition_hint(error),
+            E::Lock(error) => locking_hint(error),
+            E::Ship(error) => error.hint(),
+            E::Keys(error) => keys_hint(error),
+            E::Unsigned { .. } => {
+                Some("`silo key trust FILE` trusts the key of its publisher; --unsigned takes it on your word".to_owned())
+            }
+            E::Image(_) | E::Store(_) => None,
+        };
+        let stopped = matches!(&error, E::Ship(error) if error.is_stopped());
+        let code = if matches!(error, E::Name { .. }) { USAGE } else { FAILED };
+        let failure = Failure { code, ..Failure::hinted(&error, hint) };
+        if stopped { failure.with_code(STOPPED) } else { failure }
+    }
+}
+
+impl From<silo_tool::keys::Error> for Failure {
+    fn from(error: silo_tool::keys::Error) -> Failure {
+        let hint = keys_hint(&error);
+        Failure::hinted(&error, hint)
+    }
+}
+
+/// Hint for a key that cannot be used.
+fn keys_hint(error: &silo_tool::keys::Error) -> Option<String> {
+    use silo_tool::keys::Error as E;
+    match error {
+        E::Name(_) => Some("as in `silo key new laptop`".to_owned()),
+        E::Taken { .. } => Some("choose another name".to_owned()),
+        E::Absent(_) => Some("`silo key list` shows the keys, `silo key new NAME` makes one".to_owned()),
+        E::Key { .. } => Some("`openssl pkey -in FILE` shows the kind of a key".to_owned()),
+        E::Revoked { .. } => Some("remove that file if the key is to be trusted again".to_owned()),
+        E::Several(_) => Some("choose one with --sign NAME, or --no-sign".to_owned()),
+        E::File(_) => None,
+    }
+}
+
 impl From<silo_tool::ecosystems::Error> for Failure {
     fn from(error: silo_tool::ecosystems::Error) -> Failure {
         let hint = match &error {

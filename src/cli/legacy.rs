@@ -78,15 +78,21 @@ pub fn reserved() -> Vec<String> {
 pub fn translated(args: Vec<OsString>) -> Vec<OsString> {
     let at = first_word(&args);
     let args = as_options(args, at);
-    let Some(older) =
-        OLDER.iter().find(|older| args[at..].iter().zip(older.was).filter(|(arg, was)| arg == was).count() == older.was.len())
-    else {
+    let is_called = |older: &&Older| args[at..].iter().zip(older.was).filter(|(arg, was)| arg == was).count() == older.was.len();
+    let Some(older) = OLDER.iter().find(is_called).filter(|_| !names_an_image(&args[at..])) else {
         return build_order(shim_order(args, at), at);
     };
     ui::note(&format!("`silo {}` is now `silo {}`", older.was.join(" "), older.is.join(" ")));
     let is = older.is.iter().map(OsString::from);
     let args = args[..at].iter().cloned().chain(is).chain(args[at + older.was.len()..].iter().cloned()).collect();
     build_order(args, at)
+}
+
+/// Returns true for `pull` with an image, or with a request for help: without one it was the older word for `sync`.
+fn names_an_image(args: &[OsString]) -> bool {
+    let is_option = |arg: &OsString| arg.as_encoded_bytes().starts_with(b"-");
+    let is_help = |arg: &OsString| arg == "--help" || arg == "-h";
+    args.first().is_some_and(|word| word == "pull") && args[1..].iter().any(|arg| !is_option(arg) || is_help(arg))
 }
 
 /// Turns the words `help` and `version`, which most programs have as commands, into options.
@@ -170,6 +176,9 @@ mod tests {
             ("silo setup node npm install", "silo build node npm install"),
             ("silo rebuild node", "silo build --rerun node"),
             ("silo --quiet pull --dry-run", "silo --quiet sync --dry-run"),
+            ("silo pull", "silo sync"),
+            ("silo pull --json registry.example.com/x:1", "silo pull --json registry.example.com/x:1"),
+            ("silo pull --help", "silo pull --help"),
             ("silo config add-port web 1:2", "silo config ports add web 1:2"),
             ("silo config show", "silo config show"),
             ("silo build node npm i --global typescript", "silo build node npm i --global typescript"),

@@ -38,6 +38,7 @@ mod graph;
 mod groups;
 mod init;
 mod install;
+mod key;
 mod legacy;
 mod list;
 mod lock;
@@ -47,6 +48,8 @@ mod man;
 mod migrate;
 mod ports;
 mod projects;
+mod pull;
+mod push;
 mod reset;
 mod review;
 mod run;
@@ -136,6 +139,11 @@ enum Command {
     Log(log::Args),
     Sbom(sbom::Args),
     Export(export::Args),
+    Push(push::Args),
+    Pull(pull::Args),
+    Inspect(pull::InspectArgs),
+    Key(key::Args),
+    Tag(push::TagArgs),
     Gc(gc::Args),
     Cache(cache::Args),
     Prune(gc::PruneArgs),
@@ -223,6 +231,10 @@ fn attended(command: &Command) -> Option<&'static str> {
         Command::Diff(_) => "diff",
         Command::Sbom(_) => "sbom",
         Command::Export(_) => "export",
+        Command::Push(_) => "push",
+        Command::Pull(_) => "pull",
+        Command::Inspect(_) => "inspect",
+        Command::Tag(_) => "tag",
         Command::Gc(_) => "gc",
         Command::Cache(_) => "cache",
         Command::Prune(_) => "prune",
@@ -274,6 +286,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Log(args) => log::run(globals, &args),
         Command::Sbom(args) => sbom::run(globals, &args),
         Command::Export(args) => export::run(globals, &args),
+        Command::Push(args) => push::run(globals, &args),
+        Command::Pull(args) => pull::run(globals, &args),
+        Command::Inspect(args) => pull::inspect(globals, &args),
+        Command::Key(args) => key::run(globals, &args),
+        Command::Tag(args) => push::tag(globals, &args),
         Command::Gc(args) => gc::run(globals, &args),
         Command::Cache(args) => cache::run(globals, &args),
         Command::Prune(args) => gc::prune(globals, &args),

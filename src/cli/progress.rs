@@ -284,7 +284,8 @@ impl Running {
 
     /// Describes how far the activity is: `fetching libc6: 1.2 MiB of 3.0 MiB, 14 s`.
     fn status(&self) -> String {
-        let amount = |number: u64| if self.kind == Activity::Fetch { units::size(number) } else { number.to_string() };
+        let is_transfer = matches!(self.kind, Activity::Fetch | Activity::Send);
+        let amount = |number: u64| if is_transfer { units::size(number) } else { number.to_string() };
         let progress = match (self.done, self.total) {
             (done, Some(total)) => format!(": {} of {}", amount(done.unwrap_or(0)), amount(total)),
             (Some(done), None) => format!(": {}", amount(done)),
@@ -304,6 +305,7 @@ fn verb(kind: Activity) -> &'static str {
         Activity::Commit => "committing",
         Activity::Compose => "composing",
         Activity::Verify => "verifying",
+        Activity::Send => "sending",
         Activity::Compress => "compressing",
         Activity::Restore => "restoring",
     }
@@ -311,10 +313,12 @@ fn verb(kind: Activity) -> &'static str {
 
 fn bar(kind: Activity, name: &str, total: Option<u64>) -> ProgressBar {
     let template = match (kind, total) {
-        (Activity::Fetch, Some(_)) => "{prefix:>10} {wide_msg} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} ETA {eta:4} [{bar:20}]",
+        (Activity::Fetch | Activity::Send, Some(_)) => {
+            "{prefix:>10} {wide_msg} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} ETA {eta:4} [{bar:20}]"
+        }
         (Activity::Build, Some(_)) => "{prefix:>10} {wide_msg} {pos:>5}/{len:5} parts, {elapsed} [{bar:20}]",
         (_, Some(_)) => "{prefix:>10} {wide_msg} {pos:>5}/{len:5} ETA {eta:4} [{bar:20}]",
-        (Activity::Fetch, None) => "{prefix:>10} {wide_msg} {bytes:>10} {elapsed} {spinner}",
+        (Activity::Fetch | Activity::Send, None) => "{prefix:>10} {wide_msg} {bytes:>10} {elapsed} {spinner}",
         (_, None) => "{prefix:>10} {wide_msg} {elapsed} {spinner}",
     };
     let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
@@ -339,6 +343,7 @@ mod tests {
         for (running, expect) in [
             (running(Activity::Fetch, Some(3 << 20), Some(1 << 20)), "fetching x: 1.0 MiB of 3.0 MiB, 0 s"),
             (running(Activity::Fetch, None, Some(1 << 20)), "fetching x: 1.0 MiB, 0 s"),
+            (running(Activity::Send, Some(2 << 20), None), "sending x: 0 B of 2.0 MiB, 0 s"),
             (running(Activity::Build, Some(57), None), "building x: 0 of 57, 0 s"),
             (running(Activity::Step, None, None), "running x, 0 s"),
         ] {

@@ -3,16 +3,21 @@
 use std::process::ExitCode;
 
 use silo_base::sanitize;
+use silo_base::system::Arch;
+use silo_sign::statement::SIGNED;
+use silo_tool::share;
 use silo_tool::verify::{self, VerifyScope};
 
-use super::context::{Globals, setting};
+use super::context::{Globals, Setting, setting};
 use super::error::Failure;
+use super::pull;
 use super::ui;
 
 /// Hash all images and layers in use, and report changed files
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only these tools
+    /// Only these tools; or one image of a registry, whose signatures are verified
+    #[arg(value_name = "TOOL|REF")]
     tools: Vec<String>,
     /// Every image and layer, also unneeded ones
     #[arg(long, conflicts_with = "tools")]
@@ -24,6 +29,11 @@ pub struct Args {
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
+    if let [name] = args.tools.as_slice()
+        && name.contains('/')
+    {
+        return of_repository(&setting, args, name);
+    }
     let wish = match (args.all, args.tools.as_slice()) {
         (true, _) => VerifyScope::All,
         (false, []) => VerifyScope::Used,
@@ -48,4 +58,32 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         "files in the store were changed",
         "`silo uninstall` and `silo gc --all` remove the tool; `silo install` builds it again",
     ))
+}
+
+/// Verifies the signatures of an image in a repository; the exit code is 1 if no trusted key signed it.
+fn of_repository(setting: &Setting, args: &Args, name: &str) -> Result<ExitCode, Failure> {
+    let from = share::target(name)?;
+    let (found, signatures) = setting.with(|context| Ok(share::inspect(context, &from, Arch::host())?))?;
+    let signed = pull::signed(setting, &signatures)?;
+    let by: Vec<&str> = signed.iter().filter(|(kind, _)| kind == SIGNED).filter_map(|(_, by)| by.as_deref()).collect();
+    if args.json {
+        let all: Vec<serde_json::Value> = signed.iter().map(|(kind, by)| serde_json::json!({ "predicateType": kind, "by": by })).collect();
+        ui::json(&serde_json::json!({ "manifest": format!("sha256:{}", found.manifest), "signedBy": by, "signatures": all }))?;
+    } else {
+        let mut text = format!("{}: sha256:{}\n", sanitize::line(&found.place), found.manifest);
+        for (kind, by) in &signed {
+            text += &match by {
+                Some(name) => format!("  proved      {} by {}\n", pull::claim(kind), sanitize::line(name)),
+                None => format!("  not proved  {} by a key that you do not trust\n", pull::claim(kind)),
+            };
+        }
+        if signed.is_empty() {
+            text += "  not proved  nobody signed it\n";
+        }
+        let layers = found.contents.layers.len();
+        text += &format!("  proved      the manifest names the configuration and {layers} layers by digest; `silo pull` verifies each\n");
+        text += "  not proved  that a build from the lock gives these layers\n";
+        ui::data(&text)?;
+    }
+    Ok(if by.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -12,6 +12,8 @@ pub mod retry;
 
 pub mod transport;
 
+pub mod exchange;
+
 mod meter;
 mod partial;
 

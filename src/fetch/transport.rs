@@ -78,9 +78,9 @@ pub struct Answer {
 }
 
 #[derive(Debug)]
-struct Net {
+pub(super) struct Net {
     runtime: Runtime,
-    client: Client,
+    pub(super) client: Client,
     authorities: bool,
 }
 
@@ -133,7 +133,8 @@ impl Transport {
         passes.push((prefix.to_owned(), pass));
     }
 
-    fn pass(&self, url: &str) -> Option<String> {
+    /// Returns the `Authorization` header for an address.
+    pub(super) fn pass(&self, url: &str) -> Option<String> {
         let passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
         passes.iter().find(|(prefix, _)| url.starts_with(prefix)).map(|(_, pass)| pass.clone())
     }
@@ -188,7 +189,8 @@ impl Transport {
         Ok(Answer { status, challenge, elsewhere, bytes })
     }
 
-    fn net(&self) -> Result<&Net, Error> {
+    /// Returns the client, and starts it for the first request.
+    pub(super) fn net(&self) -> Result<&Net, Error> {
         match self.net.get_or_init(|| start(self.patience)) {
             Ok(net) => Ok(net),
             Err(cause) => Err(Error::Client { cause: cause.clone() }),
@@ -315,7 +317,7 @@ fn refuse(previous: &[Url], next: &Url) -> Option<String> {
 
 impl Net {
     /// Waits for `work` on `url`; checks for cancellation and for the timeout.
-    fn wait<T>(&self, stop: &Stop, url: &str, within: Duration, work: impl Future<Output = T>) -> Result<T, Error> {
+    pub(super) fn wait<T>(&self, stop: &Stop, url: &str, within: Duration, work: impl Future<Output = T>) -> Result<T, Error> {
         stop.check()?;
         let began = Instant::now();
         self.runtime.block_on(async {
@@ -333,7 +335,7 @@ impl Net {
     }
 
     /// Classifies an error before the response.
-    fn explain(&self, err: reqwest::Error, url: &str, patience: RetryPolicy) -> Error {
+    pub(super) fn explain(&self, err: reqwest::Error, url: &str, patience: RetryPolicy) -> Error {
         let url = shown(url);
         let cause = innermost(&err);
         if err.is_builder() {
@@ -362,7 +364,7 @@ impl Net {
 }
 
 /// Joins the challenges of a response; several header lines mean the same as one line with commas (RFC 9110, section 5.2).
-fn challenges(response: &Response) -> Option<String> {
+pub(super) fn challenges(response: &Response) -> Option<String> {
     let lines = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
     lines.map(str::to_owned).reduce(|all, line| format!("{all}, {line}"))
 }

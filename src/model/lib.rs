@@ -2,11 +2,12 @@
 //!
 //! Usable alone: a program that reads or writes recipes, `silo.toml` or lock files needs only this package.
 
+pub mod derivation;
 pub mod document;
+
 pub mod oci;
 pub mod review;
 
-pub mod derivation;
 pub mod ecosystem;
 pub mod recipe;
 

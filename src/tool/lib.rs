@@ -35,7 +35,10 @@ pub mod compress;
 pub mod import_image;
 pub mod usage;
 
+pub mod keys;
+
 pub mod outdated;
+pub mod share;
 pub mod sync;
 
 use std::path::PathBuf;

@@ -272,7 +272,8 @@ pub(crate) fn packed_id(store: &Store, id: &LayerId) -> Result<LayerId, PathErro
     Ok(LayerId::new(digest))
 }
 
-enum ReadError {
+/// Reason why an archive cannot be read into a stage.
+pub(crate) enum ReadError {
     Archive(ArchiveError),
     Stage(StageError),
 }
@@ -283,7 +284,8 @@ impl From<ArchiveError> for ReadError {
     }
 }
 
-fn add(stage: &mut Stage, item: Item, contents: &mut dyn Read, limit: u64) -> Result<(), ReadError> {
+/// Adds one item of an archive to a stage.
+pub(crate) fn add(stage: &mut Stage, item: Item, contents: &mut dyn Read, limit: u64) -> Result<(), ReadError> {
     let added = match item {
         Item::Dir(path, meta) => stage.add_dir(&path, &meta),
         Item::Opaque(path) => stage.set_opaque(&path),

@@ -59,6 +59,8 @@ pub mod compression;
 pub mod erofs;
 pub mod gc;
 
+pub mod import;
+
 pub mod verify;
 
 pub use commit::{CommitError, Committed};

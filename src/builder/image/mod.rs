@@ -9,6 +9,7 @@ pub mod compressed;
 mod config;
 pub mod export;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,11 @@ pub enum Error {
     },
 }
 
+/// Decodes an image's configuration; the error says what is wrong with it.
+pub fn parse(bytes: &[u8]) -> Result<Image, String> {
+    config::read(bytes)
+}
+
 /// Encodes an image's configuration; returns it with its id.
 pub fn configuration(image: &Image) -> (ImageId, Vec<u8>) {
     let bytes = config::write(image);
@@ -84,6 +90,18 @@ pub fn put(
     store: &Store,
     image: &Image,
     drv: DrvId,
+    compose: impl FnOnce(&Path) -> Result<Composed, ComposeError>,
+) -> Result<ImageId, Error> {
+    let id = self::store(home, store, image, compose)?;
+    remember(home, drv, id)?;
+    Ok(id)
+}
+
+/// Stores an image that counts for no derivation yet.
+pub fn store(
+    home: &Home,
+    store: &Store,
+    image: &Image,
     compose: impl FnOnce(&Path) -> Result<Composed, ComposeError>,
 ) -> Result<ImageId, Error> {
     let (id, bytes) = configuration(image);
@@ -99,7 +117,6 @@ pub fn put(
         // Sync before the id is returned or recorded: the image must survive a power cut from then on.
         store.sync_images().map_err(|source| Error::Compose { id, source: Box::new(source) })?;
     }
-    remember(home, drv, id)?;
     Ok(id)
 }
 
@@ -208,7 +225,25 @@ pub fn list(home: &Home) -> Result<Vec<ImageId>, Error> {
     Ok(ids)
 }
 
-fn remember(home: &Home, drv: DrvId, id: ImageId) -> Result<(), Error> {
+/// Lists the derivations that made an image.
+pub fn derivations(home: &Home, id: ImageId) -> Result<BTreeSet<DrvId>, Error> {
+    let dir = home.made();
+    let listing = match std::fs::read_dir(&dir) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(failed("list", &dir)(error)),
+    };
+    let mut found = BTreeSet::new();
+    for entry in listing {
+        let name = entry.map_err(failed("list", &dir))?.file_name();
+        let drv = name.to_str().and_then(|name| Digest::parse(name).ok()).map(DrvId::of_digest);
+        found.extend(drv.filter(|drv| made_by(home, *drv) == Some(id)));
+    }
+    Ok(found)
+}
+
+/// Records that a derivation made an image.
+pub fn remember(home: &Home, drv: DrvId, id: ImageId) -> Result<(), Error> {
     let dir = home.made();
     make_dir(&dir)?;
     let path = memory(home, drv);

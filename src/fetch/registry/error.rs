@@ -78,6 +78,14 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
+    /// A file of a layout cannot be written.
+    #[error("cannot write {path}", path = .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
 }
 
 fn said(text: &str) -> String {
@@ -91,7 +99,7 @@ impl Error {
             Error::Status { status, .. } => *status == 404,
             Error::Read { source, .. } => source.kind() == ErrorKind::NotFound,
             Error::Absent { .. } | Error::Document { .. } => true,
-            Error::Fetch(_) | Error::Challenge { .. } | Error::Elsewhere { .. } | Error::Digest { .. } => false,
+            Error::Fetch(_) | Error::Challenge { .. } | Error::Elsewhere { .. } | Error::Digest { .. } | Error::Write { .. } => false,
         }
     }
 
@@ -112,7 +120,7 @@ impl Error {
             Error::Read { source, .. } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
                 "is the path right? it must be a file or directory of this machine that you may read"
             }
-            Error::Read { .. } | Error::Document { .. } | Error::Absent { .. } => return None,
+            Error::Read { .. } | Error::Write { .. } | Error::Document { .. } | Error::Absent { .. } => return None,
         };
         Some(text.to_owned())
     }

@@ -17,7 +17,7 @@ use super::error::{Error, brief};
 use super::request::PlatformImage;
 
 /// The annotation with the name of an image in a layout.
-const NAME: &str = "org.opencontainers.image.ref.name";
+pub const NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The place of a layout.
 pub enum Layout<'a> {

@@ -16,6 +16,11 @@ mod archive;
 
 mod layout;
 
+mod layout_writer;
+
+pub mod repository;
+mod upload;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -20,20 +20,26 @@ pub fn is_loopback(host: &str) -> bool {
 /// Parses the token service address (`realm`) in a challenge of `registry`; the error says why it is refused.
 pub fn parse(realm: &str, registry: &str) -> Result<Url, &'static str> {
     let service = Url::parse(realm).ok().filter(|_| realm.len() <= MAX_BYTES).ok_or("it is not an address")?;
+    parse_location(&service, registry)?;
+    Ok(service)
+}
+
+/// Checks an address that `registry` sends a request to; the error says why it is refused.
+pub fn parse_location(service: &Url, registry: &str) -> Result<(), &'static str> {
     let local = Url::parse(&format!("http://{registry}/")).map_err(|_| "the registry has no address")?;
     match service.scheme() {
         "https" => {}
-        "http" if is_at_loopback(&service) && is_at_loopback(&local) => {}
+        "http" if is_at_loopback(service) && is_at_loopback(&local) => {}
         "http" => return Err("it has no encryption"),
         _ => return Err("it is neither http nor https"),
     }
     if !service.username().is_empty() || service.password().is_some() {
         return Err("it has a name or password in it");
     }
-    if service.host_str() != local.host_str() && closeness(&service) > closeness(&local) {
+    if service.host_str() != local.host_str() && closeness(service) > closeness(&local) {
         return Err("it is a private address, or one of this machine");
     }
-    Ok(service)
+    Ok(())
 }
 
 /// Classifies a literal IP address; names are not resolved here.

@@ -20,6 +20,11 @@ const STEP_RULES: u64 = 2;
 /// Version of assembling an image (`image`).
 const IMAGE_RULES: u64 = 2;
 
+/// Returns the versions of all rules.
+pub fn rules() -> Vec<u64> {
+    vec![PACKAGE_RULES, CONFIGURE_RULES, DATABASE_RULES, STEP_RULES, IMAGE_RULES, BLOB_RULES]
+}
+
 pub fn encode(derivation: &Derivation) -> Vec<u8> {
     let mut out = Encoder { bytes: b"silo-derivation 1\n".to_vec() };
     match derivation {

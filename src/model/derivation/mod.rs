@@ -12,6 +12,18 @@ use silo_store::digest::Digest;
 
 pub use types::{Blob, Configure, Database, Derivation, DrvId, Image, Package, Step};
 
+/// Returns the versions of all rules, in the order of an image's derivation, and last those of layers of images.
+pub fn rules() -> Vec<u64> {
+    encode::rules()
+}
+
+impl DrvId {
+    /// Takes a digest that another machine computed from a derivation.
+    pub fn of_digest(digest: Digest) -> DrvId {
+        DrvId(digest)
+    }
+}
+
 impl Blob {
     /// Returns the tier of a layer of an image's base.
     pub fn tier() -> String {

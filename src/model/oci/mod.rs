@@ -6,6 +6,10 @@ pub mod docker;
 pub mod manifest;
 pub mod reference;
 
+pub mod artifact;
+pub mod contents;
+pub mod location;
+
 use serde_json::{Value, json};
 use silo_store::digest::Digest;
 
@@ -19,6 +23,9 @@ pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// The media type of a gzip-compressed layer.
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+/// The media type of a zstd-compressed layer.
+pub const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
 /// The marker file of an OCI layout: its name and contents.
 pub const LAYOUT: (&str, &str) = ("oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}");
@@ -40,7 +47,7 @@ impl Blob {
         Blob { media_type, digest: Digest::of(bytes), size: bytes.len() as u64 }
     }
 
-    fn descriptor(&self) -> Value {
+    pub(super) fn descriptor(&self) -> Value {
         json!({ "mediaType": self.media_type, "digest": format!("sha256:{}", self.digest), "size": self.size })
     }
 }

@@ -1,0 +1,142 @@
+//! Writes into a directory with an OCI layout: blobs by their digest, and the index of names.
+//!
+//! The user named the directory, so its files have the usual permissions: a team or a web server reads them. A file appears by one rename,
+//! and the index is changed under a lock, so that two pushes do not lose each other's names.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use silo_store::digest::{Digest, Hasher};
+use silo_store::held::Held;
+use silo_store::read_limited;
+
+use silo_model::oci::artifact::{self, Document, Entry};
+use silo_model::oci::image::MAX_DOCUMENT_BYTES;
+use silo_model::oci::{self};
+
+use super::error::Error;
+use super::layout::{NAME, blob};
+
+/// The index of a layout.
+pub const INDEX: &str = "index.json";
+/// The file whose lock a writer holds.
+const LOCK: &str = ".lock";
+/// Bytes of one read.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Writes a blob, unless it is there; its bytes must have the digest.
+pub fn put_blob(dir: &Path, digest: Digest, from: &mut dyn Read) -> Result<(), Error> {
+    let path = dir.join(blob(digest));
+    if path.exists() {
+        return Ok(());
+    }
+    prepare(dir)?;
+    let temp = temporary(&path);
+    let failed = |source| Error::Write { path: temp.clone(), source };
+    let done = (|| {
+        let mut file = File::create_new(&temp).map_err(failed)?;
+        let (mut hasher, mut piece) = (Hasher::new(), vec![0; CHUNK_BYTES]);
+        loop {
+            let count = from.read(&mut piece).map_err(failed)?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&piece[..count]);
+            file.write_all(&piece[..count]).map_err(failed)?;
+        }
+        match hasher.finish() {
+            got if got == digest => file.sync_all().map_err(failed)?,
+            got => return Err(Error::Digest { url: path.display().to_string(), expected: digest, got }),
+        }
+        fs::rename(&temp, &path).map_err(|source| Error::Write { path: path.clone(), source })
+    })();
+    if done.is_err() {
+        // The first error matters more.
+        drop(fs::remove_file(&temp));
+    }
+    done
+}
+
+/// Reads the entries of the index; a directory without one has none.
+pub fn entries(dir: &Path) -> Result<Vec<Entry>, Error> {
+    let path = dir.join(INDEX);
+    match read_limited::read(&path, MAX_DOCUMENT_BYTES) {
+        Ok(bytes) => index(&path.display().to_string(), &bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(Error::Read { path, source }),
+    }
+}
+
+/// Parses the entries of an index.
+pub fn index(url: &str, bytes: &[u8]) -> Result<Vec<Entry>, Error> {
+    let document: Document = artifact::read(bytes).map_err(|what| Error::Document { url: url.to_owned(), what })?;
+    Ok(document.manifests)
+}
+
+/// Gives a manifest a name, which another one may have had.
+pub fn set_name(dir: &Path, name: &str, mut entry: Entry) -> Result<(), Error> {
+    prepare(dir)?;
+    entry.annotations.insert(NAME.to_owned(), name.to_owned());
+    let lock = dir.join(LOCK);
+    let failed = |path: &Path, source| Error::Write { path: path.to_owned(), source };
+    let file = File::options().create(true).append(true).open(&lock).map_err(|source| failed(&lock, source))?;
+    let _alone = Held::exclusive(file).map_err(|source| failed(&lock, source))?;
+    let mut all = entries(dir)?;
+    all.retain(|other| other.annotations.get(NAME).map(String::as_str) != Some(name));
+    all.push(entry);
+    all.sort_by(|a, b| a.annotations.get(NAME).cmp(&b.annotations.get(NAME)));
+    replace(&dir.join(INDEX), &artifact::index(&all))
+}
+
+/// Makes the directories and the marker of a layout.
+fn prepare(dir: &Path) -> Result<(), Error> {
+    let blobs = dir.join("blobs/sha256");
+    fs::create_dir_all(&blobs).map_err(|source| Error::Write { path: blobs.clone(), source })?;
+    let marker = dir.join(oci::LAYOUT.0);
+    if marker.exists() { Ok(()) } else { replace(&marker, oci::LAYOUT.1.as_bytes()) }
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let temp = temporary(path);
+    let failed = |source| Error::Write { path: path.to_owned(), source };
+    let mut file = File::create_new(&temp).map_err(failed)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temp, path));
+    written.map_err(|source| {
+        // The first error matters more.
+        drop(fs::remove_file(&temp));
+        failed(source)
+    })
+}
+
+/// Returns a name for a file that is being written: of this process, and of this write.
+fn temporary(path: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}-{}.part", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blobs_have_their_digest_and_names_are_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let digest = Digest::of(b"x");
+        let wrong = put_blob(dir.path(), digest, &mut &b"y"[..]).expect_err("another digest");
+        assert!(matches!(wrong, Error::Digest { .. }), "{wrong}");
+        assert_eq!(fs::read_dir(dir.path().join("blobs/sha256")).expect("made").count(), 0);
+        put_blob(dir.path(), digest, &mut &b"x"[..]).expect("written");
+        put_blob(dir.path(), digest, &mut &b"not read"[..]).expect("it is there");
+        let entry = |text: &[u8]| Entry::of_artifact("x/y", text);
+        for (name, text) in [("b", &b"1"[..]), ("a", b"2"), ("b", b"3")] {
+            set_name(dir.path(), name, entry(text)).expect("named");
+        }
+        let all = entries(dir.path()).expect("an index");
+        let names: Vec<(&str, Digest)> = all.iter().map(|entry| (entry.annotations[NAME].as_str(), entry.pointer.digest)).collect();
+        assert_eq!(names, [("a", Digest::of(b"2")), ("b", Digest::of(b"3"))]);
+    }
+}

@@ -1,0 +1,329 @@
+//! A repository to read from and to write to: manifests by tag and digest, blobs by digest, and the manifests about a manifest.
+//!
+//! It is in a registry, in a directory, or on a static web server; the last two are OCI layouts, and a web server cannot be written to. Every
+//! document is verified by its digest, except one that a tag names, which the caller must verify otherwise.
+
+use std::io::Read;
+use std::path::Path;
+
+use silo_store::digest::Digest;
+
+use silo_model::oci::artifact::{self, Document, Entry};
+use silo_model::oci::image::{ACCEPT, MAX_DOCUMENT_BYTES, Pointer};
+use silo_model::oci::location::Location;
+use silo_model::oci::reference::{Place, Reference};
+use silo_model::oci::{self};
+
+use crate::exchange::{Method, Reply, Request};
+
+use super::error::{Error, brief};
+use super::layout::{NAME, blob};
+use super::request::{Context, base};
+use super::{layout_writer, login, upload};
+
+/// The most bytes of an answer without a document.
+const MAX_ANSWER_BYTES: u64 = 64 << 10;
+/// Attempts to add a manifest to an index that others change at the same time.
+const INDEX_ATTEMPTS: u32 = 4;
+
+/// A repository.
+pub struct Repository<'a> {
+    pub(super) context: Context<'a>,
+    location: Location,
+    /// The repository as a reference, for logins.
+    reference: Option<Reference>,
+}
+
+/// The source of a blob's bytes.
+pub enum Bytes<'a> {
+    /// In memory.
+    Here(&'a [u8]),
+    /// In a file.
+    File(&'a Path),
+}
+
+/// The result of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// The repository had the blob.
+    Present,
+    /// The registry took it from another repository.
+    Mounted,
+    /// All bytes were sent.
+    Sent,
+}
+
+impl<'a> Repository<'a> {
+    /// Returns the repository at a location; asks nothing yet.
+    pub fn new(context: Context<'a>, location: Location) -> Repository<'a> {
+        let reference = match &location {
+            Location::Registry { host, repository } => {
+                let place = Place::Registry { host: host.clone(), repository: repository.clone() };
+                Some(Reference { place, tag: None, digest: None })
+            }
+            Location::Directory(_) | Location::Web(_) => None,
+        };
+        Repository { context, location, reference }
+    }
+
+    /// Returns the location.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// Returns the bytes of the manifest or index with a tag, if there is one.
+    pub fn tagged(&self, tag: &str) -> Result<Option<Vec<u8>>, Error> {
+        let index = match &self.location {
+            Location::Registry { .. } => return self.manifest_at(tag),
+            Location::Directory(dir) => layout_writer::entries(dir)?,
+            Location::Web(url) => {
+                let url = format!("{url}/{}", layout_writer::INDEX);
+                match self.get(&url, MAX_DOCUMENT_BYTES)? {
+                    Some(bytes) => layout_writer::index(&url, &bytes)?,
+                    None => return Ok(None),
+                }
+            }
+        };
+        match index.iter().find(|entry| entry.annotations.get(NAME).map(String::as_str) == Some(tag)) {
+            Some(entry) => self.manifest(entry.pointer.digest),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the bytes of a manifest or index, if it is there.
+    pub fn manifest(&self, digest: Digest) -> Result<Option<Vec<u8>>, Error> {
+        let bytes = match &self.location {
+            Location::Registry { .. } => self.manifest_at(&format!("sha256:{digest}"))?,
+            Location::Directory(_) | Location::Web(_) => self.blob_of_layout(digest, MAX_DOCUMENT_BYTES)?,
+        };
+        self.checked(digest, bytes)
+    }
+
+    /// Returns a small blob, if it is there; a longer one than `max_bytes` is an error.
+    pub fn blob(&self, digest: Digest, max_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
+        let bytes = match &self.location {
+            Location::Registry { .. } => self.get(&self.blob_url(digest), max_bytes)?,
+            Location::Directory(_) | Location::Web(_) => self.blob_of_layout(digest, max_bytes)?,
+        };
+        self.checked(digest, bytes)
+    }
+
+    /// Returns the address of a blob, for a download.
+    pub fn blob_url(&self, digest: Digest) -> String {
+        match &self.location {
+            Location::Registry { .. } => format!("{}/blobs/sha256:{digest}", self.base()),
+            Location::Directory(dir) => dir.join(blob(digest)).display().to_string(),
+            Location::Web(url) => format!("{url}/{}", blob(digest)),
+        }
+    }
+
+    /// Lists the manifests about a manifest: by the registry's own list, else by the tag of registries without one.
+    pub fn referrers(&self, digest: Digest) -> Result<Vec<Entry>, Error> {
+        if let Location::Registry { .. } = &self.location {
+            let url = format!("{}/referrers/sha256:{digest}", self.base());
+            let reply = self.call(&Request { accept: Some(oci::INDEX), ..Request::new(Method::Get, &url, MAX_DOCUMENT_BYTES) })?;
+            if reply.status == 200
+                && let Ok(document) = artifact::read(&reply.bytes)
+            {
+                return Ok(document.manifests);
+            }
+        }
+        let tag = fallback(digest);
+        match self.tagged(&tag)? {
+            Some(bytes) => Ok(self.document(&tag, &bytes)?.manifests),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns true if a blob is there.
+    pub fn has_blob(&self, digest: Digest) -> Result<bool, Error> {
+        match &self.location {
+            Location::Registry { .. } => self.is_there(&self.blob_url(digest)),
+            Location::Directory(dir) => Ok(dir.join(blob(digest)).exists()),
+            Location::Web(url) => Err(not_written(url)),
+        }
+    }
+
+    /// Writes a blob, unless it is there; the registry may take it from the repository `from`. Reports the sent bytes to `progress`.
+    pub fn put_blob(&self, pointer: Pointer, bytes: &Bytes<'_>, from: Option<&str>, progress: &dyn Fn(u64)) -> Result<Moved, Error> {
+        if self.has_blob(pointer.digest)? {
+            return Ok(Moved::Present);
+        }
+        match &self.location {
+            Location::Registry { .. } => upload::upload(self, pointer, bytes, from, progress),
+            Location::Directory(dir) => {
+                match bytes {
+                    Bytes::Here(bytes) => layout_writer::put_blob(dir, pointer.digest, &mut &bytes[..])?,
+                    Bytes::File(path) => layout_writer::put_blob(dir, pointer.digest, &mut open(path)?)?,
+                }
+                progress(pointer.size);
+                Ok(Moved::Sent)
+            }
+            Location::Web(url) => Err(not_written(url)),
+        }
+    }
+
+    /// Writes a manifest or index by its digest.
+    pub fn put_manifest(&self, media_type: &str, bytes: &[u8]) -> Result<(), Error> {
+        self.put_manifest_at(&format!("sha256:{}", Digest::of(bytes)), media_type, bytes).map(drop)
+    }
+
+    /// Writes a manifest or index, and gives it a tag.
+    pub fn put_tag(&self, tag: &str, media_type: &str, bytes: &[u8]) -> Result<(), Error> {
+        match &self.location {
+            Location::Registry { .. } => self.put_manifest_at(tag, media_type, bytes).map(drop),
+            Location::Directory(dir) => {
+                layout_writer::put_blob(dir, Digest::of(bytes), &mut &bytes[..])?;
+                let pointer = Pointer { digest: Digest::of(bytes), size: bytes.len() as u64 };
+                let entry = Entry { media_type: media_type.to_owned(), artifact_type: None, ..Entry::of_artifact("", bytes) };
+                layout_writer::set_name(dir, tag, Entry { pointer, ..entry })
+            }
+            Location::Web(url) => Err(not_written(url)),
+        }
+    }
+
+    /// Writes a manifest about another one, and lists it with that.
+    pub fn put_referrer(&self, subject: Digest, entry: Entry, bytes: &[u8]) -> Result<(), Error> {
+        let is_listed = self.put_manifest_at(&format!("sha256:{}", Digest::of(bytes)), oci::MANIFEST, bytes)?;
+        if is_listed {
+            return Ok(());
+        }
+        let tag = fallback(subject);
+        for _ in 0..INDEX_ATTEMPTS {
+            let mut all = match self.tagged(&tag)? {
+                Some(bytes) => self.document(&tag, &bytes)?.manifests,
+                None => Vec::new(),
+            };
+            if all.iter().any(|other| other.pointer.digest == entry.pointer.digest) {
+                return Ok(());
+            }
+            all.push(entry.clone());
+            // Another push may replace the index in between, so it is read again.
+            self.put_tag(&tag, oci::INDEX, &artifact::index(&all))?;
+        }
+        let what = format!("others change the tag {tag} all the time");
+        Err(Error::Document { url: self.location.to_string(), what })
+    }
+
+    fn put_manifest_at(&self, name: &str, media_type: &str, bytes: &[u8]) -> Result<bool, Error> {
+        match &self.location {
+            Location::Registry { .. } => {
+                let url = format!("{}/manifests/{name}", self.base());
+                let request = Request { media_type: Some(media_type), body: bytes, ..Request::new(Method::Put, &url, MAX_ANSWER_BYTES) };
+                let reply = self.call(&request)?;
+                if !matches!(reply.status, 200..=202) {
+                    return Err(refused(&url, &reply));
+                }
+                Ok(reply.has_subject)
+            }
+            Location::Directory(dir) => layout_writer::put_blob(dir, Digest::of(bytes), &mut &bytes[..]).map(|()| false),
+            Location::Web(url) => Err(not_written(url)),
+        }
+    }
+
+    fn manifest_at(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.get(&format!("{}/manifests/{name}", self.base()), MAX_DOCUMENT_BYTES)
+    }
+
+    fn blob_of_layout(&self, digest: Digest, max_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
+        match &self.location {
+            Location::Directory(dir) => {
+                let path = dir.join(blob(digest));
+                match silo_store::read_limited::read(&path, max_bytes) {
+                    Ok(bytes) => Ok(Some(bytes)),
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                    Err(source) => Err(Error::Read { path, source }),
+                }
+            }
+            Location::Web(_) | Location::Registry { .. } => self.get(&self.blob_url(digest), max_bytes),
+        }
+    }
+
+    fn checked(&self, digest: Digest, bytes: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Error> {
+        match bytes {
+            Some(bytes) if Digest::of(&bytes) != digest => {
+                Err(Error::Digest { url: self.blob_url(digest), expected: digest, got: Digest::of(&bytes) })
+            }
+            bytes => Ok(bytes),
+        }
+    }
+
+    fn document(&self, name: &str, bytes: &[u8]) -> Result<Document, Error> {
+        let url = || format!("{}: {name}", self.location);
+        artifact::read(bytes).map_err(|what| Error::Document { url: url(), what: brief(&what) })
+    }
+
+    fn is_there(&self, url: &str) -> Result<bool, Error> {
+        let reply = self.call(&Request::new(Method::Head, url, MAX_ANSWER_BYTES))?;
+        match reply.status {
+            200 => Ok(true),
+            404 => Ok(false),
+            _ => Err(refused(url, &reply)),
+        }
+    }
+
+    /// Reads a document; `None` if there is none.
+    fn get(&self, url: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
+        let reply = self.call(&Request { accept: Some(ACCEPT), ..Request::new(Method::Get, url, max_bytes) })?;
+        match reply.status {
+            200 => Ok(Some(reply.bytes)),
+            404 => Ok(None),
+            _ => Err(refused(url, &reply)),
+        }
+    }
+
+    pub(super) fn base(&self) -> String {
+        self.reference.as_ref().map(|reference| base(&reference.place)).unwrap_or_default()
+    }
+
+    /// Returns the host of a registry.
+    pub(super) fn host(&self) -> &str {
+        match &self.location {
+            Location::Registry { host, .. } => host,
+            Location::Directory(_) | Location::Web(_) => "",
+        }
+    }
+
+    /// Sends a request; authenticates if asked to.
+    pub(super) fn call(&self, request: &Request<'_>) -> Result<Reply, Error> {
+        let reply = self.context.transport.exchange(request, self.context.cancel)?;
+        self.authenticated(request.url, reply, || Ok(self.context.transport.exchange(request, self.context.cancel)?))
+    }
+
+    /// Authenticates and sends a request again, if the answer asks for that.
+    pub(super) fn authenticated(&self, url: &str, mut reply: Reply, again: impl FnOnce() -> Result<Reply, Error>) -> Result<Reply, Error> {
+        let Some(reference) = &self.reference else { return Ok(reply) };
+        let Some(challenge) = reply.challenge.take().filter(|_| reply.status == 401) else { return Ok(reply) };
+        // A challenge from a server that the registry redirected to does not count, as for reading.
+        if let Some(origin) = reply.elsewhere {
+            return Err(Error::Elsewhere { url: url.to_owned(), origin: brief(&origin) });
+        }
+        let pass = login::pass(self.context, reference, url, &challenge)?;
+        self.context.transport.show(&pass.prefix, pass.value);
+        again()
+    }
+}
+
+/// Returns the tag under which registries without a list of referrers hold one.
+fn fallback(digest: Digest) -> String {
+    format!("sha256-{digest}")
+}
+
+/// Opens a file to send.
+pub(super) fn open(path: &Path) -> Result<impl Read + use<>, Error> {
+    std::fs::File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })
+}
+
+/// Returns the error for an unexpected status.
+pub(super) fn refused(url: &str, reply: &Reply) -> Error {
+    let value: serde_json::Value = serde_json::from_slice(&reply.bytes).unwrap_or_default();
+    let text = brief(value["errors"][0]["message"].as_str().unwrap_or_default());
+    Error::Status { url: url.to_owned(), status: reply.status, text }
+}
+
+fn not_written(url: &str) -> Error {
+    Error::Document {
+        url: url.to_owned(),
+        what: "a web server with files cannot be written to; push to the directory that it serves".to_owned(),
+    }
+}

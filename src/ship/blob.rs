@@ -1,0 +1,156 @@
+//! Blobs of layers: the compressed archive of a layer, and its digest, which is remembered.
+//!
+//! A registry is asked for a blob by the digest of the compressed bytes. The digest of each compressed layer is kept in a small file, so that
+//! a layer that the registry has already is not compressed again:
+//!
+//! ```text
+//! silo-blob 1
+//! <layer> <digest of the blob> <size of the blob>
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use flate2::{Compression, GzBuilder};
+use silo_store::compression;
+use silo_store::digest::{Digest, Hasher, LayerId};
+use silo_store::index::Index;
+use silo_store::layer;
+use silo_store::path_error::PathError;
+use silo_store::private;
+
+use silo_base::home::Home;
+use silo_model::oci::contents::Form;
+use silo_model::oci::image::Pointer;
+
+use crate::context::Context;
+use crate::error::Error;
+
+const HEADER: &str = "silo-blob 1\n";
+/// zstd's level, as for compressed layers of the store: as small as gzip -9 in a fraction of the time.
+const ZSTD_LEVEL: i32 = 3;
+/// gzip's default level.
+const GZIP_LEVEL: u32 = 6;
+/// "Unknown" in the OS byte of the gzip header, so that blobs from different hosts are equal.
+const GZIP_UNKNOWN_SYSTEM: u8 = 255;
+
+/// A compressed layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// The layer inside.
+    pub layer: LayerId,
+    /// The digest and size of the compressed bytes.
+    pub pointer: Pointer,
+    /// The compression.
+    pub form: Form,
+}
+
+/// Returns the remembered blob of a key, which is a layer or a list of merged ones. An unreadable memory counts as none.
+pub fn remembered(home: &Home, key: Digest, form: Form) -> Option<Blob> {
+    let text = fs::read_to_string(memory(home, key, form)).ok()?;
+    let mut words = text.strip_prefix(HEADER)?.strip_suffix('\n')?.split(' ');
+    let (layer, digest, size) = (words.next()?, words.next()?, words.next()?);
+    let pointer = Pointer { digest: Digest::parse(digest).ok()?, size: size.parse().ok()? };
+    words.next().is_none().then_some(Blob { layer: LayerId::parse(layer).ok()?, pointer, form })
+}
+
+/// Remembers the blob of a key.
+pub fn remember(home: &Home, key: Digest, blob: &Blob) -> Result<(), Error> {
+    private::make_dir(&home.blobs())?;
+    let path = memory(home, key, blob.form);
+    let staged = path.with_extension(format!("{}.new", std::process::id()));
+    let text = format!("{HEADER}{} {} {}\n", blob.layer, blob.pointer.digest, blob.pointer.size);
+    private::write(&staged, text.as_bytes()).map_err(failed("write", &staged))?;
+    fs::rename(&staged, &path).map_err(failed("write", &path))?;
+    Ok(())
+}
+
+/// Compresses a layer of the store into a file, and remembers its blob.
+pub fn compress(context: &Context<'_>, layer: LayerId, form: Form, to: &Path) -> Result<Blob, Error> {
+    compression::warm(context.store, context.lock, &[layer], &|_| {}).map_err(|error| Error::form(layer, error))?;
+    let index = layer::read_index(context.store, &layer)?;
+    let blob = write(&context.store.tree(&layer), &index, form, to).map_err(|error| Error::form(layer, error))?;
+    if blob.layer != layer {
+        let what = format!("its tree is that of layer {}", blob.layer);
+        return Err(Error::form(layer, io::Error::new(io::ErrorKind::InvalidData, what)));
+    }
+    remember(context.home, layer.digest(), &blob)?;
+    Ok(blob)
+}
+
+/// Compresses the canonical archive of a tree into a file.
+pub fn write(tree: &Path, index: &Index, form: Form, to: &Path) -> Result<Blob, silo_store::commit::TreeError> {
+    let mut out = Counted { file: private::create_new(to)?, hasher: Hasher::new(), bytes: 0 };
+    let layer = match form {
+        Form::Zstd => {
+            let mut encoder = zstd::Encoder::new(&mut out, ZSTD_LEVEL)?;
+            encoder.include_checksum(true)?;
+            // One worker gives the same bytes as many, but other bytes than the single-threaded mode: always use one.
+            encoder.multithread(1)?;
+            let layer = compression::write_archive(tree, index, &mut encoder)?;
+            encoder.finish()?;
+            layer
+        }
+        Form::Gzip => {
+            let header = GzBuilder::new().mtime(0).operating_system(GZIP_UNKNOWN_SYSTEM);
+            let mut encoder = header.write(&mut out, Compression::new(GZIP_LEVEL));
+            let layer = compression::write_archive(tree, index, &mut encoder)?;
+            encoder.finish()?;
+            layer
+        }
+    };
+    Ok(Blob { layer, pointer: Pointer { digest: out.hasher.finish(), size: out.bytes }, form })
+}
+
+fn memory(home: &Home, key: Digest, form: Form) -> PathBuf {
+    home.blobs().join(format!("{key}.{}", form.name()))
+}
+
+fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> PathError + 'a {
+    move |source| PathError { doing, path: path.to_owned(), source }
+}
+
+/// A file that is being written; counts and hashes its bytes.
+struct Counted {
+    file: File,
+    hasher: Hasher,
+    bytes: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_memories_count() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home::new(dir.path().to_owned());
+        let key = Digest::of(b"key");
+        let pointer = Pointer { digest: Digest::of(b"blob"), size: 4 };
+        let blob = Blob { layer: LayerId::new(key), pointer, form: Form::Zstd };
+        assert_eq!(remembered(&home, key, Form::Zstd), None);
+        remember(&home, key, &blob).expect("written");
+        assert_eq!(remembered(&home, key, Form::Zstd), Some(blob));
+        assert_eq!(remembered(&home, key, Form::Gzip), None);
+        let path = memory(&home, key, Form::Zstd);
+        let text = fs::read_to_string(&path).expect("written");
+        for wrong in [String::new(), text.replace('1', "2"), text[..text.len() - 1].to_owned(), text.replace(" 4", " 4 4")] {
+            fs::write(&path, wrong).expect("our own");
+            assert_eq!(remembered(&home, key, Form::Zstd), None);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Errors of pushing and pulling.
+
+use silo_base::thread::NoThread;
+use silo_store::digest::LayerId;
+use silo_store::path_error::PathError;
+
+/// Error of a push or pull.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The repository failed, or holds something else.
+    #[error(transparent)]
+    Registry(#[from] silo_fetch::registry::Error),
+    /// A download failed.
+    #[error(transparent)]
+    Fetch(#[from] silo_fetch::error::Error),
+    /// The image cannot be read or written.
+    #[error(transparent)]
+    Image(#[from] silo_build::image::Error),
+    /// A layer of the store cannot be read.
+    #[error(transparent)]
+    Layer(#[from] silo_store::layer::LayerError),
+    /// A layer cannot be packed or unpacked.
+    #[error("layer {layer}")]
+    Form {
+        /// The layer.
+        layer: LayerId,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The layers cannot be merged for programs that stack few layers.
+    #[error("the layers cannot be merged")]
+    Merge(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] PathError),
+    /// The repository has no such tag or digest.
+    #[error("{place} has no {name}")]
+    Absent {
+        /// The repository.
+        place: String,
+        /// The tag or digest.
+        name: String,
+    },
+    /// A document is malformed, or does not fit to another one.
+    #[error("{place}: {what}")]
+    Document {
+        /// The repository, with the tag or digest.
+        place: String,
+        /// The fault.
+        what: String,
+    },
+    /// The image was not pushed by Silo.
+    #[error("{place} is an image, but silo did not push it")]
+    Foreign {
+        /// The repository, with the tag or digest.
+        place: String,
+    },
+    /// A signature could not be made.
+    #[error("the image was not signed")]
+    Sign(#[from] silo_sign::external::SignError),
+    /// The system started no thread.
+    #[error(transparent)]
+    Thread(#[from] NoThread),
+    /// The user stopped the command.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl Error {
+    /// Returns a form error about a layer.
+    pub(crate) fn form(layer: LayerId, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error::Form { layer, source: Box::new(source) }
+    }
+
+    /// Returns true if the user stopped the command.
+    pub fn is_stopped(&self) -> bool {
+        use silo_fetch::error::Error as Fetch;
+        use silo_fetch::registry::Error as Registry;
+        matches!(self, Error::Stopped | Error::Fetch(Fetch::Cancelled) | Error::Registry(Registry::Fetch(Fetch::Cancelled)))
+    }
+
+    /// Returns a hint for the user, if there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Registry(error) => error.hint(),
+            Error::Fetch(error) => error.hint(),
+            Error::Absent { .. } => Some("is the name right, and the tag? `silo inspect` shows an image of a registry".to_owned()),
+            Error::Foreign { .. } => Some("`silo install NAME --image REF` makes a tool from an image of another program".to_owned()),
+            Error::Layer(_) | Error::Form { .. } => Some("`silo verify` lists the changed files".to_owned()),
+            Error::Image(_)
+            | Error::Merge(_)
+            | Error::File(_)
+            | Error::Document { .. }
+            | Error::Sign(_)
+            | Error::Thread(_)
+            | Error::Stopped => None,
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Pushes an image: the blobs that the repository lacks, then the documents, and the names last.
+//!
+//! A push that is cut off leaves blobs without a name, which nobody sees; the next push finds them there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use silo_store::digest::{Digest, LayerId};
+use silo_store::layer;
+use silo_store::path_error::PathError;
+
+use silo_base::event::{Activity, Event};
+use silo_base::timestamp;
+use silo_build::image::{self, Image, ImageId};
+use silo_fetch::registry::repository::{Bytes, Moved, Repository};
+use silo_model::derivation::DrvId;
+use silo_model::oci::artifact::{self, Entry};
+use silo_model::oci::contents::{self, ANNOTATION, CONTENTS, Contents, Form, Layer};
+use silo_model::oci::image::Pointer;
+use silo_model::oci::{self, Blob as Named};
+
+use crate::blob::{self, Blob};
+use crate::context::Context;
+use crate::error::Error;
+use crate::stack::{self, Stack};
+
+/// The annotation with the date of an image.
+const CREATED: &str = "org.opencontainers.image.created";
+
+/// An image to push.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The image.
+    pub id: ImageId,
+    /// Its configuration.
+    pub image: Image,
+    /// The name and version of its tool, for people.
+    pub tool: Option<(String, String)>,
+    /// The lock that it was built from, as text.
+    pub lock: Option<String>,
+}
+
+/// Options of a push.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The tag; without one, only the tags of the derivations are written.
+    pub tag: Option<String>,
+    /// True to compress with gzip, for programs that do not know zstd.
+    pub gzip: bool,
+    /// Another repository of the same registry that may have the blobs.
+    pub mount: Option<String>,
+}
+
+/// Data about a manifest, which is attached to it.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    /// The type of the artifact, and the media type of its data.
+    pub kind: &'static str,
+    /// The data.
+    pub bytes: Vec<u8>,
+    /// Annotations of its manifest.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Makes the attachments of a manifest or index, such as its signatures, from its digest.
+pub type Attach<'a> = &'a dyn Fn(&Repository<'_>, Digest) -> Result<Vec<Attachment>, Error>;
+
+/// The result of a push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// The digest that the tag names.
+    pub digest: Digest,
+    /// The digest of the image's manifest.
+    pub manifest: Digest,
+    /// Number of layers.
+    pub layers: usize,
+    /// Number of blobs that were sent.
+    pub sent: usize,
+    /// Bytes of these blobs.
+    pub bytes: u64,
+    /// Number of blobs that the registry took from another repository.
+    pub mounted: usize,
+}
+
+/// A blob to move: from a file, or made again from its layers if it has none.
+struct Item {
+    blob: Blob,
+    file: Option<PathBuf>,
+    source: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    Layer(LayerId),
+    Merged(Vec<LayerId>),
+}
+
+/// Pushes an image.
+pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, options: &Options, attach: Attach<'_>) -> Result<Pushed, Error> {
+    let form = if options.gzip { Form::Gzip } else { Form::Zstd };
+    let temp = tempfile::Builder::new().prefix("push-").tempdir_in(context.home.work());
+    let temp = temp.map_err(|source| PathError { doing: "make a directory in", path: context.home.work(), source })?;
+    let stack = stack::choose(context, &subject.image.layers)?;
+    let mut items = packed(context, subject, &stack, form, temp.path())?;
+    let (sent, bytes, mounted) = move_blobs(context, to, &mut items, options, temp.path())?;
+    let find = |layer: &LayerId| items.iter().find(|item| matches!(&item.source, Source::Layer(id) if id == layer)).map(|item| item.blob);
+    let blobs: Vec<Blob> = subject.image.layers.iter().filter_map(find).collect();
+    let merged = items.iter().find(|item| matches!(item.source, Source::Merged(_))).map(|item| item.blob);
+    let stacked: Vec<Blob> = merged.into_iter().chain(stack.single.iter().filter_map(find)).collect();
+    let (manifest, silo) = documents(context, to, subject, &blobs, &stacked)?;
+    to.put_manifest(oci::MANIFEST, &manifest)?;
+    to.put_referrer(Digest::of(&manifest), Entry::of_artifact(CONTENTS, &silo), &silo)?;
+    attached(to, &manifest, oci::MANIFEST, attach)?;
+    for drv in derivations(context, subject.id)? {
+        to.put_tag(&tag_of(&drv), oci::MANIFEST, &manifest)?;
+    }
+    let mut pushed = Pushed { digest: Digest::of(&manifest), manifest: Digest::of(&manifest), layers: blobs.len(), sent, bytes, mounted };
+    if let Some(tag) = &options.tag {
+        let index = index(to, tag, subject.image.arch, &manifest)?;
+        to.put_manifest(oci::INDEX, &index)?;
+        attached(to, &index, oci::INDEX, attach)?;
+        to.put_tag(tag, oci::INDEX, &index)?;
+        pushed.digest = Digest::of(&index);
+    }
+    Ok(pushed)
+}
+
+/// Returns the tag under which the image of a derivation is found.
+pub fn tag_of(drv: &DrvId) -> String {
+    format!("drv-{drv}")
+}
+
+fn derivations(context: &Context<'_>, id: ImageId) -> Result<BTreeSet<DrvId>, Error> {
+    Ok(image::derivations(context.home, id)?)
+}
+
+/// Returns the blobs of all layers; compresses those whose digest is not known.
+fn packed(context: &Context<'_>, subject: &Subject, stack: &Stack, form: Form, temp: &Path) -> Result<Vec<Item>, Error> {
+    let layers: BTreeSet<LayerId> = subject.image.layers.iter().copied().collect();
+    let merged = (!stack.merged.is_empty()).then(|| Source::Merged(stack.merged.clone()));
+    let sources: Vec<Source> = layers.into_iter().map(Source::Layer).chain(merged).collect();
+    let known: Vec<Option<Blob>> = sources.iter().map(|source| blob::remembered(context.home, source.key(), form)).collect();
+    let missing = known.iter().filter(|blob| blob.is_none()).count();
+    let done = AtomicU64::new(0);
+    let pack = |id: u64| {
+        let work: Vec<(usize, Source, Option<Blob>)> =
+            sources.into_iter().zip(known).enumerate().map(|(at, (source, blob))| (at, source, blob)).collect();
+        context.each(&work, |(at, source, known)| {
+            if let Some(blob) = known {
+                return Ok(Item { blob: *blob, file: None, source: source.clone() });
+            }
+            let file = temp.join(at.to_string());
+            let blob = source.compress(context, form, temp, &file)?;
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            (context.sink)(Event::Progress { id, done });
+            Ok(Item { blob, file: Some(file), source: source.clone() })
+        })
+    };
+    match missing {
+        0 => pack(0),
+        missing => context.activity(Activity::Compress, "layers", Some(missing as u64), pack),
+    }
+}
+
+/// Sends the blobs that the repository lacks; returns their number and bytes, and the number of those that the registry had elsewhere.
+fn move_blobs(
+    context: &Context<'_>,
+    to: &Repository<'_>,
+    items: &mut [Item],
+    options: &Options,
+    temp: &Path,
+) -> Result<(usize, u64, usize), Error> {
+    let numbers: Vec<usize> = (0..items.len()).collect();
+    let there = context.each(&numbers, |at| Ok(to.has_blob(items[*at].blob.pointer.digest)?))?;
+    let missing: Vec<usize> = numbers.into_iter().filter(|at| !there[*at]).collect();
+    if missing.is_empty() {
+        return Ok((0, 0, 0));
+    }
+    let forgotten: Vec<usize> = missing.iter().copied().filter(|at| items[*at].file.is_none()).collect();
+    let files = context.each(&forgotten, |at| {
+        let (item, file) = (&items[*at], temp.join(at.to_string()));
+        let blob = item.source.compress(context, item.blob.form, temp, &file)?;
+        Ok((*at, blob, file))
+    })?;
+    // Another version of a compressor may give other bytes than those that are remembered.
+    for (at, blob, file) in files {
+        (items[at].blob, items[at].file) = (blob, Some(file));
+    }
+    let total: u64 = missing.iter().map(|at| items[*at].blob.pointer.size).sum();
+    let name = format!("{} blobs to {}", missing.len(), to.location());
+    let done = AtomicU64::new(0);
+    let moved = context.activity(Activity::Send, &name, Some(total), |id| {
+        context.each(&missing, |at| {
+            let Item { blob, file, .. } = &items[*at];
+            let path = file.as_deref().unwrap_or(temp);
+            let before = AtomicU64::new(0);
+            let progress = |sent: u64| {
+                let earlier = before.swap(sent, Ordering::Relaxed);
+                // Two's complement: adding the wrapped difference subtracts when an upload began again.
+                let done = done.fetch_add(sent.wrapping_sub(earlier), Ordering::Relaxed).wrapping_add(sent.wrapping_sub(earlier));
+                (context.sink)(Event::Progress { id, done });
+            };
+            Ok((to.put_blob(blob.pointer, &Bytes::File(path), options.mount.as_deref(), &progress)?, blob.pointer.size))
+        })
+    })?;
+    let sent = moved.iter().filter(|(how, _)| *how == Moved::Sent);
+    let mounted = moved.iter().filter(|(how, _)| *how == Moved::Mounted).count();
+    Ok((sent.clone().count(), sent.map(|(_, size)| size).sum(), mounted))
+}
+
+impl Source {
+    fn key(&self) -> Digest {
+        match self {
+            Source::Layer(layer) => layer.digest(),
+            Source::Merged(layers) => stack::key(layers),
+        }
+    }
+
+    fn compress(&self, context: &Context<'_>, form: Form, temp: &Path, to: &Path) -> Result<Blob, Error> {
+        match self {
+            Source::Layer(layer) => blob::compress(context, *layer, form, to),
+            Source::Merged(layers) => stack::compress(context, layers, form, temp, to),
+        }
+    }
+}
+
+/// Writes the small blobs; returns the manifest of the image for other programs, and the one for silo.
+fn documents(
+    context: &Context<'_>,
+    to: &Repository<'_>,
+    subject: &Subject,
+    blobs: &[Blob],
+    stacked: &[Blob],
+) -> Result<(Vec<u8>, Vec<u8>), Error> {
+    let (_, config) = image::configuration(&subject.image);
+    let stacked_image = Image { layers: stacked.iter().map(|blob| blob.layer).collect(), ..subject.image.clone() };
+    let (_, stacked_config) = image::configuration(&stacked_image);
+    let layer = |blob: &Blob| {
+        let manifest = layer::read_manifest(context.store, &blob.layer)?;
+        Ok::<_, Error>(Layer { manifest, blob: blob.pointer, form: blob.form })
+    };
+    let contents = contents::write(&Contents {
+        arch: subject.image.arch,
+        config: pointer(&config),
+        layers: blobs.iter().map(layer).collect::<Result<_, _>>()?,
+        derivations: derivations(context, subject.id)?.into_iter().map(|drv| drv.digest()).collect(),
+        tool: subject.tool.clone(),
+        lock: subject.lock.clone(),
+    });
+    for bytes in [&config, &stacked_config, &contents] {
+        to.put_blob(pointer(bytes), &Bytes::Here(bytes), None, &|_| {})?;
+    }
+    let named = |blob: &Blob| Named { media_type: blob.form.media_type(), digest: blob.pointer.digest, size: blob.pointer.size };
+    let annotations = BTreeMap::from([
+        (ANNOTATION.to_owned(), format!("sha256:{}", Digest::of(&contents))),
+        (CREATED.to_owned(), timestamp::rfc3339(subject.image.epoch)),
+    ]);
+    let stacked: Vec<Named> = stacked.iter().map(named).collect();
+    let manifest = artifact::image(&Named::of(oci::CONFIG, &stacked_config), &stacked, &annotations);
+    let all: Vec<Named> = std::iter::once(Named::of(oci::CONFIG, &config)).chain(blobs.iter().map(named)).collect();
+    let about = Named::of(oci::MANIFEST, &manifest);
+    let silo = artifact::artifact(CONTENTS, &Named::of(CONTENTS, &contents), &all, &about, &BTreeMap::new());
+    Ok((manifest, silo))
+}
+
+/// Writes what `attach` makes for a manifest or index.
+fn attached(to: &Repository<'_>, manifest: &[u8], media_type: &'static str, attach: Attach<'_>) -> Result<(), Error> {
+    let about = Named::of(media_type, manifest);
+    for attachment in attach(to, about.digest)? {
+        attach_one(to, &about, &attachment)?;
+    }
+    Ok(())
+}
+
+/// Writes one attachment of a manifest or index.
+pub fn attach_one(to: &Repository<'_>, about: &Named, attachment: &Attachment) -> Result<(), Error> {
+    let (empty_type, empty) = artifact::EMPTY;
+    for bytes in [empty, &attachment.bytes] {
+        to.put_blob(pointer(bytes), &Bytes::Here(bytes), None, &|_| {})?;
+    }
+    let data = Named::of(attachment.kind, &attachment.bytes);
+    let bytes = artifact::artifact(attachment.kind, &Named::of(empty_type, empty), &[data], about, &attachment.annotations);
+    let entry = Entry { annotations: attachment.annotations.clone(), ..Entry::of_artifact(attachment.kind, &bytes) };
+    Ok(to.put_referrer(about.digest, entry, &bytes)?)
+}
+
+/// Returns the index of a tag with this image; images for other platforms stay in it.
+fn index(to: &Repository<'_>, tag: &str, arch: silo_base::system::Arch, manifest: &[u8]) -> Result<Vec<u8>, Error> {
+    // Whatever else the tag names is replaced.
+    let before = to.tagged(tag)?.and_then(|bytes| artifact::read(&bytes).ok()).map(|document| document.manifests).unwrap_or_default();
+    let others = before.into_iter().filter(|entry| entry.arch.is_some_and(|other| other != arch));
+    let entry = Entry { artifact_type: None, arch: Some(arch), ..Entry::of_artifact("", manifest) };
+    let mut entries: Vec<Entry> = others.chain([entry]).collect();
+    entries.sort_by_key(|entry| entry.arch.map(|arch| arch.name()));
+    Ok(artifact::index(&entries))
+}
+
+fn pointer(bytes: &[u8]) -> Pointer {
+    Pointer { digest: Digest::of(bytes), size: bytes.len() as u64 }
+}

@@ -1,0 +1,186 @@
+//! Shares images: pushes those of this machine, and pulls those of others.
+
+use std::collections::BTreeMap;
+
+use silo_store::digest::Digest;
+use silo_store::flock::{self as store_lock, SharedLock};
+
+use silo_base::system::Arch;
+use silo_build::image::{self, ImageId};
+use silo_fetch::registry::repository::Repository;
+use silo_model::lock;
+use silo_model::oci::location::{self, Location};
+use silo_model::oci::reference::{self, Reference};
+use silo_ship::find::{self, Found};
+use silo_ship::pull::{self, Pulled};
+use silo_ship::push::{self, Options, Pushed, Subject};
+use silo_ship::signatures::{self, Signature};
+use silo_sign::external::Signer;
+use silo_sign::key::Public;
+
+use super::Context;
+use super::definition;
+use super::keys::{self, Named};
+use super::locking;
+use super::record::Installed;
+
+/// Error of sharing an image.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name of the image in a repository is malformed.
+    #[error("\"{name}\": {what}")]
+    Name {
+        /// The name.
+        name: String,
+        /// The fault.
+        what: String,
+    },
+    /// The image to push does not exist.
+    #[error("image {0} is gone")]
+    Gone(ImageId),
+    /// The image cannot be read.
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    /// The definition of the tool cannot be read.
+    #[error(transparent)]
+    Definition(#[from] definition::Error),
+    /// The lock of the tool cannot be read.
+    #[error(transparent)]
+    Lock(#[from] locking::Error),
+    /// The store cannot be locked.
+    #[error(transparent)]
+    Store(#[from] silo_store::path_error::PathError),
+    /// The transfer failed.
+    #[error(transparent)]
+    Ship(#[from] silo_ship::Error),
+    /// The keys cannot be read.
+    #[error(transparent)]
+    Keys(#[from] keys::Error),
+    /// Nobody whom the user trusts signed the image.
+    #[error("{place} is not signed by a key that you trust")]
+    Unsigned {
+        /// The repository, with the tag or digest.
+        place: String,
+    },
+}
+
+/// An image in a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The repository.
+    pub location: Location,
+    /// The tag.
+    pub tag: String,
+    /// The digest; it overrides the tag.
+    pub digest: Option<Digest>,
+}
+
+/// Parses the name of an image in a repository; without a tag it is `latest`.
+pub fn target(name: &str) -> Result<Target, Error> {
+    let wrong = |what| Error::Name { name: name.to_owned(), what };
+    let Reference { place, tag, digest } = reference::parse(name).map_err(wrong)?;
+    Ok(Target { location: location::of_place(&place).map_err(wrong)?, tag: tag.unwrap_or_else(|| "latest".to_owned()), digest })
+}
+
+/// Pushes an image, with the lock of its tool if it is a tool's, and signs it.
+pub fn push(
+    context: &Context<'_>,
+    id: ImageId,
+    tool: Option<&Installed>,
+    to: &Target,
+    options: &Options,
+    signer: Option<&Signer>,
+) -> Result<Pushed, Error> {
+    let shared = store_lock::share(context.store)?;
+    let image = image::get(context.home, id)?.ok_or(Error::Gone(id))?;
+    let subject = Subject {
+        id,
+        image,
+        tool: tool.map(|tool| (tool.name.clone(), tool.version.clone())),
+        lock: tool.map(|tool| lock_of(context, tool)).transpose()?.flatten(),
+    };
+    let shipping = shipping(context, &shared);
+    let repository = shipping.repository(to.location.clone());
+    let attach = |to: &Repository<'_>, over: Digest| match signer {
+        Some(signer) => Ok(signatures::sign(to, over, signer)?.into_iter().collect()),
+        None => Ok(Vec::new()),
+    };
+    Ok(push::push(&shipping, &repository, &subject, options, &attach)?)
+}
+
+/// Returns the text of a tool's lock, if the tool has one.
+fn lock_of(context: &Context<'_>, tool: &Installed) -> Result<Option<String>, Error> {
+    let scope = definition::scope(context.view(), &tool.name)?;
+    let definition = definition::of(context.view(), &tool.name, scope)?;
+    let found = locking::existing(context.view(), &definition)?;
+    Ok(found.map(|found| lock::write(&BTreeMap::from([(tool.name.clone(), found)]))))
+}
+
+/// Finds an image in a repository; reads its contents without its layers, and its signatures.
+pub fn inspect(context: &Context<'_>, from: &Target, arch: Arch) -> Result<(Found, Vec<Signature>), Error> {
+    let shared = store_lock::share(context.store)?;
+    let shipping = shipping(context, &shared);
+    let repository = shipping.repository(from.location.clone());
+    let found = find::find(&repository, &from.tag, from.digest, arch)?;
+    let keys = publics(&keys::trusted(context.home)?);
+    let mut all = Vec::new();
+    for over in std::iter::once(found.manifest).chain(found.index) {
+        all.extend(signatures::of(&repository, over, &keys)?);
+    }
+    Ok((found, all))
+}
+
+fn publics(keys: &[Named]) -> Vec<Public> {
+    keys.iter().map(|key| key.public.clone()).collect()
+}
+
+/// Gives an image of a repository another tag; no blob moves.
+pub fn tag(context: &Context<'_>, from: &Target, tag: &str) -> Result<Digest, Error> {
+    let shared = store_lock::share(context.store)?;
+    let repository = shipping(context, &shared).repository(from.location.clone());
+    let bytes = match from.digest {
+        Some(digest) => repository.manifest(digest),
+        None => repository.tagged(&from.tag),
+    };
+    let place = from.location.to_string();
+    let absent = || silo_ship::Error::Absent { place: place.clone(), name: from.tag.clone() };
+    let bytes = bytes.map_err(silo_ship::Error::from)?.ok_or_else(absent)?;
+    let media_type = silo_model::oci::artifact::media_type(&bytes);
+    let media_type = media_type.map_err(|what| silo_ship::Error::Document { place: place.clone(), what })?;
+    repository.put_tag(tag, media_type, &bytes).map_err(silo_ship::Error::from)?;
+    Ok(Digest::of(&bytes))
+}
+
+/// Pulls an image; returns the keys that signed it, too.
+///
+/// The image counts as the result of its derivations, so a trusted key must have signed it. `unsigned` is the user's word that its origin
+/// needs no signature.
+pub fn pull(context: &Context<'_>, from: &Target, unsigned: bool) -> Result<(Found, Pulled, Vec<String>), Error> {
+    let shared = store_lock::share(context.store)?;
+    let shipping = shipping(context, &shared);
+    let repository = shipping.repository(from.location.clone());
+    let found = find::find(&repository, &from.tag, from.digest, Arch::host())?;
+    let keys = keys::trusted(context.home)?;
+    let signers = if unsigned { Vec::new() } else { signatures::signers(&repository, &found, &publics(&keys))? };
+    if signers.is_empty() && !unsigned {
+        return Err(Error::Unsigned { place: found.place });
+    }
+    let pulled = pull::pull(&shipping, &repository, &found)?;
+    pull::count(&shipping, &found, pulled.image)?;
+    let signers = signers.iter().map(|key| keys::title(&keys, key)).collect();
+    Ok((found, pulled, signers))
+}
+
+/// Returns the environment of a push or pull.
+pub fn shipping<'a>(context: &'a Context<'_>, shared: &'a SharedLock) -> silo_ship::Context<'a> {
+    silo_ship::Context {
+        home: context.home,
+        store: context.store,
+        lock: shared,
+        transport: context.transport,
+        user_home: &context.outside.user_home,
+        jobs: context.jobs,
+        sink: context.sink,
+        stop: context.stop,
+    }
+}
