@@ -48,6 +48,7 @@ mod rows;
 mod run;
 mod settings;
 mod shims;
+mod ship;
 mod sight;
 mod signs;
 mod sink;

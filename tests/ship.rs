@@ -1,0 +1,314 @@
+//! Images that are pushed to registries and directories, signed, and pulled elsewhere.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use tar::EntryType::{Regular, Symlink};
+
+use crate::support::between::{Between, Spoil};
+use crate::support::images::{Layer, base, layout, tar, upper};
+use crate::support::registry::Registry;
+use crate::support::{Silo, done, has, skip};
+
+/// A silo with the tool `greeter`, made from a layout that is gone.
+fn greeter(layers: &[Layer]) -> Silo {
+    let silo = Silo::new();
+    let place = silo.project().join("layout");
+    layout(&place, layers);
+    drop(silo.ok(["install", "--quiet", "greeter", "--image", &format!("oci:{}:v1", place.display()), "--shim", "greet"]));
+    silo_store::removal::remove_tree(&place).expect("our own");
+    silo
+}
+
+/// A silo with the recipe and the lock of another one's tool, and with nothing that it made.
+fn with_lock_of(other: &Silo) -> Silo {
+    let silo = Silo::new();
+    for file in ["greeter.toml", "greeter.lock"] {
+        let text = fs::read_to_string(other.path(&format!("recipes/{file}"))).expect("the recipe");
+        silo.write(&format!(".silo/recipes/{file}"), &text);
+    }
+    silo
+}
+
+/// Exports a silo's public key to a file.
+fn key_of(silo: &Silo, name: &str) -> String {
+    let path = silo.project().join(format!("{name}.pub"));
+    fs::write(&path, silo.ok(["key", "export", name])).expect("our own");
+    path.display().to_string()
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+fn two() -> [Layer; 2] {
+    [Layer::plain(base()), Layer::plain(upper())]
+}
+
+#[test]
+fn an_image_is_pushed_to_a_registry_and_built_nowhere_else() {
+    if !has("docker-registry") {
+        return skip("there is no docker-registry");
+    }
+    let (here, registry) = (greeter(&two()), Registry::start());
+    let reference = format!("{}/team/greeter:v1", registry.host);
+    drop(here.ok(["key", "new", "laptop"]));
+    let first = json(&here.ok(["push", "--json", "greeter", &reference]));
+    assert_eq!((&first["layers"], &first["sent"]), (&2.into(), &2.into()), "{first}");
+    // Nothing is sent or signed twice.
+    let again = json(&here.ok(["push", "--json", "greeter", &reference]));
+    assert_eq!((&again["sent"], &again["digest"]), (&0.into(), &first["digest"]));
+    let shown = json(&here.ok(["inspect", "--json", &reference]));
+    assert_eq!(shown["signatures"].as_array().map(Vec::len), Some(1), "{shown}");
+    let there = with_lock_of(&here);
+    let refused = there.fails(["pull", &reference]);
+    assert!(refused.err.contains("is not signed by a key that you trust") && refused.err.contains("silo key trust"), "{refused:?}");
+    assert_eq!(there.fails(["verify", &reference]).code, 1);
+    drop(there.ok(["key", "trust", &key_of(&here, "laptop")]));
+    assert!(there.ok(["verify", &reference]).contains("proved      signed by laptop"));
+    let pulled = json(&there.ok(["pull", "--json", &reference]));
+    assert_eq!((&pulled["image"], &pulled["fetched"]), (&here.image_id("greeter").to_string().into(), &2.into()));
+    // The layout that it was built from is gone, so nothing could be built.
+    drop(there.ok(["install", "--frozen", "greeter"]));
+    assert_eq!(there.ok(["greet"]), here.ok(["greet"]));
+    assert!(there.ok(["verify", "--all"]).contains(" 0 faults"));
+    // Only the blob of a changed layer moves, in both directions.
+    let changed = greeter(&[Layer::plain(base()), Layer::plain(tar(&[(Regular, "usr/bin/greet", 0o755, "#!/bin/sh\necho other\n")]))]);
+    let sent = json(&changed.ok(["push", "--json", "--no-sign", "greeter", &reference]));
+    assert_eq!(sent["sent"], 1, "{sent}");
+    let fetched = json(&there.ok(["pull", "--json", "--unsigned", &reference]));
+    assert_eq!(fetched["fetched"], 1, "{fetched}");
+    // The earlier image is still there by its digest.
+    let by_digest = format!("{}/team/greeter@{}", registry.host, first["digest"].as_str().expect("a digest"));
+    assert_eq!(json(&there.ok(["inspect", "--json", &by_digest]))["image"], pulled["image"]);
+    // A revoked key counts no more.
+    drop(there.ok(["key", "revoke", "laptop"]));
+    assert_eq!(there.fails(["pull", &by_digest]).code, 1);
+    let absent = there.fails(["pull", &format!("{}/team/greeter:v9", registry.host)]);
+    assert!(absent.err.contains("has no v9"), "{absent:?}");
+    let tagged = there.ok(["tag", &by_digest, "v2"]);
+    assert!(tagged.contains(first["digest"].as_str().expect("a digest")), "{tagged}");
+    assert_eq!(json(&there.ok(["inspect", "--json", &reference.replace(":v1", ":v2")]))["image"], pulled["image"]);
+}
+
+/// Copies an image with skopeo into a layout, and makes a tool of it.
+fn copied(silo: &Silo, reference: &str, name: &str) {
+    let place = silo.project().join(format!("copy-of-{name}"));
+    let to = format!("oci:{}:v1", place.display());
+    let mut copy = Command::new("skopeo");
+    copy.args(["copy", "--insecure-policy", "--src-tls-verify=false", &format!("docker://{reference}"), &to]);
+    let copied = done(copy.env("REGISTRY_AUTH_FILE", silo.home().join("logins.json")));
+    assert_eq!(copied.code, 0, "{copied:?}");
+    drop(silo.ok(["install", "--quiet", name, "--image", &to, "--shim", &format!("{name}:greet")]));
+}
+
+#[test]
+fn other_programs_read_what_is_pushed_also_with_many_layers() {
+    if !has("docker-registry") || !has("skopeo") {
+        return skip("there is no docker-registry or no skopeo");
+    }
+    let registry = Registry::start();
+    let file = |at: usize| {
+        tar(&[(Regular, &format!("opt/files/{at}"), 0o644, &"x".repeat(at + 1)), (Symlink, "opt/last", 0o777, &at.to_string())])
+    };
+    let many: Vec<Layer> = two().into_iter().chain((0..177).map(|at| Layer::zstd(&file(at)))).collect();
+    let silo = greeter(&many);
+    let reference = format!("{}/many:v1", registry.host);
+    let pushed = json(&silo.ok(["push", "--json", "greeter", &reference]));
+    assert_eq!(pushed["layers"], 179, "{pushed}");
+    assert_eq!(json(&silo.ok(["push", "--json", "greeter", &reference]))["sent"], 0);
+    let shown = json(&silo.ok(["inspect", "--json", &reference]));
+    assert_eq!((&shown["layersForOthers"], shown["layers"].as_array().map(Vec::len)), (&100.into(), Some(179)), "{shown}");
+    copied(&silo, &reference, "other");
+    drop(silo.ok(["diff", "--paths", "greeter", "other"]));
+    let there = with_lock_of(&silo);
+    let pulled = json(&there.ok(["pull", "--json", "--unsigned", &reference]));
+    assert_eq!(pulled["image"], silo.image_id("greeter").to_string());
+    // An ordinary image has its own layers, and podman and docker give it silo's id.
+    let silo = greeter(&two());
+    let reference = format!("{}/few:v1", registry.host);
+    for form in [&["push", "greeter", &reference][..], &["push", "--gzip", "greeter", &reference]] {
+        drop(silo.ok(form));
+        let mut raw = Command::new("skopeo");
+        let raw = done(raw.args(["inspect", "--raw", "--config", "--tls-verify=false", &format!("docker://{reference}")]));
+        let config = silo_store::digest::Digest::of(raw.out.trim_end().as_bytes()).to_string();
+        assert_eq!(config, silo.image_id("greeter").to_string(), "{raw:?}");
+    }
+    copied(&silo, &reference, "gzipped");
+    drop(silo.ok(["diff", "--paths", "greeter", "gzipped"]));
+}
+
+#[test]
+fn a_directory_is_a_repository() {
+    let (here, place) = (greeter(&two()), tempfile::tempdir().expect("a directory"));
+    let at = |tag: &str| format!("oci:{}:{tag}", place.path().join("shared").display());
+    let pushed = json(&here.ok(["push", "--json", "greeter", &at("v1")]));
+    assert_eq!(pushed["sent"], 2, "{pushed}");
+    drop(here.ok(["tag", &at("v1"), "v2"]));
+    let there = with_lock_of(&here);
+    let pulled = json(&there.ok(["pull", "--json", "--unsigned", &at("v2")]));
+    assert_eq!(pulled["image"], here.image_id("greeter").to_string());
+    // It is also a layout for other programs.
+    drop(there.ok(["install", "--quiet", "other", "--image", &at("v1"), "--shim", "other:greet"]));
+    assert_eq!(there.ok(["other"]), here.ok(["greet"]));
+    for (reference, expect) in
+        [("oci:shared:v1", "must be absolute"), ("greeter:v1", "name the registry too"), ("oci-archive:/x.tar", "an archive is one file")]
+    {
+        let refused = here.fails(["push", "greeter", reference]);
+        assert!(refused.code == 2 && refused.err.contains(expect) && refused.err.contains("hint:"), "{refused:?}");
+    }
+}
+
+/// Changes each byte of a pushed image in turn, or removes the file: the pull gives the same image or fails, and leaves nothing wrong.
+#[test]
+fn a_changed_repository_gives_the_same_image_or_an_error() {
+    let here = greeter(&two());
+    drop(here.ok(["key", "new", "laptop"]));
+    let place = here.project().join("shared");
+    let reference = format!("oci:{}:v1", place.display());
+    drop(here.ok(["push", "greeter", &reference]));
+    let expected = here.image_id("greeter").to_string();
+    let key = key_of(&here, "laptop");
+    let blobs = place.join("blobs/sha256");
+    let mut files: Vec<_> = fs::read_dir(&blobs).expect("our own").flatten().map(|entry| entry.path()).collect();
+    files.push(place.join("index.json"));
+    let mut refusals = BTreeSet::new();
+    for file in &files {
+        let intact = fs::read(file).expect("our own");
+        let half = intact.len() / 2;
+        let flipped =
+            |at: usize| intact.iter().enumerate().map(|(here, byte)| if here == at { byte ^ 1 } else { *byte }).collect::<Vec<u8>>();
+        let changes =
+            [flipped(0), flipped(half), flipped(intact.len() - 1), intact[..half].to_vec(), [&intact[..], b" "].concat(), Vec::new()];
+        for changed in changes.iter().map(Some).chain([None]) {
+            match changed {
+                Some(bytes) => fs::write(file, bytes).expect("our own"),
+                None => fs::remove_file(file).expect("our own"),
+            }
+            let there = with_lock_of(&here);
+            drop(there.ok(["key", "trust", &key]));
+            let done = there.run(["pull", "--json", &reference]);
+            match done.code {
+                0 => assert_eq!(json(&done.out)["image"], expected.as_str(), "{file:?}"),
+                1 => {
+                    refusals.insert(done.err.lines().next().unwrap_or_default().len());
+                    assert!(done.err.starts_with("silo: ") && !there.path("made").exists(), "{file:?}: {done:?}");
+                }
+                _ => panic!("{file:?}: {done:?}"),
+            }
+            fs::write(file, &intact).expect("our own");
+        }
+    }
+    assert!(!refusals.is_empty());
+    let there = with_lock_of(&here);
+    drop(there.ok(["key", "trust", &key]));
+    drop(there.ok(["pull", &reference]));
+    assert!(there.ok(["verify", "--all"]).contains(" 0 faults"));
+}
+
+#[test]
+fn uploads_survive_broken_connections() {
+    if !has("docker-registry") {
+        return skip("there is no docker-registry");
+    }
+    let mut state = 1_u32;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        char::from(b' ' + u8::try_from(state % 90).expect("it is small"))
+    };
+    // Some megabytes that no compressor makes small, for several pieces.
+    let noise: String = (0..12 << 20).map(|_| next()).collect();
+    let silo = greeter(&[Layer::plain(base()), Layer::plain(upper()), Layer::plain(tar(&[(Regular, "opt/noise", 0o644, &noise)]))]);
+    let registry = Registry::start();
+    let between = Between::start(&registry.host);
+    let reference = format!("{}/noise:v1", between.host);
+    between.spoil("PATCH", [Spoil::Refuse, Spoil::Answer(503, "Retry-After: 0\r\n", "")]);
+    let pushed = json(&silo.ok(["push", "--json", "greeter", &reference]));
+    assert_eq!(pushed["sent"], 3, "{pushed}");
+    let seen = between.seen();
+    let asked = seen.iter().any(|line| line.starts_with("GET ") && line.contains("/blobs/uploads/"));
+    assert!(asked && seen.iter().filter(|line| line.starts_with("PATCH ")).count() > 3, "{seen:?}");
+    let there = with_lock_of(&silo);
+    drop(there.ok(["pull", "--unsigned", &reference]));
+    // A push that is refused at its end leaves no name.
+    between.spoil("PUT /v2/denied/manifests/", vec![Spoil::Answer(403, "", "{\"errors\":[{\"message\":\"not for you\"}]}"); 9]);
+    let denied = format!("{}/denied:v1", between.host);
+    let done = silo.fails(["push", "greeter", &denied]);
+    assert!(done.err.contains("403: not for you") && done.err.contains("podman login"), "{done:?}");
+    assert!(silo.fails(["inspect", &denied]).err.contains("has no v1"));
+    between.spoil("x", []);
+    assert_eq!(json(&silo.ok(["push", "--json", "greeter", &denied]))["sent"], 0);
+}
+
+#[test]
+fn keys_sign_from_files_variables_and_programs() {
+    let silo = greeter(&two());
+    let place = silo.project().join("shared");
+    let reference = format!("oci:{}:v1", place.display());
+    drop(silo.ok(["key", "new", "one"]));
+    drop(silo.ok(["key", "new", "two", "--ed25519"]));
+    let several = silo.fails(["push", "greeter", &reference]);
+    assert!(several.err.contains("several keys: one, two") && several.err.contains("--sign"), "{several:?}");
+    let secret = silo.path("keys/own/one.pem");
+    let text = fs::read_to_string(&secret).expect("a key");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&secret).expect("a key").permissions());
+    assert_eq!(mode & 0o077, 0);
+    let signers = |silo: &Silo| {
+        let shown = json(&silo.ok(["inspect", "--json", &reference]));
+        shown["signatures"].as_array().expect("a list").iter().map(|one| one["by"].as_str().unwrap_or("?").to_owned()).collect::<Vec<_>>()
+    };
+    let mut push = silo.command(["push", "--quiet", "greeter", &reference]);
+    let pushed = done(push.env("SILO_SIGNING_KEY", &text));
+    assert_eq!((pushed.code, signers(&silo)), (0, vec!["one".to_owned()]), "{pushed:?}");
+    drop(silo.ok(["push", "--quiet", "greeter", &reference, "--sign", "two"]));
+    assert_eq!(signers(&silo), ["one", "two"]);
+    let mut push = silo.command(["push", "--quiet", "greeter", &reference]);
+    let wrong = done(push.env("SILO_SIGNING_KEY", "no key"));
+    assert!(wrong.code == 1 && wrong.err.contains("SILO_SIGNING_KEY") && !wrong.err.contains("no key"), "{wrong:?}");
+    if !has("openssl") {
+        return skip("there is no openssl to sign with");
+    }
+    let program = silo.project().join("sign");
+    fs::write(&program, format!("#!/bin/sh\nexec openssl dgst -sha256 -sign {}\n", secret.display())).expect("our own");
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our own");
+    let other = format!("oci:{}:v2", silo.project().join("other").display());
+    let by_program =
+        |key: &str| silo.run(["push", "--quiet", "greeter", &other, "--sign", key, "--sign-program", &program.display().to_string()]);
+    let refused = by_program("two");
+    assert!(refused.code == 1 && refused.err.contains("made no signature of the key"), "{refused:?}");
+    assert_eq!(by_program("one").code, 0);
+    assert!(silo.ok(["verify", &other]).contains("proved      signed by one"));
+}
+
+/// cosign and silo accept each other's signatures.
+#[test]
+fn cosign_verifies_images_and_signs_them() {
+    if !has("docker-registry") || !has("cosign") {
+        return skip("there is no docker-registry or no cosign");
+    }
+    let (silo, registry) = (greeter(&two()), Registry::start());
+    let reference = format!("{}/team/greeter:v1", registry.host);
+    drop(silo.ok(["key", "new", "laptop"]));
+    let pushed = json(&silo.ok(["push", "--json", "greeter", &reference]));
+    let cosign = |args: &[&str]| {
+        let mut cosign = Command::new("cosign");
+        let done = done(cosign.args(args).env("COSIGN_PASSWORD", "").env("HOME", silo.home()).current_dir(silo.project()));
+        assert_eq!(done.code, 0, "{done:?}");
+    };
+    let key = key_of(&silo, "laptop");
+    cosign(&["verify", "--key", &key, "--insecure-ignore-tlog=true", "--allow-insecure-registry", &reference]);
+    cosign(&["generate-key-pair"]);
+    let by_digest = format!("{}/team/greeter@{}", registry.host, pushed["digest"].as_str().expect("a digest"));
+    let sign =
+        ["sign", "--key", "cosign.key", "--tlog-upload=false", "--use-signing-config=false", "--allow-insecure-registry", "-y", &by_digest];
+    cosign(&sign);
+    let there = Silo::new();
+    drop(there.ok(["key", "trust", &silo.project().join("cosign.pub").display().to_string()]));
+    assert!(there.ok(["verify", &reference]).contains("proved      signed by cosign"));
+    assert!(Path::new(&silo.project()).join("cosign.pub").exists());
+}
