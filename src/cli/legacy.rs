@@ -78,7 +78,7 @@ pub fn reserved() -> Vec<String> {
 pub fn translated(args: Vec<OsString>) -> Vec<OsString> {
     let at = first_word(&args);
     let args = as_options(args, at);
-    let is_called = |older: &&Older| args[at..].iter().zip(older.was).filter(|(arg, was)| arg == was).count() == older.was.len();
+    let is_called = |older: &&RenamedCommand| args[at..].iter().zip(older.was).filter(|(arg, was)| arg == was).count() == older.was.len();
     let Some(older) = OLDER.iter().find(is_called).filter(|_| !names_an_image(&args[at..])) else {
         return build_order(shim_order(args, at), at);
     };

@@ -8,7 +8,7 @@ use reqwest::{Response, Url};
 
 use super::address::shown;
 use super::error::{Error, Size};
-use super::retry::{Attempts, Pace, Stop};
+use super::retry::{Attempts, SpeedMeter, Stop};
 use super::transport::{Transport, challenges};
 
 /// The slowest accepted upload; a slower one is given up, so that a stalled server cannot hold silo for ever.
@@ -138,7 +138,7 @@ impl Transport {
     fn body(&self, mut response: Response, request: &Request<'_>, stop: &Stop) -> Result<Vec<u8>, Error> {
         let (net, patience, url) = (self.net()?, self.patience(), request.url);
         let until = Instant::now() + patience.document;
-        let mut pace = Pace::new(patience);
+        let mut pace = SpeedMeter::new(patience);
         let mut bytes = Vec::new();
         loop {
             let began = Instant::now();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use silo_store::digest::{Digest, Hasher};
-use silo_store::held::Held;
+use silo_store::locked_file::LockedFile;
 use silo_store::read_limited;
 
 use silo_model::oci::artifact::{self, Document, Entry};
@@ -82,7 +82,7 @@ pub fn set_name(dir: &Path, name: &str, mut entry: Entry) -> Result<(), Error> {
     let lock = dir.join(LOCK);
     let failed = |path: &Path, source| Error::Write { path: path.to_owned(), source };
     let file = File::options().create(true).append(true).open(&lock).map_err(|source| failed(&lock, source))?;
-    let _alone = Held::exclusive(file).map_err(|source| failed(&lock, source))?;
+    let _alone = LockedFile::exclusive(file).map_err(|source| failed(&lock, source))?;
     let mut all = entries(dir)?;
     all.retain(|other| other.annotations.get(NAME).map(String::as_str) != Some(name));
     all.push(entry);
