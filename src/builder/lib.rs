@@ -105,6 +105,11 @@ pub fn known(home: &Home, target: &Target<'_>) -> Option<ImageId> {
     image::made_by(home, image_drv(target, None))
 }
 
+/// Returns the derivation of an image, which follows from the definition and the lock.
+pub fn derivation_of(target: &Target<'_>) -> DrvId {
+    image_drv(target, None)
+}
+
 /// Returns the image of an earlier build with the same inputs, or the error if the lock has nothing for this architecture.
 fn found(ctx: &BuildContext<'_>, target: &Target<'_>) -> Option<Result<Built, Error>> {
     let arch = Arch::host();

@@ -6,12 +6,17 @@ use std::time::Duration;
 use silo_base::sanitize;
 use silo_base::units;
 use silo_build::image::ImageId;
+use silo_insight::inside;
+use silo_model::oci::location::{self, Location};
+use silo_ship::push::{Options, Pushed};
 use silo_tool::compress;
+use silo_tool::share;
 use silo_tool::{collect, usage};
 
-use super::context::{Globals, Setting, setting};
+use super::context::{Globals, Setting, look, setting};
 use super::error::Failure;
 use super::flags::{Effect, Format};
+use super::push::SignArgs;
 use super::{env, gc, ui};
 
 /// Show the disk usage of Silo's directory, and reduce it
@@ -28,8 +33,24 @@ enum Verb {
     Gc(gc::Args),
     Compress(Compress),
     Clean(Clean),
+    Push(Push),
     #[command(hide = true)]
     Restore(Restore),
+}
+
+/// Push the images of tools to the caches, so that other machines need not build them
+#[derive(clap::Args)]
+struct Push {
+    /// Only these tools; by default all that are built
+    tools: Vec<String>,
+    /// The cache: a repository of a registry, or a directory; by default those with push = true in ~/.silo/silo.toml
+    #[arg(long, value_name = "LOCATION")]
+    to: Option<String>,
+    #[command(flatten)]
+    sign: SignArgs,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Show the disk usage of each part, counting every file once
@@ -98,6 +119,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         Verb::Gc(args) => gc::run(globals, args),
         Verb::Compress(args) => squeeze(&setting(globals)?, args),
         Verb::Clean(args) => clean(&setting(globals)?, args),
+        Verb::Push(args) => push(&setting(globals)?, args),
         Verb::Restore(args) => restore(&setting(globals)?, args),
     }
 }
@@ -179,6 +201,55 @@ fn clean(setting: &Setting, args: &Clean) -> Result<ExitCode, Failure> {
     let things = if args.all { Duration::ZERO } else { Duration::MAX };
     let wish = collect::GcOptions { min_age: things, downloads: true, ..collect::GcOptions::default() };
     gc::collected(setting, &wish, Effect::of_flag(args.dry_run), Format::of_flag(args.json))
+}
+
+fn push(setting: &Setting, args: &Push) -> Result<ExitCode, Failure> {
+    let ours = setting.user_settings.caches.iter().filter(|cache| cache.push).map(|cache| cache.location.clone());
+    let locations: Vec<String> = args.to.clone().map_or_else(|| ours.collect(), |to| vec![to]);
+    if locations.is_empty() {
+        return Err(Failure::usage(
+            "no cache is named to push to",
+            "name one with --to, or set push = true for a cache in ~/.silo/silo.toml",
+        ));
+    }
+    let parse = |text: &String| {
+        let hint = "as in registry.example.com/team/silo, or /srv/cache for a directory";
+        location::parse(text).map_err(|what| Failure::usage(format!("\"{}\": {what}", sanitize::line(text)), hint))
+    };
+    let locations: Vec<Location> = locations.iter().map(parse).collect::<Result<_, _>>()?;
+    let mut tools = inside::tools(&look(setting)?)?;
+    if let Some(unknown) = args.tools.iter().find(|name| !tools.iter().any(|tool| tool.name == **name)) {
+        return Err(Failure::found(
+            format!("{} is not installed", sanitize::line(unknown)),
+            format!("silo install {}", sanitize::line(unknown)),
+        ));
+    }
+    tools.retain(|tool| args.tools.is_empty() || args.tools.contains(&tool.name));
+    let signer = args.sign.signer(&setting.home)?;
+    if signer.is_none() {
+        setting.note("nothing is signed, so no cache's user takes it; `silo key new NAME` makes a key".to_owned());
+    }
+    let mut rows = Vec::new();
+    setting.with(|context| {
+        for location in &locations {
+            let to = share::Target { location: location.clone(), tag: String::new(), digest: None };
+            for tool in &tools {
+                let pushed = share::push(context, tool.image, Some(tool), &to, &Options::default(), signer.as_ref())?;
+                rows.push((tool.name.clone(), location.to_string(), pushed));
+            }
+        }
+        Ok(())
+    })?;
+    if args.json {
+        let row = |(tool, cache, pushed): &(String, String, Pushed)| serde_json::json!({ "tool": tool, "cache": cache, "layers": pushed.layers, "sent": pushed.sent, "bytes": pushed.bytes });
+        ui::json(&rows.iter().map(row).collect())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let line = |(tool, cache, pushed): &(String, String, Pushed)| {
+        format!("{tool} to {cache}: {} layers, {} blobs sent ({})\n", pushed.layers, pushed.sent, units::size(pushed.bytes))
+    };
+    ui::data(&rows.iter().map(line).collect::<String>())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn restore(setting: &Setting, args: &Restore) -> Result<ExitCode, Failure> {

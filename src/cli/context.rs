@@ -124,6 +124,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         (project_settings.trust.is_some(), "trust"),
         (project_settings.cache != Cache::default(), "cache"),
         (project_settings.build != Build::default(), "build"),
+        (project_settings.caches.iter().any(|cache| cache.push), "caches.push"),
         (project_settings.mirrors.allow_stale.is_some(), "mirrors.allowStale"),
     ];
     if let Some((_, key)) = mine.into_iter().find(|(said, _)| *said) {

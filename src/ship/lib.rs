@@ -5,8 +5,9 @@
 
 pub mod error;
 
-pub mod blob;
 pub mod context;
+
+pub mod blob;
 
 pub mod stack;
 

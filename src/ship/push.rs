@@ -135,7 +135,7 @@ fn derivations(context: &Context<'_>, id: ImageId) -> Result<BTreeSet<DrvId>, Er
     Ok(image::derivations(context.home, id)?)
 }
 
-/// Returns the blobs of all layers; compresses those whose digest is not known.
+/// Returns the blobs of all layers; compresses those without a known digest.
 fn packed(context: &Context<'_>, subject: &Subject, stack: &Stack, form: Form, temp: &Path) -> Result<Vec<Item>, Error> {
     let layers: BTreeSet<LayerId> = subject.image.layers.iter().copied().collect();
     let merged = (!stack.merged.is_empty()).then(|| Source::Merged(stack.merged.clone()));
@@ -264,7 +264,7 @@ fn documents(
     Ok((manifest, silo))
 }
 
-/// Writes what `attach` makes for a manifest or index.
+/// Writes the attachments of a manifest or index.
 fn attached(to: &Repository<'_>, manifest: &[u8], media_type: &'static str, attach: Attach<'_>) -> Result<(), Error> {
     let about = Named::of(media_type, manifest);
     for attachment in attach(to, about.digest)? {
@@ -287,7 +287,7 @@ pub fn attach_one(to: &Repository<'_>, about: &Named, attachment: &Attachment) -
 
 /// Returns the index of a tag with this image; images for other platforms stay in it.
 fn index(to: &Repository<'_>, tag: &str, arch: silo_base::system::Arch, manifest: &[u8]) -> Result<Vec<u8>, Error> {
-    // Whatever else the tag names is replaced.
+    // Another thing with this tag is replaced.
     let before = to.tagged(tag)?.and_then(|bytes| artifact::read(&bytes).ok()).map(|document| document.manifests).unwrap_or_default();
     let others = before.into_iter().filter(|entry| entry.arch.is_some_and(|other| other != arch));
     let entry = Entry { artifact_type: None, arch: Some(arch), ..Entry::of_artifact("", manifest) };

@@ -20,6 +20,7 @@ use silo_model::recipe::catalog::Origin;
 use silo_model::recipe::versions::is_of;
 
 use super::Context;
+use super::caches;
 use super::definition::{self, Definition, Scope};
 use super::lock_files::{self, Resolving, Staged};
 use super::projects;
@@ -214,6 +215,7 @@ fn build(
     let mirrors = OnceCell::new();
     let shop = workshop(context, shared, &mirrors);
     let target = Target { frozen: wish.resolving == Resolving::Frozen, anew: wish.anew, ..definition.target(lock) };
+    caches::take(context, shared, &context.user_settings.caches, &[target]);
     silo_build::build(&shop, &[target]).remove(0)
 }
 

@@ -1,7 +1,10 @@
 //! Implements the commands, without the command line.
 
 pub mod journal;
+pub mod keys;
 pub mod shim;
+
+mod caches;
 
 pub mod projects;
 pub mod record;
@@ -34,8 +37,6 @@ pub mod clean;
 pub mod compress;
 pub mod import_image;
 pub mod usage;
-
-pub mod keys;
 
 pub mod outdated;
 pub mod share;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use silo_store::digest::Digest;
-use silo_store::flock::{self as store_lock, SharedLock};
+use silo_store::flock as store_lock;
 
 use silo_base::system::Arch;
 use silo_build::image::{self, ImageId};
@@ -19,6 +19,7 @@ use silo_sign::external::Signer;
 use silo_sign::key::Public;
 
 use super::Context;
+use super::caches::shipping;
 use super::definition;
 use super::keys::{self, Named};
 use super::locking;
@@ -169,18 +170,4 @@ pub fn pull(context: &Context<'_>, from: &Target, unsigned: bool) -> Result<(Fou
     pull::count(&shipping, &found, pulled.image)?;
     let signers = signers.iter().map(|key| keys::title(&keys, key)).collect();
     Ok((found, pulled, signers))
-}
-
-/// Returns the environment of a push or pull.
-pub fn shipping<'a>(context: &'a Context<'_>, shared: &'a SharedLock) -> silo_ship::Context<'a> {
-    silo_ship::Context {
-        home: context.home,
-        store: context.store,
-        lock: shared,
-        transport: context.transport,
-        user_home: &context.outside.user_home,
-        jobs: context.jobs,
-        sink: context.sink,
-        stop: context.stop,
-    }
 }

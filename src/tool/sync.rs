@@ -16,6 +16,7 @@ use silo_model::lock::Lock;
 use silo_model::recipe::catalog::Origin;
 
 use super::Context;
+use super::caches;
 use super::definition::{self, Definition, Scope};
 use super::install::{self, Error};
 use super::lock_files::{self, Resolving, Staged};
@@ -167,6 +168,7 @@ fn build_all(context: &Context<'_>, shared: &SharedLock, wish: &SyncOptions, rea
     let shop = install::workshop(context, shared, &mirrors);
     let frozen = wish.resolving == Resolving::Frozen;
     let targets: Vec<Target<'_>> = ready.iter().map(|one| Target { frozen, anew: wish.anew, ..one.definition.target(&one.lock) }).collect();
+    caches::take(context, shared, &context.settings.caches, &targets);
     silo_build::build(&shop, &targets)
 }
 

@@ -18,8 +18,11 @@ mod layout;
 
 mod layout_writer;
 
-pub mod repository;
+mod session;
+
 mod upload;
+
+pub mod repository;
 
 use std::collections::BTreeMap;
 use std::path::Path;

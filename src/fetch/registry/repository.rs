@@ -3,23 +3,22 @@
 //! It is in a registry, in a directory, or on a static web server; the last two are OCI layouts, and a web server cannot be written to. Every
 //! document is verified by its digest, except one that a tag names, which the caller must verify otherwise.
 
-use std::io::Read;
-use std::path::Path;
-
 use silo_store::digest::Digest;
 
 use silo_model::oci::artifact::{self, Document, Entry};
 use silo_model::oci::image::{ACCEPT, MAX_DOCUMENT_BYTES, Pointer};
 use silo_model::oci::location::Location;
-use silo_model::oci::reference::{Place, Reference};
 use silo_model::oci::{self};
 
-use crate::exchange::{Method, Reply, Request};
+use crate::exchange::{Method, Request};
 
 use super::error::{Error, brief};
 use super::layout::{NAME, blob};
-use super::request::{Context, base};
-use super::{layout_writer, login, upload};
+use super::request::Context;
+use super::session::{Session, refused};
+use super::{layout_writer, upload};
+
+pub use super::session::{Bytes, Moved};
 
 /// The most bytes of an answer without a document.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
@@ -28,52 +27,23 @@ const INDEX_ATTEMPTS: u32 = 4;
 
 /// A repository.
 pub struct Repository<'a> {
-    pub(super) context: Context<'a>,
-    location: Location,
-    /// The repository as a reference, for logins.
-    reference: Option<Reference>,
-}
-
-/// The source of a blob's bytes.
-pub enum Bytes<'a> {
-    /// In memory.
-    Here(&'a [u8]),
-    /// In a file.
-    File(&'a Path),
-}
-
-/// The result of an upload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moved {
-    /// The repository had the blob.
-    Present,
-    /// The registry took it from another repository.
-    Mounted,
-    /// All bytes were sent.
-    Sent,
+    session: Session<'a>,
 }
 
 impl<'a> Repository<'a> {
     /// Returns the repository at a location; asks nothing yet.
     pub fn new(context: Context<'a>, location: Location) -> Repository<'a> {
-        let reference = match &location {
-            Location::Registry { host, repository } => {
-                let place = Place::Registry { host: host.clone(), repository: repository.clone() };
-                Some(Reference { place, tag: None, digest: None })
-            }
-            Location::Directory(_) | Location::Web(_) => None,
-        };
-        Repository { context, location, reference }
+        Repository { session: Session::new(context, location) }
     }
 
     /// Returns the location.
     pub fn location(&self) -> &Location {
-        &self.location
+        &self.session.location
     }
 
     /// Returns the bytes of the manifest or index with a tag, if there is one.
     pub fn tagged(&self, tag: &str) -> Result<Option<Vec<u8>>, Error> {
-        let index = match &self.location {
+        let index = match &self.session.location {
             Location::Registry { .. } => return self.manifest_at(tag),
             Location::Directory(dir) => layout_writer::entries(dir)?,
             Location::Web(url) => {
@@ -92,7 +62,7 @@ impl<'a> Repository<'a> {
 
     /// Returns the bytes of a manifest or index, if it is there.
     pub fn manifest(&self, digest: Digest) -> Result<Option<Vec<u8>>, Error> {
-        let bytes = match &self.location {
+        let bytes = match &self.session.location {
             Location::Registry { .. } => self.manifest_at(&format!("sha256:{digest}"))?,
             Location::Directory(_) | Location::Web(_) => self.blob_of_layout(digest, MAX_DOCUMENT_BYTES)?,
         };
@@ -101,7 +71,7 @@ impl<'a> Repository<'a> {
 
     /// Returns a small blob, if it is there; a longer one than `max_bytes` is an error.
     pub fn blob(&self, digest: Digest, max_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
-        let bytes = match &self.location {
+        let bytes = match &self.session.location {
             Location::Registry { .. } => self.get(&self.blob_url(digest), max_bytes)?,
             Location::Directory(_) | Location::Web(_) => self.blob_of_layout(digest, max_bytes)?,
         };
@@ -110,8 +80,8 @@ impl<'a> Repository<'a> {
 
     /// Returns the address of a blob, for a download.
     pub fn blob_url(&self, digest: Digest) -> String {
-        match &self.location {
-            Location::Registry { .. } => format!("{}/blobs/sha256:{digest}", self.base()),
+        match &self.session.location {
+            Location::Registry { .. } => format!("{}/blobs/sha256:{digest}", self.session.base()),
             Location::Directory(dir) => dir.join(blob(digest)).display().to_string(),
             Location::Web(url) => format!("{url}/{}", blob(digest)),
         }
@@ -119,9 +89,9 @@ impl<'a> Repository<'a> {
 
     /// Lists the manifests about a manifest: by the registry's own list, else by the tag of registries without one.
     pub fn referrers(&self, digest: Digest) -> Result<Vec<Entry>, Error> {
-        if let Location::Registry { .. } = &self.location {
-            let url = format!("{}/referrers/sha256:{digest}", self.base());
-            let reply = self.call(&Request { accept: Some(oci::INDEX), ..Request::new(Method::Get, &url, MAX_DOCUMENT_BYTES) })?;
+        if let Location::Registry { .. } = &self.session.location {
+            let url = format!("{}/referrers/sha256:{digest}", self.session.base());
+            let reply = self.session.call(&Request { accept: Some(oci::INDEX), ..Request::new(Method::Get, &url, MAX_DOCUMENT_BYTES) })?;
             if reply.status == 200
                 && let Ok(document) = artifact::read(&reply.bytes)
             {
@@ -137,7 +107,7 @@ impl<'a> Repository<'a> {
 
     /// Returns true if a blob is there.
     pub fn has_blob(&self, digest: Digest) -> Result<bool, Error> {
-        match &self.location {
+        match &self.session.location {
             Location::Registry { .. } => self.is_there(&self.blob_url(digest)),
             Location::Directory(dir) => Ok(dir.join(blob(digest)).exists()),
             Location::Web(url) => Err(not_written(url)),
@@ -149,8 +119,8 @@ impl<'a> Repository<'a> {
         if self.has_blob(pointer.digest)? {
             return Ok(Moved::Present);
         }
-        match &self.location {
-            Location::Registry { .. } => upload::upload(self, pointer, bytes, from, progress),
+        match &self.session.location {
+            Location::Registry { .. } => upload::upload(&self.session, pointer, bytes, from, progress),
             Location::Directory(dir) => {
                 match bytes {
                     Bytes::Here(bytes) => layout_writer::put_blob(dir, pointer.digest, &mut &bytes[..])?,
@@ -170,7 +140,7 @@ impl<'a> Repository<'a> {
 
     /// Writes a manifest or index, and gives it a tag.
     pub fn put_tag(&self, tag: &str, media_type: &str, bytes: &[u8]) -> Result<(), Error> {
-        match &self.location {
+        match &self.session.location {
             Location::Registry { .. } => self.put_manifest_at(tag, media_type, bytes).map(drop),
             Location::Directory(dir) => {
                 layout_writer::put_blob(dir, Digest::of(bytes), &mut &bytes[..])?;
@@ -202,15 +172,15 @@ impl<'a> Repository<'a> {
             self.put_tag(&tag, oci::INDEX, &artifact::index(&all))?;
         }
         let what = format!("others change the tag {tag} all the time");
-        Err(Error::Document { url: self.location.to_string(), what })
+        Err(Error::Document { url: self.session.location.to_string(), what })
     }
 
     fn put_manifest_at(&self, name: &str, media_type: &str, bytes: &[u8]) -> Result<bool, Error> {
-        match &self.location {
+        match &self.session.location {
             Location::Registry { .. } => {
-                let url = format!("{}/manifests/{name}", self.base());
+                let url = format!("{}/manifests/{name}", self.session.base());
                 let request = Request { media_type: Some(media_type), body: bytes, ..Request::new(Method::Put, &url, MAX_ANSWER_BYTES) };
-                let reply = self.call(&request)?;
+                let reply = self.session.call(&request)?;
                 if !matches!(reply.status, 200..=202) {
                     return Err(refused(&url, &reply));
                 }
@@ -222,11 +192,11 @@ impl<'a> Repository<'a> {
     }
 
     fn manifest_at(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
-        self.get(&format!("{}/manifests/{name}", self.base()), MAX_DOCUMENT_BYTES)
+        self.get(&format!("{}/manifests/{name}", self.session.base()), MAX_DOCUMENT_BYTES)
     }
 
     fn blob_of_layout(&self, digest: Digest, max_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
-        match &self.location {
+        match &self.session.location {
             Location::Directory(dir) => {
                 let path = dir.join(blob(digest));
                 match silo_store::read_limited::read(&path, max_bytes) {
@@ -249,12 +219,12 @@ impl<'a> Repository<'a> {
     }
 
     fn document(&self, name: &str, bytes: &[u8]) -> Result<Document, Error> {
-        let url = || format!("{}: {name}", self.location);
+        let url = || format!("{}: {name}", self.session.location);
         artifact::read(bytes).map_err(|what| Error::Document { url: url(), what: brief(&what) })
     }
 
     fn is_there(&self, url: &str) -> Result<bool, Error> {
-        let reply = self.call(&Request::new(Method::Head, url, MAX_ANSWER_BYTES))?;
+        let reply = self.session.call(&Request::new(Method::Head, url, MAX_ANSWER_BYTES))?;
         match reply.status {
             200 => Ok(true),
             404 => Ok(false),
@@ -264,43 +234,12 @@ impl<'a> Repository<'a> {
 
     /// Reads a document; `None` if there is none.
     fn get(&self, url: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
-        let reply = self.call(&Request { accept: Some(ACCEPT), ..Request::new(Method::Get, url, max_bytes) })?;
+        let reply = self.session.call(&Request { accept: Some(ACCEPT), ..Request::new(Method::Get, url, max_bytes) })?;
         match reply.status {
             200 => Ok(Some(reply.bytes)),
             404 => Ok(None),
             _ => Err(refused(url, &reply)),
         }
-    }
-
-    pub(super) fn base(&self) -> String {
-        self.reference.as_ref().map(|reference| base(&reference.place)).unwrap_or_default()
-    }
-
-    /// Returns the host of a registry.
-    pub(super) fn host(&self) -> &str {
-        match &self.location {
-            Location::Registry { host, .. } => host,
-            Location::Directory(_) | Location::Web(_) => "",
-        }
-    }
-
-    /// Sends a request; authenticates if asked to.
-    pub(super) fn call(&self, request: &Request<'_>) -> Result<Reply, Error> {
-        let reply = self.context.transport.exchange(request, self.context.cancel)?;
-        self.authenticated(request.url, reply, || Ok(self.context.transport.exchange(request, self.context.cancel)?))
-    }
-
-    /// Authenticates and sends a request again, if the answer asks for that.
-    pub(super) fn authenticated(&self, url: &str, mut reply: Reply, again: impl FnOnce() -> Result<Reply, Error>) -> Result<Reply, Error> {
-        let Some(reference) = &self.reference else { return Ok(reply) };
-        let Some(challenge) = reply.challenge.take().filter(|_| reply.status == 401) else { return Ok(reply) };
-        // A challenge from a server that the registry redirected to does not count, as for reading.
-        if let Some(origin) = reply.elsewhere {
-            return Err(Error::Elsewhere { url: url.to_owned(), origin: brief(&origin) });
-        }
-        let pass = login::pass(self.context, reference, url, &challenge)?;
-        self.context.transport.show(&pass.prefix, pass.value);
-        again()
     }
 }
 
@@ -309,21 +248,14 @@ fn fallback(digest: Digest) -> String {
     format!("sha256-{digest}")
 }
 
-/// Opens a file to send.
-pub(super) fn open(path: &Path) -> Result<impl Read + use<>, Error> {
-    std::fs::File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })
-}
-
-/// Returns the error for an unexpected status.
-pub(super) fn refused(url: &str, reply: &Reply) -> Error {
-    let value: serde_json::Value = serde_json::from_slice(&reply.bytes).unwrap_or_default();
-    let text = brief(value["errors"][0]["message"].as_str().unwrap_or_default());
-    Error::Status { url: url.to_owned(), status: reply.status, text }
-}
-
 fn not_written(url: &str) -> Error {
     Error::Document {
         url: url.to_owned(),
         what: "a web server with files cannot be written to; push to the directory that it serves".to_owned(),
     }
+}
+
+/// Opens a file to send.
+fn open(path: &std::path::Path) -> Result<std::fs::File, Error> {
+    std::fs::File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })
 }

@@ -15,7 +15,7 @@ use crate::retry::{Attempts, Stop};
 
 use super::error::{Error, brief};
 use super::realm;
-use super::repository::{Bytes, Moved, Repository, refused};
+use super::session::{Bytes, Moved, Session, refused};
 
 /// Bytes of a piece at first: few requests on a fast line.
 const PIECE_BYTES: u64 = 4 << 20;
@@ -29,13 +29,7 @@ const MAX_ANSWER_BYTES: u64 = 64 << 10;
 const MAX_LOCATION_BYTES: usize = 8 << 10;
 
 /// Uploads a blob that the repository does not have.
-pub fn upload(
-    to: &Repository<'_>,
-    pointer: Pointer,
-    bytes: &Bytes<'_>,
-    from: Option<&str>,
-    progress: &dyn Fn(u64),
-) -> Result<Moved, Error> {
+pub fn upload(to: &Session<'_>, pointer: Pointer, bytes: &Bytes<'_>, from: Option<&str>, progress: &dyn Fn(u64)) -> Result<Moved, Error> {
     let mut begun = match begin(to, pointer, from)? {
         Some(begun) => begun,
         None => return Ok(Moved::Mounted),
@@ -75,7 +69,7 @@ struct Sending {
 }
 
 /// Begins an upload; `None` if the registry mounted the blob of another repository.
-fn begin(to: &Repository<'_>, pointer: Pointer, from: Option<&str>) -> Result<Option<Begun>, Error> {
+fn begin(to: &Session<'_>, pointer: Pointer, from: Option<&str>) -> Result<Option<Begun>, Error> {
     let url = match from {
         Some(from) => format!("{}/blobs/uploads/?mount=sha256:{}&from={from}", to.base(), pointer.digest),
         None => format!("{}/blobs/uploads/", to.base()),
@@ -96,7 +90,7 @@ fn begin(to: &Repository<'_>, pointer: Pointer, from: Option<&str>) -> Result<Op
 
 /// Sends the rest of a blob, and ends the upload.
 fn send(
-    to: &Repository<'_>,
+    to: &Session<'_>,
     pointer: Pointer,
     bytes: &Bytes<'_>,
     sent: &mut Sending,
@@ -142,13 +136,13 @@ fn send(
 }
 
 /// Sends a request once; authenticates if asked to.
-fn once(to: &Repository<'_>, request: &Request<'_>, stop: &Stop<'_>) -> Result<Reply, Error> {
+fn once(to: &Session<'_>, request: &Request<'_>, stop: &Stop<'_>) -> Result<Reply, Error> {
     let send = || Ok(to.context.transport.exchange_once(request, stop)?);
     to.authenticated(request.url, send()?, send)
 }
 
 /// Asks for the stored part of an upload: the address to go on at, and the number of bytes. `None` if the registry forgot it.
-fn stored(to: &Repository<'_>, at: &str) -> Result<Option<(String, u64)>, Error> {
+fn stored(to: &Session<'_>, at: &str) -> Result<Option<(String, u64)>, Error> {
     let reply = to.call(&Request::new(Method::Get, at, MAX_ANSWER_BYTES))?;
     if !matches!(reply.status, 200 | 202 | 204) {
         return Ok(None);
@@ -168,7 +162,7 @@ fn end(range: &str) -> Option<u64> {
 }
 
 /// Checks the address of the next request. A hostile registry could name a server of this network, which would receive the bytes.
-fn location(to: &Repository<'_>, reply: &Reply) -> Result<String, Error> {
+fn location(to: &Session<'_>, reply: &Reply) -> Result<String, Error> {
     let text = reply.location.as_deref().ok_or_else(|| odd(to, "it names no place for an upload"))?;
     let url = Url::parse(text)
         .ok()
@@ -196,8 +190,8 @@ fn part(bytes: &Bytes<'_>, at: u64, length: u64) -> Result<Vec<u8>, Error> {
     }
 }
 
-fn odd(to: &Repository<'_>, what: &str) -> Error {
-    Error::Document { url: to.location().to_string(), what: what.to_owned() }
+fn odd(to: &Session<'_>, what: &str) -> Error {
+    Error::Document { url: to.location.to_string(), what: what.to_owned() }
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
             snapshot_security: over.mirrors.snapshot_security.or(under.mirrors.snapshot_security),
             allow_stale: over.mirrors.allow_stale.or(under.mirrors.allow_stale),
         },
+        caches: chain(under.caches, over.caches),
         network,
         ecosystems,
         overrides,

@@ -74,6 +74,9 @@ pub struct Settings {
     /// Size limits of package caches.
     #[serde(default)]
     pub cache: Cache,
+    /// Repositories that are asked for an image before it is built.
+    #[serde(default)]
+    pub caches: Vec<CacheSource>,
     /// Limits of builds; only in the user's own settings.
     #[serde(default)]
     pub build: Build,
@@ -154,6 +157,17 @@ pub struct Gc {
     pub max_size: Option<String>,
     /// Maximum time without use of unneeded data, such as 30d.
     pub max_age: Option<String>,
+}
+
+/// A repository that is asked for an image before it is built; an answer counts only with the signature of a key that the user trusts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CacheSource {
+    /// Repository of a registry, absolute path of a directory with an OCI layout, or the http or https address of such a directory.
+    pub location: String,
+    /// Whether `silo cache push` pushes to it; only in the user's own settings.
+    #[serde(default)]
+    pub push: bool,
 }
 
 /// Limits of builds.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::document;
 use crate::recipe::check::{check_flaws, check_name, check_packages, check_variables};
+use crate::oci::location;
 use crate::recipe::steps::check_step;
 use crate::recipe::versions::is_version;
 use crate::recipe::{kept_dirs, lsp};
@@ -118,6 +119,9 @@ fn check(settings: &Settings) -> Result<(), String> {
     check_variables("passEnv", settings.pass_env.iter()).map_err(|error| error.to_string())?;
     for tool in &settings.tools {
         check_name(tool).map_err(|error| format!("tools: {error}"))?;
+    }
+    for cache in &settings.caches {
+        location::parse(&cache.location).map_err(|error| format!("caches: \"{}\": {error}", cache.location.escape_debug()))?;
     }
     if let Some(size) = &settings.gc.max_size {
         units::parse_size(size).map_err(|error| format!("gc.maxSize: {error}"))?;

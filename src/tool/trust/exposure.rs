@@ -34,6 +34,7 @@ pub fn of_settings(project: &Settings, user: &Settings) -> Exposures {
     let mirrors = &project.mirrors;
     let bases = mirrors.debian.iter().chain(&mirrors.debian_security).chain(&mirrors.snapshot).chain(&mirrors.snapshot_security);
     found.extend(bases.map(|base| format!("packages come from {base}")));
+    found.extend(project.caches.iter().map(|cache| format!("images come from the cache {}", cache.location)));
     found.extend(project.project_id.iter().map(|id| format!("it has what is kept for the project named {id}")));
     let writes_more = match (project.mount.mode, user.mount.mode) {
         (Some(Mode::Rw), Some(Mode::Ro | Mode::Review)) | (Some(Mode::Review), Some(Mode::Ro)) => true,
