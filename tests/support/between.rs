@@ -70,6 +70,9 @@ fn exchange(mut client: TcpStream, upstream: &str, spoils: &Spoils, seen: &Mutex
         }
         head.push(line.trim_end().to_owned());
     }
+    let length = head.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body)?;
     let range = head.iter().find(|line| line.to_ascii_lowercase().starts_with("range:")).cloned().unwrap_or_default();
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{} {range}", head[0]));
     let spoil = {
@@ -88,6 +91,7 @@ fn exchange(mut client: TcpStream, upstream: &str, spoils: &Spoils, seen: &Mutex
     let mut server = TcpStream::connect(upstream)?;
     head.retain(|line| !line.to_ascii_lowercase().starts_with("connection:"));
     write!(server, "{}\r\nConnection: close\r\n\r\n", head.join("\r\n"))?;
+    server.write_all(&body)?;
     let mut piece = [0; 16 << 10];
     while left > 0 {
         let most = piece.len().min(left);
