@@ -6,7 +6,7 @@ use std::time::Duration;
 use silo_base::sanitize;
 use silo_base::units;
 use silo_build::image::ImageId;
-use silo_insight::inside;
+use silo_insight::image_view;
 use silo_model::oci::location::{self, Location};
 use silo_ship::push::{Options, Pushed};
 use silo_tool::compress;
@@ -217,7 +217,7 @@ fn push(setting: &Setting, args: &Push) -> Result<ExitCode, Failure> {
         location::parse(text).map_err(|what| Failure::usage(format!("\"{}\": {what}", sanitize::line(text)), hint))
     };
     let locations: Vec<Location> = locations.iter().map(parse).collect::<Result<_, _>>()?;
-    let mut tools = inside::tools(&look(setting)?)?;
+    let mut tools = image_view::tools(&look(setting)?)?;
     if let Some(unknown) = args.tools.iter().find(|name| !tools.iter().any(|tool| tool.name == **name)) {
         return Err(Failure::found(
             format!("{} is not installed", sanitize::line(unknown)),

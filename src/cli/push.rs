@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use silo_base::home::Home;
 use silo_base::units;
-use silo_insight::inside::{self, Subject};
+use silo_insight::image_view::{self, Subject};
 use silo_ship::push::Options;
 use silo_sign::external::Signer;
 use silo_tool::keys::{self, Choice};
@@ -109,7 +109,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 
 /// Returns the image that an argument names, and its tool.
 fn subject(setting: &Setting, word: &str) -> Result<(silo_build::image::ImageId, Option<silo_tool::record::Installed>), Failure> {
-    match inside::subject(&look(setting)?, word)? {
+    match image_view::subject(&look(setting)?, word)? {
         Subject::Image(inside) => {
             let named = inside.tools.iter().find(|tool| tool.name == word).or_else(|| inside.tools.first()).cloned();
             Ok((inside.id, named))
