@@ -22,7 +22,7 @@ use silo_store::private;
 
 use silo_base::home::Home;
 use silo_model::oci::contents::Form;
-use silo_model::oci::image::Pointer;
+use silo_model::oci::manifest::Pointer;
 
 use crate::context::Context;
 use crate::error::Error;

@@ -6,7 +6,7 @@ use silo_base::system::Arch;
 use silo_fetch::registry::repository::Repository;
 use silo_model::oci::artifact::{self, Document};
 use silo_model::oci::contents::{self, ANNOTATION, Contents};
-use silo_model::oci::image;
+use silo_model::oci::manifest as image;
 
 use crate::error::Error;
 

@@ -23,7 +23,7 @@ use silo_fetch::error::Size;
 use silo_fetch::registry::repository::Repository;
 use silo_fetch::unpack::compressed;
 use silo_model::oci::contents::Layer;
-use silo_model::oci::image::MAX_DOCUMENT_BYTES;
+use silo_model::oci::manifest::MAX_DOCUMENT_BYTES;
 
 use crate::blob::{self, Blob};
 use crate::context::Context;

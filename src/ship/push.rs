@@ -17,7 +17,7 @@ use silo_fetch::registry::repository::{Bytes, Moved, Repository};
 use silo_model::derivation::DrvId;
 use silo_model::oci::artifact::{self, Entry};
 use silo_model::oci::contents::{self, ANNOTATION, CONTENTS, Contents, Form, Layer};
-use silo_model::oci::image::Pointer;
+use silo_model::oci::manifest::Pointer;
 use silo_model::oci::{self, Blob as Named};
 
 use crate::blob::{self, Blob};

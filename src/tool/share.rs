@@ -22,7 +22,7 @@ use super::Context;
 use super::caches::shipping;
 use super::definition;
 use super::keys::{self, Named};
-use super::locking;
+use super::lock_files;
 use super::record::Installed;
 
 /// Error of sharing an image.
@@ -47,7 +47,7 @@ pub enum Error {
     Definition(#[from] definition::Error),
     /// The lock of the tool cannot be read.
     #[error(transparent)]
-    Lock(#[from] locking::Error),
+    Lock(#[from] lock_files::Error),
     /// The store cannot be locked.
     #[error(transparent)]
     Store(#[from] silo_store::path_error::PathError),
@@ -113,7 +113,7 @@ pub fn push(
 fn lock_of(context: &Context<'_>, tool: &Installed) -> Result<Option<String>, Error> {
     let scope = definition::scope(context.view(), &tool.name)?;
     let definition = definition::of(context.view(), &tool.name, scope)?;
-    let found = locking::existing(context.view(), &definition)?;
+    let found = lock_files::existing(context.view(), &definition)?;
     Ok(found.map(|found| lock::write(&BTreeMap::from([(tool.name.clone(), found)]))))
 }
 

@@ -13,7 +13,7 @@ use silo_store::locked_file::LockedFile;
 use silo_store::read_limited;
 
 use silo_model::oci::artifact::{self, Document, Entry};
-use silo_model::oci::image::MAX_DOCUMENT_BYTES;
+use silo_model::oci::manifest::MAX_DOCUMENT_BYTES;
 use silo_model::oci::{self};
 
 use super::error::Error;

@@ -6,8 +6,8 @@
 use silo_store::digest::Digest;
 
 use silo_model::oci::artifact::{self, Document, Entry};
-use silo_model::oci::image::{ACCEPT, MAX_DOCUMENT_BYTES, Pointer};
 use silo_model::oci::location::Location;
+use silo_model::oci::manifest::{ACCEPT, MAX_DOCUMENT_BYTES, Pointer};
 use silo_model::oci::{self};
 
 use crate::exchange::{Method, Request};

@@ -8,7 +8,7 @@ use std::io::{Seek, SeekFrom};
 
 use reqwest::Url;
 
-use silo_model::oci::image::Pointer;
+use silo_model::oci::manifest::Pointer;
 
 use crate::exchange::{Method, Reply, Request};
 use crate::retry::{Attempts, Stop};

@@ -11,7 +11,7 @@ use silo_store::digest::Digest;
 
 use silo_base::system::Arch;
 
-use super::image::{MAX_LAYERS, Pointer, digest};
+use super::manifest::{MAX_LAYERS, Pointer, digest};
 use super::{Blob, INDEX, MANIFEST};
 
 /// The media type of an empty configuration, and its bytes.

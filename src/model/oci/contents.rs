@@ -14,7 +14,7 @@ use silo_base::system::Arch;
 
 use crate::derivation;
 
-use super::image::{MAX_LAYERS, Pointer, digest};
+use super::manifest::{MAX_LAYERS, Pointer, digest};
 
 /// The media type of the document, and the type of the manifest that names the document and all its blobs.
 pub const CONTENTS: &str = "application/vnd.silo.image.v1+json";
@@ -181,7 +181,7 @@ pub fn read(bytes: &[u8]) -> Result<Contents, String> {
     };
     Ok(Contents {
         arch: written.arch.parse().map_err(|error: silo_base::system::UnknownArch| error.to_string())?,
-        config: pointer(&written.config.digest, written.config.size, super::image::MAX_DOCUMENT_BYTES)?,
+        config: pointer(&written.config.digest, written.config.size, super::manifest::MAX_DOCUMENT_BYTES)?,
         layers: written.layers.into_iter().map(layer).collect::<Result<_, _>>()?,
         derivations: written
             .derivations
