@@ -9,7 +9,7 @@ use serde_json::Value;
 use tar::EntryType::{Regular, Symlink};
 
 use crate::support::between::{Between, Spoil};
-use crate::support::http::{Fault, Http};
+use crate::support::http::Http;
 use crate::support::images::{Layer, base, layout, tar, upper};
 use crate::support::registry::Registry;
 use crate::support::{Silo, done, has, skip};
@@ -370,74 +370,4 @@ fn a_project_may_name_a_cache_but_neither_trust_it_nor_fill_it() {
     assert!(silo.fails(["sync"]).err.contains("caches.push is a user setting"));
     fs::write(&settings, "[[caches]]\nlocation = \"nonsense\"\n").expect("our own");
     assert!(silo.fails(["sync"]).err.contains("name the registry too"));
-}
-
-/// A server that corrupts, cuts, swaps, withholds and redirects each of its answers: the result is the same image, taken or built.
-#[test]
-fn a_hostile_cache_changes_nothing() {
-    let here = Silo::new();
-    let layers = here.project().join("layout");
-    layout(&layers, &two());
-    let from = format!("oci:{}:v1", layers.display());
-    drop(here.ok(["install", "--quiet", "greeter", "--image", &from, "--shim", "greet"]));
-    drop(here.ok(["key", "new", "laptop"]));
-    let (key, expected, place) = (key_of(&here, "laptop"), here.image_id("greeter"), here.project().join("cache"));
-    drop(here.ok(["cache", "push", "--to", &place.display().to_string()]));
-    let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(place.join("blobs/sha256"))
-        .expect("our own")
-        .flatten()
-        .map(|entry| (format!("/blobs/sha256/{}", entry.file_name().to_string_lossy()), fs::read(entry.path()).expect("our own")))
-        .collect();
-    files.push(("/index.json".to_owned(), fs::read(place.join("index.json")).expect("our own")));
-    // Another image, signed by the same key, is no answer for this lock.
-    let other = greeter(&[Layer::plain(base()), Layer::plain(tar(&[(Regular, "usr/bin/greet", 0o755, "#!/bin/sh\necho hostile\n")]))]);
-    let secret = here.path("keys/own/laptop.pem").display().to_string();
-    drop(other.ok(["cache", "push", "--to", &place.display().to_string(), "--sign", &secret]));
-    let index: Value = json(&fs::read_to_string(place.join("index.json")).expect("an index"));
-    let name = |entry: &Value| entry["annotations"]["org.opencontainers.image.ref.name"].as_str().expect("a name").to_owned();
-    let entries = index["manifests"].as_array().expect("a list").clone();
-    let drvs: Vec<usize> = (0..entries.len()).filter(|at| name(&entries[*at]).starts_with("drv-")).collect();
-    assert_eq!(drvs.len(), 2, "{index}");
-    let mut swapped = index.clone();
-    for (to, from) in [(drvs[0], drvs[1]), (drvs[1], drvs[0])] {
-        swapped["manifests"][to] = entries[from].clone();
-        swapped["manifests"][to]["annotations"] = entries[to]["annotations"].clone();
-    }
-    let install = |server: &Http, what: &str| {
-        let there = with_lock_of(&here);
-        use_cache(&there, &server.url(""));
-        drop(there.ok(["key", "trust", &key]));
-        let done = there.run(["install", "--frozen", "greeter"]);
-        assert_eq!(done.code, 0, "{what}: {done:?}");
-        assert_eq!(there.image_id("greeter"), expected, "{what}");
-        assert!(there.ok(["verify", "--all"]).contains(" 0 faults"), "{what}");
-        done.err.contains("layers pulled from")
-    };
-    let server = served(&place);
-    server.put("/index.json", swapped.to_string().as_bytes(), []);
-    assert!(!install(&server, "swapped"), "the image of another lock was taken");
-    let (mut taken, mut built) = (0, 0);
-    let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(0), 200 << 20), 1).expect("memory");
-    for (path, bytes) in &files {
-        let half = bytes.len() / 2;
-        let faults = [
-            vec![Fault::WrongBytes],
-            vec![Fault::Drop(half)],
-            vec![Fault::Short(half)],
-            vec![Fault::TooLong(64 << 10)],
-            vec![Fault::Status(404)],
-            vec![Fault::Redirect(format!("{}/index.json", served(&place).url("")))],
-            vec![Fault::Wait(503, 0), Fault::IgnoreRange],
-        ];
-        for fault in faults {
-            let server = served(&place);
-            server.put(path, bytes, fault.clone());
-            *if install(&server, &format!("{path}: {fault:?}")) { &mut taken } else { &mut built } += 1;
-        }
-        let server = served(&place);
-        server.put(path, &bomb, []);
-        *if install(&server, &format!("{path}: a bomb")) { &mut taken } else { &mut built } += 1;
-    }
-    // A broken connection is tried again, and some files are for other programs; the rest was built.
-    assert!(taken > 0 && built > files.len() / 2, "{taken} taken, {built} built");
 }
