@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::document;
-use crate::recipe::check::{check_flaws, check_name, check_packages, check_variables};
 use crate::oci::location;
+use crate::recipe::check::{check_flaws, check_name, check_packages, check_variables};
 use crate::recipe::steps::check_step;
 use crate::recipe::versions::is_version;
 use crate::recipe::{kept_dirs, lsp};
