@@ -234,7 +234,8 @@ fn push(setting: &Setting, args: &Push) -> Result<ExitCode, Failure> {
         for location in &locations {
             let to = share::Target { location: location.clone(), tag: String::new(), digest: None };
             for tool in &tools {
-                let pushed = share::push(context, tool.image, Some(tool), &to, &Options::default(), signer.as_ref())?;
+                let pushed =
+                    share::push(context, share::Source { id: tool.image, tool: Some(tool) }, &to, &Options::default(), signer.as_ref())?;
                 rows.push((tool.name.clone(), location.to_string(), pushed));
             }
         }

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use silo_base::sanitize;
 use silo_base::system::Arch;
 use silo_base::units;
+use silo_model::oci::contents::Layer;
 use silo_ship::find::Found;
 use silo_ship::signatures::Signature;
 use silo_sign::key::Public;
 use silo_sign::statement::SIGNED;
+use silo_tool::share::NeedOfSignature;
 use silo_tool::{keys, share};
 
 use super::context::{Globals, Setting, setting};
@@ -35,7 +37,7 @@ pub struct Args {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let from = share::target(&args.from)?;
-    let (found, pulled, signers) = setting.with(|context| Ok(share::pull(context, &from, args.unsigned)?))?;
+    let (found, pulled, signers) = setting.with(|context| Ok(share::pull(context, &from, NeedOfSignature::of_flag(args.unsigned))?))?;
     if args.json {
         ui::json(&serde_json::json!({
             "image": pulled.image.to_string(), "tool": found.contents.tool.as_ref().map(|(name, _)| name), "layers": pulled.layers,
@@ -92,9 +94,12 @@ pub fn inspect(globals: &Globals, args: &InspectArgs) -> Result<ExitCode, Failur
         ui::data(&found.contents.lock.as_deref().map(sanitize::text).ok_or_else(none)?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    match args.json {
-        true => ui::json(&json(&found, &signed(&setting, &signatures)?))?,
-        false => ui::data(&told(&found, &signed(&setting, &signatures)?, args.layers))?,
+    let signed = signed(&setting, &signatures)?;
+    if args.json {
+        ui::json(&json(&found, &signed))?;
+    } else {
+        let layers = if args.layers { layer_lines(&found) } else { String::new() };
+        ui::data(&format!("{}{layers}", summary(&found, &signed)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -115,7 +120,7 @@ pub fn claim(predicate_type: &str) -> String {
     if predicate_type == SIGNED { "signed".to_owned() } else { sanitize::line(predicate_type) }
 }
 
-fn told(found: &Found, signed: &[(String, Option<String>)], layers: bool) -> String {
+fn summary(found: &Found, signed: &[(String, Option<String>)]) -> String {
     let contents = &found.contents;
     let total: u64 = contents.layers.iter().map(|layer| layer.blob.size).sum();
     let unpacked: u64 = contents.layers.iter().map(|layer| layer.manifest.bytes).sum();
@@ -145,13 +150,15 @@ fn told(found: &Found, signed: &[(String, Option<String>)], layers: bool) -> Str
         text += "signature   none\n";
     }
     text += &format!("lock        {}\n", if contents.lock.is_some() { "yes; --lock prints it" } else { "none" });
-    if layers {
-        for layer in &contents.layers {
-            let name = sanitize::line(&layer.manifest.record.name);
-            text += &format!("  {:.12}  {:>10}  {name}\n", layer.manifest.layer.digest().to_string(), units::size(layer.blob.size));
-        }
-    }
     text
+}
+
+fn layer_lines(found: &Found) -> String {
+    let line = |layer: &Layer| {
+        let name = sanitize::line(&layer.manifest.record.name);
+        format!("  {:.12}  {:>10}  {name}\n", layer.manifest.layer.digest().to_string(), units::size(layer.blob.size))
+    };
+    found.contents.layers.iter().map(line).collect()
 }
 
 fn json(found: &Found, signed: &[(String, Option<String>)]) -> serde_json::Value {

@@ -83,7 +83,8 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let (id, tool) = subject(&setting, &args.what)?;
     let signer = args.sign.signer(&setting.home)?;
     let options = Options { tag: Some(to.tag.clone()), gzip: args.gzip, mount: args.mount.clone() };
-    let pushed = setting.with(|context| Ok(share::push(context, id, tool.as_ref(), &to, &options, signer.as_ref())?))?;
+    let pushed =
+        setting.with(|context| Ok(share::push(context, share::Source { id, tool: tool.as_ref() }, &to, &options, signer.as_ref())?))?;
     if args.json {
         ui::json(&serde_json::json!({
             "image": id.to_string(), "digest": format!("sha256:{}", pushed.digest), "manifest": format!("sha256:{}", pushed.manifest),

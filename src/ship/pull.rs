@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use silo_store::compose;
 use silo_store::compression;
 use silo_store::digest::{Digest, LayerId};
-use silo_store::import;
+use silo_store::import::{self, Source};
 use silo_store::realisation;
 
 use silo_base::event::{Activity, Event};
@@ -160,7 +160,8 @@ fn import_layer(context: &Context<'_>, layer: &Layer, path: &Path) -> Result<(),
     let mut bytes = compressed::decompressed(file, layer.blob.size).map_err(failed)?;
     let name = path.display().to_string();
     let limit = layer.manifest.bytes.min(bytes.limit());
-    let imported = import::import(context.store, context.lock, &id, &layer.manifest.record, &mut bytes, limit, &name);
+    let imported =
+        import::import(context.store, context.lock, &id, &layer.manifest.record, Source { from: &mut bytes, limit, name: &name });
     // The blob has no use any more. If it stays, `silo gc` removes it.
     drop(fs::remove_file(path));
     imported.map_err(|error| Error::form(id, error))?;

@@ -83,15 +83,18 @@ pub fn target(name: &str) -> Result<Target, Error> {
     Ok(Target { location: location::of_place(&place).map_err(wrong)?, tag: tag.unwrap_or_else(|| "latest".to_owned()), digest })
 }
 
-/// Pushes an image, with the lock of its tool if it is a tool's, and signs it.
-pub fn push(
-    context: &Context<'_>,
-    id: ImageId,
-    tool: Option<&Installed>,
-    to: &Target,
-    options: &Options,
-    signer: Option<&Signer>,
-) -> Result<Pushed, Error> {
+/// An image to push.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The image.
+    pub id: ImageId,
+    /// Its tool, whose lock is pushed too.
+    pub tool: Option<&'a Installed>,
+}
+
+/// Pushes an image, and signs it.
+pub fn push(context: &Context<'_>, source: Source<'_>, to: &Target, options: &Options, signer: Option<&Signer>) -> Result<Pushed, Error> {
+    let Source { id, tool } = source;
     let shared = store_lock::share(context.store)?;
     let image = image::get(context.home, id)?.ok_or(Error::Gone(id))?;
     let subject = Subject {
@@ -152,18 +155,36 @@ pub fn tag(context: &Context<'_>, from: &Target, tag: &str) -> Result<Digest, Er
     Ok(Digest::of(&bytes))
 }
 
+/// The user's decision about signatures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NeedOfSignature {
+    /// A trusted key must have signed the image.
+    Required,
+    /// The user vouches for the origin.
+    Unneeded,
+}
+
+impl NeedOfSignature {
+    /// Converts the flag `--unsigned`.
+    pub fn of_flag(unsigned: bool) -> NeedOfSignature {
+        if unsigned { NeedOfSignature::Unneeded } else { NeedOfSignature::Required }
+    }
+}
+
 /// Pulls an image; returns the keys that signed it, too.
 ///
-/// The image counts as the result of its derivations, so a trusted key must have signed it. `unsigned` is the user's word that its origin
-/// needs no signature.
-pub fn pull(context: &Context<'_>, from: &Target, unsigned: bool) -> Result<(Found, Pulled, Vec<String>), Error> {
+/// The image counts as the result of its derivations, so a trusted key must have signed it, unless the user does without.
+pub fn pull(context: &Context<'_>, from: &Target, signature: NeedOfSignature) -> Result<(Found, Pulled, Vec<String>), Error> {
     let shared = store_lock::share(context.store)?;
     let shipping = shipping(context, &shared);
     let repository = shipping.repository(from.location.clone());
     let found = find::find(&repository, &from.tag, from.digest, Arch::host())?;
     let keys = keys::trusted(context.home)?;
-    let signers = if unsigned { Vec::new() } else { signatures::signers(&repository, &found, &publics(&keys))? };
-    if signers.is_empty() && !unsigned {
+    let signers = match signature {
+        NeedOfSignature::Unneeded => Vec::new(),
+        NeedOfSignature::Required => signatures::signers(&repository, &found, &publics(&keys))?,
+    };
+    if signers.is_empty() && signature == NeedOfSignature::Required {
         return Err(Error::Unsigned { place: found.place });
     }
     let pulled = pull::pull(&shipping, &repository, &found)?;

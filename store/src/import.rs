@@ -28,16 +28,19 @@ impl Read for Hashing<'_> {
     }
 }
 
-/// Reads the archive of layer `id`, with at most `limit` bytes of files, and commits it. `name` is the source in errors.
-pub fn import(
-    store: &Store,
-    permission: &SharedLock,
-    id: &LayerId,
-    record: &Record,
-    from: &mut dyn Read,
-    limit: u64,
-    name: &str,
-) -> Result<Committed, FormError> {
+/// The archive of a layer.
+pub struct Source<'a> {
+    /// The uncompressed archive.
+    pub from: &'a mut dyn Read,
+    /// Most bytes of files.
+    pub limit: u64,
+    /// The name in errors.
+    pub name: &'a str,
+}
+
+/// Reads the archive of layer `id`, and commits it.
+pub fn import(store: &Store, permission: &SharedLock, id: &LayerId, record: &Record, source: Source<'_>) -> Result<Committed, FormError> {
+    let Source { from, limit, name } = source;
     // As for a compressed layer: parents may be entries of lower layers only.
     let mut stage = store.stage_with(Parents::OnDiskOnly)?;
     let mut from = Hashing { from, hasher: Hasher::new() };
@@ -79,7 +82,9 @@ mod tests {
         assert_eq!(write_archive(&here.tree(&made.id), &made.index, &mut tar).unwrap(), made.id);
         let there = Store::open(&dir.path().join("there")).unwrap();
         let shared = flock::share(&there).unwrap();
-        let import = |id: &LayerId, tar: &[u8], limit| import(&there, &shared, id, &Record::default(), &mut &*tar, limit, "a cache");
+        let import = |id: &LayerId, tar: &[u8], limit| {
+            import(&there, &shared, id, &Record::default(), Source { from: &mut &*tar, limit, name: "a cache" })
+        };
         let other = LayerId::new(Digest::of(b"other"));
         let error = import(&other, &tar, 9).unwrap_err();
         assert!(matches!(error, FormError::Identity { .. }), "{error}");

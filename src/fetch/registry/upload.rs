@@ -36,9 +36,9 @@ pub fn upload(to: &Session<'_>, pointer: Pointer, bytes: &Bytes<'_>, from: Optio
     };
     let stop = Stop::new(to.context.cancel);
     let mut attempts = Attempts::new(to.context.transport.patience(), 0);
-    let mut sent = Sending { piece: PIECE_BYTES.max(begun.least_piece), at: 0, location: begun.location.clone() };
+    let mut sent = Sending { stop: &stop, piece: PIECE_BYTES.max(begun.least_piece), at: 0, location: begun.location.clone() };
     loop {
-        match send(to, pointer, bytes, &mut sent, &stop, progress) {
+        match send(to, pointer, bytes, &mut sent, progress) {
             Ok(()) => return Ok(Moved::Sent),
             Err(Error::Fetch(error)) => {
                 // Ends the loop if the error is not transient, or came too often without progress.
@@ -62,7 +62,8 @@ struct Begun {
     least_piece: u64,
 }
 
-struct Sending {
+struct Sending<'a> {
+    stop: &'a Stop<'a>,
     piece: u64,
     at: u64,
     location: String,
@@ -89,14 +90,7 @@ fn begin(to: &Session<'_>, pointer: Pointer, from: Option<&str>) -> Result<Optio
 }
 
 /// Sends the rest of a blob, and ends the upload.
-fn send(
-    to: &Session<'_>,
-    pointer: Pointer,
-    bytes: &Bytes<'_>,
-    sent: &mut Sending,
-    stop: &Stop<'_>,
-    progress: &dyn Fn(u64),
-) -> Result<(), Error> {
+fn send(to: &Session<'_>, pointer: Pointer, bytes: &Bytes<'_>, sent: &mut Sending<'_>, progress: &dyn Fn(u64)) -> Result<(), Error> {
     progress(sent.at);
     while pointer.size - sent.at > sent.piece {
         let piece = part(bytes, sent.at, sent.piece)?;
@@ -109,7 +103,7 @@ fn send(
             body: &piece,
             ..Request::new(Method::Patch, &url, MAX_ANSWER_BYTES)
         };
-        let reply = once(to, &request, stop)?;
+        let reply = once(to, &request, sent.stop)?;
         if reply.status != 202 {
             return Err(refused(&url, &reply));
         }
@@ -127,7 +121,7 @@ fn send(
     let url = format!("{}{separator}digest=sha256:{}", sent.location, pointer.digest);
     let request =
         Request { media_type: Some("application/octet-stream"), body: &rest, ..Request::new(Method::Put, &url, MAX_ANSWER_BYTES) };
-    let reply = once(to, &request, stop)?;
+    let reply = once(to, &request, sent.stop)?;
     if !matches!(reply.status, 201 | 204) {
         return Err(refused(&url, &reply));
     }
@@ -164,12 +158,14 @@ fn end(range: &str) -> Option<u64> {
 /// Checks the address of the next request. A hostile registry could name a server of this network, which would receive the bytes.
 fn location(to: &Session<'_>, reply: &Reply) -> Result<String, Error> {
     let text = reply.location.as_deref().ok_or_else(|| odd(to, "it names no place for an upload"))?;
-    let url = Url::parse(text)
+    // It may be relative.
+    let url = Url::parse(&to.base())
+        .and_then(|base| base.join(text))
         .ok()
         .filter(|_| text.len() <= MAX_LOCATION_BYTES)
         .ok_or_else(|| odd(to, "the place for an upload is no address"))?;
     realm::parse_location(&url, to.host()).map_err(|why| odd(to, &format!("it wants the upload at {}: {why}", brief(text))))?;
-    Ok(text.to_owned())
+    Ok(url.to_string())
 }
 
 fn part(bytes: &Bytes<'_>, at: u64, length: u64) -> Result<Vec<u8>, Error> {
