@@ -179,7 +179,12 @@ fn operations(view: &View, all: &[Weighed], chosen: &[usize]) -> Result<Vec<Oper
     for (change, parts) in grouped {
         let now = view.project.stat(&change.path).map_err(at("read", &change.path))?;
         // The conflicts were found in the listed state.
-        if !change.before.as_ref().map_or(now.is_none(), |before| now.as_ref().is_some_and(|now| before.is_state_of(now))) {
+        let is_listed = match (&change.before, &now) {
+            (Some(before), Some(now)) => before.is_state_of(now),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_listed {
             changed.push(format!("{}: it changed here in between", sanitize::path(&change.path)));
         }
         let action = match (change.what, &change.after) {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Stat;
 
-use silo_guard::git::dir_fd::{Dir, Kind};
+use silo_guard::git::dir_fd::{Dir, Kind, mode_of};
 
 use crate::base::Base;
 use crate::error::{Error, at};
@@ -95,7 +95,7 @@ impl Entry {
         let target = if kind == Kind::Link { dir.link(name).ok() } else { None };
         Entry {
             kind,
-            mode: u32::from(stat.st_mode) & 0o7777,
+            mode: mode_of(stat) & 0o7777,
             size: stat.st_size as u64,
             links: stat.st_nlink as u64,
             inode: stat.st_ino as u64,

@@ -1,5 +1,6 @@
 //! Discards changes: removes them from the layer. A killed command has discarded some of them, and the same command discards the rest.
 
+use silo_guard::git::dir_fd::mode_of;
 use std::fs;
 use std::path::PathBuf;
 
@@ -41,7 +42,7 @@ pub fn some(view: &View, all: &[Weighed], chosen: &[usize], paths: &[PathBuf]) -
             last = Some(path);
         } else if let (Ok(ours), Ok(host)) = (view.upper.dir(path), view.project.dir(path)) {
             let stat = host.own_stat().map_err(at("read", path))?;
-            crate::copying::set_mode(&ours, u32::from(stat.st_mode)).map_err(at("change", path))?;
+            crate::copying::set_mode(&ours, mode_of(&stat)).map_err(at("change", path))?;
         }
     }
     release::remove(&view.upper, &view.project, &gone)?;

@@ -2,7 +2,7 @@
 
 use rustix::fs::Stat;
 
-use silo_guard::git::dir_fd::Kind;
+use silo_guard::git::dir_fd::{Kind, mode_of};
 
 /// State of one file at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Known {
         let is_dir = kind == Kind::Dir;
         Known {
             kind,
-            mode: u32::from(stat.st_mode) & 0o7777,
+            mode: mode_of(stat) & 0o7777,
             inode: stat.st_ino as u64,
             size: if is_dir { 0 } else { stat.st_size as u64 },
             changed: if is_dir { 0 } else { changed(stat) },

@@ -6,10 +6,13 @@ use std::path::Path;
 
 use silo_guard::guarded_paths;
 
+/// A pattern, name by name.
+type Pattern = Vec<Vec<u8>>;
+
 /// Patterns by their first name. Names are compared without regard to case, because some file systems do the same.
 pub struct Names<T> {
-    whole: HashMap<Vec<u8>, Vec<(Vec<Vec<u8>>, T)>>,
-    starred: Vec<(Vec<Vec<u8>>, T)>,
+    whole: HashMap<Vec<u8>, Vec<(Pattern, T)>>,
+    starred: Vec<(Pattern, T)>,
 }
 
 impl<T: Clone> Names<T> {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
 
-use silo_guard::git::dir_fd::Dir;
+use silo_guard::git::dir_fd::{Dir, mode_of};
 use silo_store::{private, read_limited};
 
 /// Version of `plan.json`.
@@ -104,7 +104,7 @@ impl Id {
     #[allow(clippy::unnecessary_cast, reason = "the fields have other widths on other systems")]
     pub fn of(stat: &Stat) -> Id {
         let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
-        let mode = u32::from(stat.st_mode);
+        let mode = mode_of(stat);
         Id {
             kind: mode & !0o7777,
             inode: stat.st_ino as u64,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, XattrFlags, fremovexattr, fsetxattr, unlinkat};
 
-use silo_guard::git::dir_fd::{Dir, Kind, is_absent};
+use silo_guard::git::dir_fd::{Dir, Kind, is_absent, mode_of};
 use silo_store::{removal, system};
 
 use crate::base::Base;
@@ -74,7 +74,7 @@ pub fn remove(upper: &Dir, project: &Dir, paths: &[PathBuf]) -> Result<(), Error
 
 /// Removes an empty directory of the layer that adds nothing to the project's.
 fn remove_empty(parent: &Dir, name: &Path, project: &Dir, path: &Path) {
-    let same = |one: &Dir| one.own_stat().map(|stat| u32::from(stat.st_mode) & 0o777).ok();
+    let same = |one: &Dir| one.own_stat().map(|stat| mode_of(&stat) & 0o777).ok();
     let Ok(ours) = parent.dir(name) else { return };
     let is_same = project.dir(path).is_ok_and(|host| same(&host) == same(&ours));
     if is_same && !ours.is_opaque() {

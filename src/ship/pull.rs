@@ -149,7 +149,10 @@ fn fetch(context: &Context<'_>, from: &Repository<'_>, missing: &[&Layer]) -> Re
     // A layer that is no layer is the reason why the others were cancelled.
     match failed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
         Some(error) => Err(error),
-        None => Ok(drop(fetched?)),
+        None => {
+            fetched?;
+            Ok(())
+        }
     }
 }
 

@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn changed_bundles_are_signed_by_nobody() {
         for algorithm in [Algorithm::P256, Algorithm::Ed25519] {
-            let signer = Signer::Key(Secret::new(algorithm).expect("a key"));
+            let signer = Signer::Key(Box::new(Secret::new(algorithm).expect("a key")));
             let public = signer.public();
             let bytes = sign(&signer, Digest::of(b"x"), statement::SIGNED, &json!({})).expect("a bundle");
             assert_eq!(read(&bytes).expect("our own").signed_by([&public]), Some(&public));

@@ -42,7 +42,7 @@ pub enum SignError {
 #[derive(Debug)]
 pub enum Signer {
     /// With a secret key.
-    Key(Secret),
+    Key(Box<Secret>),
     /// With a program.
     Program {
         /// The program.
@@ -70,7 +70,7 @@ impl Signer {
                 let decoded = STANDARD.decode(answer.trim_ascii()).ok();
                 let found = [Some(answer), decoded].into_iter().flatten().find(|made| public.verifies(message, made));
                 let fingerprint = public.fingerprint().to_string();
-                found.ok_or(SignError::Other { program: program.clone(), fingerprint })
+                found.ok_or_else(|| SignError::Other { program: program.clone(), fingerprint })
             }
         }
     }

@@ -192,7 +192,9 @@ pub enum Choice {
 
 /// Returns the signer; `None` if no key was chosen, and there is none.
 pub fn signer(home: &Home, choice: &Choice) -> Result<Option<Signer>, Error> {
-    let secret = |text: &str, place: String| Secret::parse(text).map(Signer::Key).map_err(|source| Error::Key { place, source });
+    let secret = |text: &str, place: String| {
+        Secret::parse(text).map(|secret| Signer::Key(Box::new(secret))).map_err(|source| Error::Key { place, source })
+    };
     match choice {
         Choice::Usual => {
             let own: Vec<String> = list(home)?.into_iter().filter(|key| key.state == State::Own).map(|key| key.name).collect();

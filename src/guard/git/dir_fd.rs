@@ -19,6 +19,12 @@ const OPEN_FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::C
 #[derive(Debug)]
 pub struct Dir(OwnedFd);
 
+/// Returns the type and the permissions of a file, as the kernel encodes them.
+#[allow(clippy::useless_conversion, reason = "the type of a mode is the system's own")]
+pub fn mode_of(stat: &Stat) -> u32 {
+    u32::from(stat.st_mode)
+}
+
 /// Type of a directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
