@@ -23,13 +23,14 @@ const NOTHING_TO_DO: Duration = Duration::from_millis(20);
 
 pub fn run(rounds: usize) -> bool {
     let silo = Silo::shared(As::Me);
-    let shell = compare(&silo, "warm start of `sh -c true`", "sh", "dash", &["-c", "true"], rounds);
-    let python = compare(&silo, "warm start of `python3 -c pass`", "python", "python3", &["-c", "pass"], rounds);
+    let shell = compare(&silo, "warm start of `sh -c true`", "sh", &["dash", "-c", "true"], rounds);
+    let python = compare(&silo, "warm start of `python3 -c pass`", "python", &["python3", "-c", "pass"], rounds);
     let projects = projects(&silo, rounds);
     nothing_to_do(&silo, rounds) && shell && python && projects
 }
 
-fn compare(silo: &Silo, title: &'static str, tool: &str, program: &str, args: &[&str], rounds: usize) -> bool {
+fn compare(silo: &Silo, title: &'static str, tool: &str, command: &[&str], rounds: usize) -> bool {
+    let (program, args) = command.split_first().expect("a command");
     let mut table = Table::new(title);
     let root = silo.installed(tool).root;
     let bare = table.row("bare: the image's program on the host, no sandbox");

@@ -165,7 +165,7 @@ fn decide(setting: &Setting, session: Session, review: Review) -> Result<(), Fai
         return Ok(());
     }
     let is_waiting = |one: &&Weighed| one.weight == Weight::Obeyed || !one.is_applicable();
-    let obeyed: Vec<String> = all.iter().filter(is_waiting).map(|one| describe(one)).collect();
+    let obeyed: Vec<String> = all.iter().filter(is_waiting).map(describe).collect();
     if review == Review::Risky && obeyed.is_empty() {
         let applied = apply(setting, &mut view, &Choice::Safe, OnConflict::Refuse)?;
         let left = all.len().saturating_sub(applied.paths.len());

@@ -281,7 +281,7 @@ mod tests {
         assert!(matches!(trust(&home, "team", &third.to_pem(), "a file"), Err(Error::Taken { .. })));
         let prefix = other.fingerprint().to_string()[..12].to_owned();
         assert_eq!(revoke(&home, &prefix).expect("revoked").public, other);
-        assert_eq!(trusted(&home).expect("keys"), [own.clone()]);
+        assert_eq!(trusted(&home).expect("keys"), std::slice::from_ref(&own));
         assert!(matches!(trust(&home, "again", &other.to_pem(), "a file"), Err(Error::Revoked { .. })));
         // An own key that is revoked signs, but does not count.
         revoke(&home, "me").expect("revoked");

@@ -16,7 +16,7 @@ const DATABASE_RULES: u64 = 2;
 /// Version of unpacking layers of images (`unpack::layer`).
 pub(super) const BLOB_RULES: u64 = 2;
 /// Version of running a command and capturing its changes (`build::command`).
-const STEP_RULES: u64 = 2;
+const STEP_RULES: u64 = 1;
 /// Version of assembling an image (`image`).
 const IMAGE_RULES: u64 = 2;
 
