@@ -101,7 +101,7 @@ mod tests {
             let node = Node::File { size: *size, digest: Digest::of(size.to_string().as_bytes()) };
             Entry { path: path(name), meta: meta(0o644), node }
         };
-        let gone = gone.iter().map(|name| Entry { path: path(name), meta: meta(0), node: Node::Whiteout });
+        let gone = gone.iter().map(|name| Entry { path: path(name), meta: silo_store::normal::whiteout(), node: Node::Whiteout });
         let mut entries: Vec<Entry> = files.iter().map(file).chain(gone).collect();
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         Index::new(entries).expect("an index")
