@@ -343,7 +343,7 @@ fn deprecated_commands_warn_once() {
     let silo = Silo::new();
     fs::write(silo.project().join("silo.toml"), "tools = []\n").expect("our own project");
     for (words, is) in
-        [(&["pull"][..], "sync"), (&["apply", "--dry-run"], "sync"), (&["config", "add-port", "sh", "18001:2"], "config ports add")]
+        [(&["pull"][..], "sync"), (&["pull", "--dry-run"], "sync"), (&["config", "add-port", "sh", "18001:2"], "config ports add")]
     {
         let done = silo.run(words);
         assert_eq!(done.code, 0, "{done:?}");
