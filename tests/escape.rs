@@ -5,7 +5,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::sandbox::{Bench, FILES, MEMORY_BYTES, SIZE_BYTES, TASKS, bench, hosts, runs, text, until};
@@ -272,15 +272,7 @@ os.setgroups([1, 2]); os.setgid(5); os.setuid(5); os.setresuid(5, 5, 5); print(o
 open("/tmp/scratch", "w").close()
 print(sorted(os.listdir("/resolv")))
 "#;
-    let shared = bench.path("shared");
-    fs::create_dir(&shared).expect("made");
-    fs::write(shared.join("file"), "").expect("written");
-    let mut spec = bench.python(step);
-    spec.identity = silo_launch::spec::Identity::Root;
-    spec.root.upper = Upper::Kept { upper: upper.clone(), work };
-    spec.mounts[0] = Mount { host: shared.clone().into(), guest: "/shared".into(), access: Access::ReadWrite };
-    spec.cwd = "/".into();
-    spec.env.insert("SHARED".into(), "/shared".into());
+    let (mut spec, shared) = step_with_a_mount(&bench, step, &upper, Access::ReadWrite);
     spec.files.push(File { guest: "/resolv/conf".into(), bytes: silo_launch::spec::Bytes(b"x".to_vec()), mode: 0o644 });
     let input = bench.path("input");
     fs::write(&input, "").expect("written");
@@ -303,6 +295,20 @@ print(sorted(os.listdir("/resolv")))
     // And the same directory can be used again.
     spec.argv = vec!["test".into(), "-e".into(), "/etc/d/e".into()];
     let _ = text(&with_one_id(&bench.command(&spec)).output().expect("silo starts"));
+}
+
+/// Returns a build step that runs Python code, with a file in `/shared`, and the host's directory of it. `upper` gets the changes of the root.
+fn step_with_a_mount(bench: &Bench, code: &str, upper: &Path, access: Access) -> (Spec, PathBuf) {
+    let shared = bench.path("shared");
+    fs::create_dir(&shared).expect("made");
+    fs::write(shared.join("file"), "").expect("written");
+    let mut spec = bench.python(code);
+    spec.identity = silo_launch::spec::Identity::Root;
+    spec.root.upper = Upper::Kept { upper: upper.to_owned(), work: bench.path("work") };
+    spec.mounts[0] = Mount { host: shared.clone().into(), guest: "/shared".into(), access };
+    spec.cwd = "/".into();
+    spec.env.insert("SHARED".into(), "/shared".into());
+    (spec, shared)
 }
 
 /// Returns the command in a user namespace in which its user is root, and which has no other id.
@@ -351,15 +357,7 @@ if pid == 0:
     os._exit(0)
 os.waitpid(pid, 0)
 "#;
-    let shared = bench.path("shared");
-    fs::create_dir(&shared).expect("made");
-    fs::write(shared.join("file"), "").expect("written");
-    let mut spec = bench.python(step);
-    spec.identity = silo_launch::spec::Identity::Root;
-    spec.root.upper = Upper::Kept { upper: upper.clone(), work };
-    spec.mounts[0] = Mount { host: shared.clone().into(), guest: "/shared".into(), access: Access::ReadOnly };
-    spec.cwd = "/".into();
-    spec.env.insert("SHARED".into(), "/shared".into());
+    let (mut spec, shared) = step_with_a_mount(&bench, step, &upper, Access::ReadOnly);
     spec.env.insert("PYTHONUNBUFFERED".into(), "1".into());
     let input = bench.path("input");
     fs::write(&input, "").expect("written");

@@ -50,6 +50,15 @@ pub enum Event {
     },
 }
 
+/// Runs `work` as one activity.
+pub fn activity<T>(sink: Sink<'_>, kind: Activity, name: &str, total: Option<u64>, work: impl FnOnce(u64) -> T) -> T {
+    let id = next_id();
+    sink(Event::Started { id, kind, name: name.to_owned(), total });
+    let done = work(id);
+    sink(Event::Finished { id });
+    done
+}
+
 /// Kinds of work that take longer than a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {

@@ -21,6 +21,17 @@ pub fn beside<'scope, T: Send + 'scope>(
     Ok(Builder::new().spawn_scoped(scope, work)?)
 }
 
+/// Calls `work` on this thread and on up to `count - 1` others; returns all results. A refused thread only slows the work. A panic of one
+/// continues here.
+pub fn together<R: Send>(count: usize, work: impl Fn() -> R + Sync) -> Vec<R> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..count).map_while(|_| beside(scope, &work).ok()).collect();
+        let own = work();
+        let others = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        std::iter::once(own).chain(others).collect()
+    })
+}
+
 /// Starts a detached thread.
 pub fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, NoThread> {
     Ok(Builder::new().spawn(work)?)

@@ -10,7 +10,7 @@ use silo_store::index::Index;
 use silo_store::layout::Store;
 use silo_store::realisation::Realisation;
 
-use silo_base::event::{self, Activity, Event, Sink};
+use silo_base::event::{self, Activity, Sink};
 use silo_base::grant::Grant;
 use silo_base::home::Home;
 use silo_base::identity::DirectoryId;
@@ -80,11 +80,7 @@ impl BuildContext<'_> {
 
     /// Runs `work` as one activity.
     pub(super) fn activity<T>(&self, kind: Activity, name: &str, total: Option<u64>, work: impl FnOnce(u64) -> T) -> T {
-        let id = event::next_id();
-        (self.sink)(Event::Started { id, kind, name: name.to_owned(), total });
-        let done = work(id);
-        (self.sink)(Event::Finished { id });
-        done
+        event::activity(self.sink, kind, name, total, work)
     }
 }
 

@@ -138,19 +138,14 @@ impl Run<'_> {
             Ok(done)
         };
         let jobs = self.context.jobs.clamp(1, MAX_JOBS).min(missing.len());
-        let results: Vec<_> = std::thread::scope(|scope| {
-            // This thread fetches too, so a refused thread only slows the fetch.
-            let threads: Vec<_> = (1..jobs).map_while(|_| thread::beside(scope, work).ok()).collect();
-            let own = Ok(work());
-            threads.into_iter().map(|thread| thread.join()).chain([own]).collect()
-        });
+        let results = thread::together(jobs, work);
         let mut done = Vec::new();
         let mut failed: Option<(usize, Error)> = None;
         for result in results {
             match result {
-                Ok(Ok(files)) => done.extend(files),
+                Ok(files) => done.extend(files),
                 // Of several errors, reports the one of the first file, but never a mere cancellation.
-                Ok(Err((at, err))) => {
+                Err((at, err)) => {
                     let better = match &failed {
                         None => true,
                         Some((_, Error::Cancelled)) => true,
@@ -160,7 +155,6 @@ impl Run<'_> {
                         failed = Some((at, err));
                     }
                 }
-                Err(panic) => std::panic::resume_unwind(panic),
             }
         }
         match failed {

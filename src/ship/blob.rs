@@ -8,19 +8,19 @@
 //! <layer> <digest of the blob> <size of the blob>
 //! ```
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use flate2::{Compression, GzBuilder};
 use silo_store::compression;
-use silo_store::digest::{Digest, Hasher, LayerId};
+use silo_store::digest::{Digest, HashingWriter, LayerId};
 use silo_store::index::Index;
 use silo_store::layer;
-use silo_store::path_error::PathError;
+use silo_store::path_error::at;
 use silo_store::private;
 
 use silo_base::home::Home;
+use silo_build::image::export;
 use silo_model::oci::contents::Form;
 use silo_model::oci::manifest::Pointer;
 
@@ -28,12 +28,6 @@ use crate::context::Context;
 use crate::error::Error;
 
 const HEADER: &str = "silo-blob 1\n";
-/// zstd's level, as for compressed layers of the store: as small as gzip -9 in a fraction of the time.
-const ZSTD_LEVEL: i32 = 3;
-/// gzip's default level.
-const GZIP_LEVEL: u32 = 6;
-/// "Unknown" in the OS byte of the gzip header, so that blobs from different hosts are equal.
-const GZIP_UNKNOWN_SYSTEM: u8 = 255;
 
 /// A compressed layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +55,8 @@ pub fn remember(home: &Home, key: Digest, blob: &Blob) -> Result<(), Error> {
     let path = memory(home, key, blob.form);
     let staged = path.with_extension(format!("{}.new", std::process::id()));
     let text = format!("{HEADER}{} {} {}\n", blob.layer, blob.pointer.digest, blob.pointer.size);
-    private::write(&staged, text.as_bytes()).map_err(failed("write", &staged))?;
-    fs::rename(&staged, &path).map_err(failed("write", &path))?;
+    private::write(&staged, text.as_bytes()).map_err(at("write", &staged))?;
+    fs::rename(&staged, &path).map_err(at("write", &path))?;
     Ok(())
 }
 
@@ -81,54 +75,27 @@ pub fn compress(context: &Context<'_>, layer: LayerId, form: Form, to: &Path) ->
 
 /// Compresses the canonical archive of a tree into a file.
 pub fn write(tree: &Path, index: &Index, form: Form, to: &Path) -> Result<Blob, silo_store::commit::TreeError> {
-    let mut out = Counted { file: private::create_new(to)?, hasher: Hasher::new(), bytes: 0 };
+    let mut out = HashingWriter::new(private::create_new(to)?);
     let layer = match form {
         Form::Zstd => {
-            let mut encoder = zstd::Encoder::new(&mut out, ZSTD_LEVEL)?;
-            encoder.include_checksum(true)?;
-            // One worker gives the same bytes as many, but other bytes than the single-threaded mode: always use one.
-            encoder.multithread(1)?;
+            let mut encoder = compression::zstd_encoder(&mut out)?;
             let layer = compression::write_archive(tree, index, &mut encoder)?;
             encoder.finish()?;
             layer
         }
         Form::Gzip => {
-            let header = GzBuilder::new().mtime(0).operating_system(GZIP_UNKNOWN_SYSTEM);
-            let mut encoder = header.write(&mut out, Compression::new(GZIP_LEVEL));
+            let mut encoder = export::gzip_encoder(&mut out);
             let layer = compression::write_archive(tree, index, &mut encoder)?;
             encoder.finish()?;
             layer
         }
     };
-    Ok(Blob { layer, pointer: Pointer { digest: out.hasher.finish(), size: out.bytes }, form })
+    let (digest, size, _) = out.finish();
+    Ok(Blob { layer, pointer: Pointer { digest, size }, form })
 }
 
 fn memory(home: &Home, key: Digest, form: Form) -> PathBuf {
     home.blobs().join(format!("{key}.{}", form.name()))
-}
-
-fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> PathError + 'a {
-    move |source| PathError { doing, path: path.to_owned(), source }
-}
-
-/// A file that is being written; counts and hashes its bytes.
-struct Counted {
-    file: File,
-    hasher: Hasher,
-    bytes: u64,
-}
-
-impl Write for Counted {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
 }
 
 #[cfg(test)]

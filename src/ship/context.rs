@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use silo_store::flock::SharedLock;
 use silo_store::layout::Store;
 
-use silo_base::event::{self, Activity, Event, Sink};
+use silo_base::event::{self, Activity, Sink};
 use silo_base::home::Home;
 use silo_base::thread;
 use silo_fetch::registry::{self, repository::Repository};
@@ -50,11 +50,7 @@ impl<'a> Context<'a> {
 
     /// Runs `work` as one activity.
     pub(crate) fn activity<T>(&self, kind: Activity, name: &str, total: Option<u64>, work: impl FnOnce(u64) -> T) -> T {
-        let id = event::next_id();
-        (self.sink)(Event::Started { id, kind, name: name.to_owned(), total });
-        let done = work(id);
-        (self.sink)(Event::Finished { id });
-        done
+        event::activity(self.sink, kind, name, total, work)
     }
 
     /// Calls `work` for each item on a few threads, and returns the results in order. The first error ends all of them.
@@ -74,14 +70,8 @@ impl<'a> Context<'a> {
             }
             done
         };
-        let mut all: Vec<(usize, R)> = std::thread::scope(|scope| {
-            let count = self.jobs.clamp(1, silo_fetch::download::MAX_JOBS).min(items.len());
-            // This thread works too, so a refused thread only slows the work.
-            let threads: Vec<_> = (1..count).map_while(|_| thread::beside(scope, run).ok()).collect();
-            let own = run();
-            let others = threads.into_iter().flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            own.into_iter().chain(others).collect()
-        });
+        let count = self.jobs.clamp(1, silo_fetch::download::MAX_JOBS).min(items.len());
+        let mut all: Vec<(usize, R)> = thread::together(count, run).into_iter().flatten().collect();
         if let Some(error) = failed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
             return Err(error);
         }

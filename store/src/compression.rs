@@ -5,7 +5,7 @@
 
 use crate::archive::{self, ArchiveError, Item};
 use crate::commit::{CommitError, TreeError, rename, write_tree};
-use crate::digest::{Digest, Hasher, LayerId};
+use crate::digest::{Digest, Hasher, HashingWriter, LayerId};
 use crate::durable;
 use crate::entry::Node;
 use crate::flock::{self, BuildLock, ExclusiveLock, SharedLock};
@@ -75,19 +75,13 @@ pub enum FormError {
     },
 }
 
-/// A writer that also hashes the bytes.
-struct HashingWriter<'a, W: Write>(&'a mut Hasher, W);
-
-impl<W: Write> Write for HashingWriter<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.1.write(bytes)?;
-        self.0.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.1.flush()
-    }
+/// Returns an encoder of zstd whose bytes depend on its input alone.
+pub fn zstd_encoder<W: Write>(out: W) -> io::Result<zstd::Encoder<'static, W>> {
+    let mut encoder = zstd::Encoder::new(out, ZSTD_LEVEL)?;
+    encoder.include_checksum(true)?;
+    // One worker gives the same bytes as many, but other bytes than the single-threaded mode: always use one.
+    encoder.multithread(1)?;
+    Ok(encoder)
 }
 
 /// Makes `layer.tar.zst` from `tree/`.
@@ -98,19 +92,14 @@ pub fn pack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(),
     let scratch = Scratch::new(store)?;
     let temp = scratch.dir().join("packed");
     let file = private::create_new(&temp).map_err(at("create", &temp))?;
-    let mut hasher = Hasher::new();
     let written = (|| {
-        let mut encoder = zstd::Encoder::new(&file, ZSTD_LEVEL)?;
-        encoder.include_checksum(true)?;
-        // One worker gives the same bytes as many, but other bytes than the single-threaded mode: always use one.
-        encoder.multithread(1)?;
-        let mut out = HashingWriter(&mut hasher, encoder);
+        let mut out = HashingWriter::new(zstd_encoder(&file)?);
         write_tree(&mut beneath, index.entries(), &mut out, &mut |_, _| {})?;
-        out.1.finish()?;
-        Ok(())
+        let (digest, _, encoder) = out.finish();
+        encoder.finish()?;
+        Ok(digest)
     })();
-    written.map_err(|source| FormError::Tree { id: *id, source })?;
-    let found = LayerId::new(hasher.finish());
+    let found = LayerId::new(written.map_err(|source| FormError::Tree { id: *id, source })?);
     if found != *id {
         return Err(FormError::Identity { path: tree, id: *id, found });
     }
@@ -124,9 +113,8 @@ pub fn pack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(),
 /// Writes the canonical tar of a tree that matches `index`, such as a composed root; returns its id as a layer.
 pub fn write_archive<W: Write>(tree: &Path, index: &Index, out: &mut W) -> Result<LayerId, TreeError> {
     let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
-    let mut hasher = Hasher::new();
     let mut changed = None;
-    let mut both = HashingWriter(&mut hasher, out);
+    let mut both = HashingWriter::new(out);
     write_tree(&mut beneath, index.entries(), &mut both, &mut |at, found| {
         if !matches!(&index.entries()[at].node, Node::File { digest, .. } if *digest == found) {
             changed = changed.take().or(Some(at));
@@ -134,7 +122,7 @@ pub fn write_archive<W: Write>(tree: &Path, index: &Index, out: &mut W) -> Resul
     })?;
     match changed {
         Some(at) => Err(TreeError::Changed { path: index.entries()[at].path.clone() }),
-        None => Ok(LayerId::new(hasher.finish())),
+        None => Ok(LayerId::new(both.finish().0)),
     }
 }
 

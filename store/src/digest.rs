@@ -126,6 +126,69 @@ impl io::Write for Hasher {
     }
 }
 
+/// A reader that hashes the read bytes.
+pub struct HashingReader<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R> HashingReader<R> {
+    /// Wraps a reader.
+    pub fn new(inner: R) -> HashingReader<R> {
+        HashingReader { inner, hasher: Hasher::new() }
+    }
+
+    /// Returns the wrapped reader.
+    pub fn inner(&self) -> &R {
+        &self.inner
+    }
+
+    /// Returns the digest of the read bytes, and the reader.
+    pub fn finish(self) -> (Digest, R) {
+        (self.hasher.finish(), self.inner)
+    }
+}
+
+impl<R: io::Read> io::Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// A writer that hashes and counts the written bytes.
+pub struct HashingWriter<W> {
+    inner: W,
+    hasher: Hasher,
+    bytes: u64,
+}
+
+impl<W> HashingWriter<W> {
+    /// Wraps a writer.
+    pub fn new(inner: W) -> HashingWriter<W> {
+        HashingWriter { inner, hasher: Hasher::new(), bytes: 0 }
+    }
+
+    /// Returns the digest and the number of the written bytes, and the writer.
+    pub fn finish(self) -> (Digest, u64, W) {
+        (self.hasher.finish(), self.bytes, self.inner)
+    }
+}
+
+impl<W: io::Write> io::Write for HashingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(std::str::from_utf8(&self.hex()).expect("hex digits are ASCII"))

@@ -6,27 +6,13 @@
 use crate::archive;
 use crate::commit::Committed;
 use crate::compression::{self, FormError, ReadError};
-use crate::digest::{Hasher, LayerId};
+use crate::digest::{HashingReader, LayerId};
 use crate::flock::SharedLock;
 use crate::layout::Store;
 use crate::manifest::Record;
 use crate::stage::Parents;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::PathBuf;
-
-/// A reader that also hashes the bytes.
-struct Hashing<'a> {
-    from: &'a mut dyn Read,
-    hasher: Hasher,
-}
-
-impl Read for Hashing<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.from.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
-    }
-}
 
 /// The archive of a layer.
 pub struct Source<'a> {
@@ -43,13 +29,13 @@ pub fn import(store: &Store, permission: &SharedLock, id: &LayerId, record: &Rec
     let Source { from, limit, name } = source;
     // As for a compressed layer: parents may be entries of lower layers only.
     let mut stage = store.stage_with(Parents::OnDiskOnly)?;
-    let mut from = Hashing { from, hasher: Hasher::new() };
+    let mut from = HashingReader::new(from);
     let read = archive::read(&mut from, &mut |item, contents| compression::add(&mut stage, item, contents, limit));
     read.map_err(|error| match error {
         ReadError::Archive(source) => FormError::Archive { path: PathBuf::from(name), source },
         ReadError::Stage(error) => FormError::Stage(error),
     })?;
-    let found = LayerId::new(from.hasher.finish());
+    let found = LayerId::new(from.finish().0);
     if found != *id {
         return Err(FormError::Identity { path: PathBuf::from(name), id: *id, found });
     }

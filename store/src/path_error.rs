@@ -17,7 +17,7 @@ pub struct PathError {
 }
 
 /// Returns a function that adds `doing` and `path` to an error, for `map_err`.
-pub(crate) fn at<'a, E: Into<io::Error>>(doing: &'static str, path: &'a Path) -> impl FnOnce(E) -> PathError + 'a {
+pub fn at<'a, E: Into<io::Error>>(doing: &'static str, path: &'a Path) -> impl FnOnce(E) -> PathError + 'a {
     move |source| PathError { doing, path: path.to_path_buf(), source: source.into() }
 }
 

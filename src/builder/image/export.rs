@@ -7,13 +7,14 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 use silo_store::commit::TreeError;
 use silo_store::compression;
-use silo_store::digest::{Digest, Hasher, LayerId};
+use silo_store::digest::{Digest, HashingWriter, LayerId};
 use silo_store::erofs::{self, View};
 use silo_store::index::Index;
-use silo_store::path_error::PathError;
+use silo_store::path_error::{PathError, at};
 
 use silo_base::home::Home;
 use silo_model::oci::{self, Blob};
@@ -25,6 +26,11 @@ const GZIP_LEVEL: u32 = 6;
 
 /// "Unknown" in the OS byte of the gzip header, so that exports from different hosts are equal.
 const GZIP_UNKNOWN_SYSTEM: u8 = 255;
+
+/// Returns a gzip encoder whose bytes depend on its input alone.
+pub fn gzip_encoder<W: Write>(out: W) -> GzEncoder<W> {
+    GzBuilder::new().mtime(0).operating_system(GZIP_UNKNOWN_SYSTEM).write(out, Compression::new(GZIP_LEVEL))
+}
 
 /// Format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +103,7 @@ pub fn export(home: &Home, export: &Export<'_>) -> Result<Digest, Error> {
         Form::Erofs => source.erofs(&staged),
     };
     let done = written.and_then(|digest| {
-        fs::rename(&staged, place).map_err(failed("rename to", place))?;
+        fs::rename(&staged, place).map_err(at("rename to", place))?;
         Ok(digest)
     });
     if done.is_err() {
@@ -110,7 +116,7 @@ pub fn export(home: &Home, export: &Export<'_>) -> Result<Digest, Error> {
 
 fn index_of(home: &Home, id: ImageId) -> Result<Index, Error> {
     let path = super::index_path(home, id);
-    let text = fs::read(&path).map_err(failed("read", &path))?;
+    let text = fs::read(&path).map_err(at("read", &path))?;
     Index::parse(&text).map_err(|source| Error::Root { id, source: Box::new(source) })
 }
 
@@ -124,14 +130,14 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn rootfs(&self, place: &Path) -> Result<Digest, Error> {
-        let mut out = Counted::create(place)?;
+        let mut out = Output::create(place)?;
         let layer = self.archive(&mut out)?;
         out.close()?;
         Ok(layer.digest())
     }
 
     fn erofs(&self, place: &Path) -> Result<Digest, Error> {
-        let mut out = Counted::create(place)?;
+        let mut out = Output::create(place)?;
         erofs::write(&self.index, &self.root, View::True, &mut out)
             .map_err(|source| Error::Root { id: self.id, source: Box::new(source) })?;
         Ok(out.close()?.0)
@@ -139,14 +145,14 @@ impl Source<'_> {
 
     fn layout(&self, place: &Path, name: &str) -> Result<Digest, Error> {
         let blobs = place.join("blobs/sha256");
-        fs::create_dir_all(&blobs).map_err(failed("create", &blobs))?;
+        fs::create_dir_all(&blobs).map_err(at("create", &blobs))?;
         let staged = blobs.join("layer");
-        let out = Counted::create(&staged)?;
-        let mut gzip = GzBuilder::new().mtime(0).operating_system(GZIP_UNKNOWN_SYSTEM).write(out, Compression::new(GZIP_LEVEL));
+        let out = Output::create(&staged)?;
+        let mut gzip = gzip_encoder(out);
         let diff_id = self.archive(&mut gzip)?;
-        let (digest, size) = gzip.finish().map_err(failed("write", &staged))?.close()?;
+        let (digest, size) = gzip.finish().map_err(at("write", &staged))?.close()?;
         let path = blobs.join(digest.to_string());
-        fs::rename(&staged, &path).map_err(failed("rename to", &path))?;
+        fs::rename(&staged, &path).map_err(at("rename to", &path))?;
         let put = |media_type: &'static str, bytes: &[u8]| -> Result<Blob, Error> {
             let blob = Blob::of(media_type, bytes);
             write(&blobs.join(blob.digest.to_string()), bytes)?;
@@ -161,16 +167,16 @@ impl Source<'_> {
 
     fn docker(&self, place: &Path, name: &str) -> Result<Digest, Error> {
         let staged = layer_beside(place);
-        let mut out = Counted::create(&staged)?;
+        let mut out = Output::create(&staged)?;
         let diff_id = self.archive(&mut out)?;
         out.close()?;
         let config = self.configuration(diff_id);
         let id = Digest::of(&config);
         let (config_name, layer_name) = (format!("{id}.json"), format!("{}/layer.tar", diff_id.digest()));
-        let layer = File::open(&staged).map_err(failed("open", &staged))?;
-        let size = layer.metadata().map_err(failed("read", &staged))?.len();
+        let layer = File::open(&staged).map_err(at("open", &staged))?;
+        let size = layer.metadata().map_err(at("read", &staged))?.len();
         let list = oci::docker_manifest(&config_name, name, &layer_name);
-        let file = File::create_new(place).map_err(failed("create", place))?;
+        let file = File::create_new(place).map_err(at("create", place))?;
         let mut tar = tar::Builder::new(BufWriter::new(file));
         let mut add = |name: &str, size: u64, data: &mut dyn io::Read| {
             let mut header = tar::Header::new_gnu();
@@ -180,15 +186,15 @@ impl Source<'_> {
             header.set_mtime(u64::try_from(self.image.epoch).unwrap_or(0));
             header.set_uid(0);
             header.set_gid(0);
-            tar.append_data(&mut header, name, data).map_err(failed("write", place))
+            tar.append_data(&mut header, name, data).map_err(at("write", place))
         };
         add(&layer_name, size, &mut { layer })?;
         add(&config_name, config.len() as u64, &mut config.as_slice())?;
         add("manifest.json", list.len() as u64, &mut list.as_slice())?;
-        let buffered = tar.into_inner().map_err(failed("write", place))?;
-        let file = buffered.into_inner().map_err(|error| failed("write", place)(error.into_error()))?;
-        file.sync_all().map_err(failed("sync", place))?;
-        fs::remove_file(&staged).map_err(failed("remove", &staged))?;
+        let buffered = tar.into_inner().map_err(at("write", place))?;
+        let file = buffered.into_inner().map_err(|error| at("write", place)(error.into_error()))?;
+        file.sync_all().map_err(at("sync", place))?;
+        fs::remove_file(&staged).map_err(at("remove", &staged))?;
         Ok(id)
     }
 
@@ -214,40 +220,32 @@ fn layer_beside(place: &Path) -> PathBuf {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), PathError> {
-    fs::write(path, bytes).map_err(failed("write", path))
+    fs::write(path, bytes).map_err(at("write", path))
 }
 
-fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> PathError + 'a {
-    move |source| PathError { doing, path: path.to_owned(), source }
-}
-
-/// A file that is being written; counts and hashes its bytes.
-struct Counted {
+/// A file that is being written.
+struct Output {
     path: PathBuf,
-    file: BufWriter<File>,
-    hasher: Hasher,
-    bytes: u64,
+    file: HashingWriter<BufWriter<File>>,
 }
 
-impl Counted {
-    fn create(path: &Path) -> Result<Counted, Error> {
-        let file = File::create_new(path).map_err(failed("create", path))?;
-        Ok(Counted { path: path.to_owned(), file: BufWriter::with_capacity(1 << 20, file), hasher: Hasher::new(), bytes: 0 })
+impl Output {
+    fn create(path: &Path) -> Result<Output, Error> {
+        let file = File::create_new(path).map_err(at("create", path))?;
+        Ok(Output { path: path.to_owned(), file: HashingWriter::new(BufWriter::with_capacity(1 << 20, file)) })
     }
 
     fn close(self) -> Result<(Digest, u64), Error> {
-        let file = self.file.into_inner().map_err(|error| failed("write", &self.path)(error.into_error()))?;
-        file.sync_all().map_err(failed("sync", &self.path))?;
-        Ok((self.hasher.finish(), self.bytes))
+        let (digest, bytes, file) = self.file.finish();
+        let file = file.into_inner().map_err(|error| at("write", &self.path)(error.into_error()))?;
+        file.sync_all().map_err(at("sync", &self.path))?;
+        Ok((digest, bytes))
     }
 }
 
-impl Write for Counted {
+impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        self.bytes += written as u64;
-        Ok(written)
+        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -5,8 +5,7 @@
 
 use std::io::{self, BufReader, Read};
 
-use sha2::{Digest as _, Sha256};
-use silo_store::digest::Digest;
+use silo_store::digest::{Digest, HashingReader};
 
 use super::compressed::{self, LimitedReader};
 
@@ -79,11 +78,11 @@ pub trait Members {
 
 /// Reads the .deb `name` from `from` and passes its archives to `to`, control first. Fails unless all bytes have the digest `expected`.
 pub fn read(name: &str, from: impl Read, expected: Digest, to: &mut dyn Members) -> Result<(), Error> {
-    let mut hashing = Hashing { inner: BufReader::with_capacity(1 << 17, from), hash: Sha256::new() };
+    let mut hashing = HashingReader::new(BufReader::with_capacity(1 << 17, from));
     let result = members(name, &mut hashing, to);
     // A wrong digest explains any other fault, so report it first.
     io::copy(&mut hashing, &mut io::sink()).map_err(|source| read_error(name, "the rest", source))?;
-    let got = Digest::from_bytes(hashing.hash.finalize().into());
+    let (got, _) = hashing.finish();
     if got != expected {
         return Err(Error::Digest { deb: name.to_owned(), expected, got });
     }
@@ -151,17 +150,4 @@ fn decompress<'a>(form: &str, from: &'a mut dyn Read, member: &str, name: &str) 
 
 pub(super) fn read_error(deb: &str, member: &str, source: io::Error) -> Error {
     Error::Read { deb: deb.to_owned(), member: member.to_owned(), source }
-}
-
-struct Hashing<R> {
-    inner: R,
-    hash: Sha256,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.hash.update(&buffer[..count]);
-        Ok(count)
-    }
 }

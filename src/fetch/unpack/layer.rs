@@ -7,14 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
-use sha2::{Digest as _, Sha256};
-use silo_store::digest::Digest;
+use silo_store::digest::{Digest, HashingReader};
 use silo_store::entry::{MAX_ENTRIES, Meta, Node};
 use silo_store::normal;
 use silo_store::path::LayerPath;
 use silo_store::stage::{Stage, StageError, Staged};
 
-use super::compressed::{self, LimitedReader};
+use super::compressed;
 use super::differences::Differences;
 use super::entries::{self, Entry, Kind, plain, shown};
 use super::lower_layers::{Lower, MAX_LINKS};
@@ -95,12 +94,12 @@ pub struct Source {
 /// Unpacks a layer into `stage`, over the lower layers if they are given.
 pub fn unpack(source: Source, from: impl Read, lower: Option<Lower<'_>>, stage: &mut Stage) -> Result<Differences, Error> {
     let failed = |error| Error::Read { layer: source.layer, source: error };
-    let mut bytes = Hashed { inner: compressed::decompressed(from, source.size).map_err(failed)?, hash: Sha256::new() };
+    let mut bytes = HashingReader::new(compressed::decompressed(from, source.size).map_err(failed)?);
     let mut unpacking = Unpacking {
         layer: source.layer,
         stage,
         lower,
-        limit: bytes.inner.limit(),
+        limit: bytes.inner().limit(),
         written: 0,
         count: 0,
         whiteouts: BTreeSet::new(),
@@ -116,8 +115,8 @@ pub fn unpack(source: Source, from: impl Read, lower: Option<Lower<'_>>, stage: 
     }
     // A wrong digest explains any other fault, so report it first. A decompression bomb is reported as such.
     let rest = io::copy(&mut bytes, &mut io::sink());
-    if !bytes.inner.is_over() && rest.is_ok() {
-        let got = Digest::from_bytes(bytes.hash.finalize().into());
+    if !bytes.inner().is_over() && rest.is_ok() {
+        let (got, _) = bytes.finish();
         if got != source.diff_id {
             return Err(Error::Digest { layer: source.layer, expected: source.diff_id, got });
         }
@@ -451,19 +450,5 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (&path[..0], path),
-    }
-}
-
-/// A reader that hashes the decompressed data.
-struct Hashed<'a> {
-    inner: LimitedReader<'a>,
-    hash: Sha256,
-}
-
-impl Read for Hashed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.hash.update(&buffer[..count]);
-        Ok(count)
     }
 }
