@@ -2,6 +2,7 @@
 //!
 //! It has no arguments and no values of variables, because both may be secrets.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use silo_base::home::Home;
@@ -47,9 +48,14 @@ fn describe(spec: &Spec, run: &mut Run) -> Space {
         granted.ports = space.list(ports.iter().map(|port| format!("{}:{}", port.host, port.guest)));
         granted.ssh_agent = ssh_agent.is_some();
     }
+    // The project is mounted twice: at its own path and as /workspace.
+    let mut files: BTreeMap<&Path, bool> = BTreeMap::new();
     for mount in &spec.mounts {
-        if let Some(path) = space.take(&sanitize::path(mount.host.path())) {
-            granted.files.push(Granting { path, writable: mount.access == Access::ReadWrite });
+        *files.entry(mount.host.path()).or_default() |= mount.access == Access::ReadWrite;
+    }
+    for (path, writable) in files {
+        if let Some(path) = space.take(&sanitize::path(path)) {
+            granted.files.push(Granting { path, writable });
         }
     }
     granted.variables = space.list(spec.env.keys().map(|name| sanitize::path(Path::new(name))));
@@ -59,7 +65,7 @@ fn describe(spec: &Spec, run: &mut Run) -> Space {
 #[cfg(test)]
 mod tests {
     use silo_base::grant::HostGrant;
-    use silo_launch::spec::{Root, Upper};
+    use silo_launch::spec::{Mount, Root, Upper};
 
     use super::*;
 
@@ -71,10 +77,13 @@ mod tests {
         spec.env.insert("TOKEN".into(), secret.into());
         spec.network = Some(Network { allow: vec![HostGrant::parse("a.example").expect("a grant")], ..Network::default() });
         spec.network.as_mut().expect("set").proxies.https = Some(format!("http://me:{secret}@proxy.example"));
+        let mount = |guest: &str, access| Mount { host: "/home/me/p".into(), guest: guest.into(), access };
+        spec.mounts = vec![mount("/home/me/p", Access::ReadOnly), mount("/workspace", Access::ReadWrite)];
         let mut run = Run::new("t", 1, 2);
         describe(&spec, &mut run);
         let text = serde_json::to_string(&run).expect("JSON");
         assert!(!text.contains(secret), "{text}");
+        assert_eq!(run.granted.files, [Granting { path: "/home/me/p".to_owned(), writable: true }]);
         assert_eq!((run.program.as_str(), run.arguments), ("/bin/sh", 3));
         assert_eq!((run.granted.variables, run.granted.hosts), (vec!["TOKEN".to_owned()], vec!["a.example".to_owned()]));
     }
