@@ -163,6 +163,69 @@ fn a_directory_is_a_repository() {
     }
 }
 
+/// Writes a document as a blob of a directory; returns its digest and size.
+fn add_blob(place: &Path, document: &Value) -> (String, usize) {
+    let bytes = serde_json::to_vec(document).expect("JSON");
+    let digest = silo_store::digest::Digest::of(&bytes);
+    fs::write(place.join("blobs/sha256").join(digest.to_string()), &bytes).expect("our own");
+    (format!("sha256:{digest}"), bytes.len())
+}
+
+fn blob(place: &Path, digest: &Value) -> Value {
+    let digest = digest.as_str().expect("a digest").replace("sha256:", "");
+    json(&fs::read_to_string(place.join("blobs/sha256").join(digest)).expect("our own"))
+}
+
+/// Lets the tag v1 name this document.
+fn replace_top(place: &Path, document: &Value) {
+    let (digest, size) = add_blob(place, document);
+    let list = place.join("index.json");
+    let mut named = json(&fs::read_to_string(&list).expect("our own"));
+    for entry in named["manifests"].as_array_mut().expect("a list") {
+        if entry["annotations"]["org.opencontainers.image.ref.name"] == "v1" {
+            (entry["digest"], entry["size"]) = (digest.as_str().into(), size.into());
+        }
+    }
+    fs::write(&list, named.to_string()).expect("our own");
+}
+
+/// Whoever can write the repository can add an image for another platform to a tag. The next push must not sign it with its own.
+#[test]
+fn a_push_signs_no_image_of_another_platform() {
+    let here = greeter(&two());
+    let place = here.project().join("shared");
+    let reference = format!("oci:{}:v1", place.display());
+    drop(here.ok(["key", "new", "laptop"]));
+    let top = || -> Value {
+        let list = json(&fs::read_to_string(place.join("index.json")).expect("our own"));
+        let named = list["manifests"].as_array().expect("a list").iter();
+        let mut tagged = named.filter(|entry| entry["annotations"]["org.opencontainers.image.ref.name"] == "v1");
+        blob(&place, &tagged.next().expect("the tag")["digest"])
+    };
+    let own = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let other = if own == "amd64" { "arm64" } else { "amd64" };
+    let with_another = || {
+        let mut document = top();
+        let list = document["manifests"].as_array_mut().expect("a list");
+        list.retain(|entry| entry["platform"]["architecture"] == own);
+        let mut added = list[0].clone();
+        added["platform"]["architecture"] = other.into();
+        let mut manifest = blob(&place, &added["digest"]);
+        manifest["annotations"]["com.example.note"] = "an image of somebody else".into();
+        let (digest, size) = add_blob(&place, &manifest);
+        (added["digest"], added["size"]) = (digest.into(), size.into());
+        list.push(added);
+        replace_top(&place, &document);
+    };
+    drop(here.ok(["push", "--no-sign", "greeter", &reference]));
+    with_another();
+    let refused = here.fails(["push", "greeter", &reference]);
+    assert!(refused.err.contains(&format!("also names an image for {other}")) && refused.err.contains("--no-sign"), "{refused:?}");
+    // Without a signature nobody is misled, and the other image stays.
+    drop(here.ok(["push", "--no-sign", "greeter", &reference]));
+    assert_eq!(top()["manifests"].as_array().map(Vec::len), Some(2));
+}
+
 /// Changes each byte of a pushed image in turn, or removes the file: the pull gives the same image or fails, and leaves nothing wrong.
 #[test]
 fn a_changed_repository_gives_the_same_image_or_an_error() {

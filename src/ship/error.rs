@@ -56,6 +56,14 @@ pub enum Error {
         /// The repository, with the tag or digest.
         place: String,
     },
+    /// A signature of an index would cover an image of another platform that no trusted key signed.
+    #[error("{place} also names an image for {platform}, which is not signed by a key that you trust")]
+    Unsigned {
+        /// The repository and the tag.
+        place: String,
+        /// The other platform.
+        platform: &'static str,
+    },
     /// A signature could not be made.
     #[error("the image was not signed")]
     Sign(#[from] silo_sign::external::SignError),
@@ -87,6 +95,10 @@ impl Error {
             Error::Fetch(error) => error.hint(),
             Error::Absent { .. } => Some("is the name right, and the tag? `silo inspect` shows an image of a registry".to_owned()),
             Error::Foreign { .. } => Some("`silo install NAME --image REF` makes a tool from an image of another program".to_owned()),
+            Error::Unsigned { .. } => Some(
+                "a signature of this tag would cover that image too; push to another tag, `silo key trust` the key of its publisher, or push with --no-sign"
+                    .to_owned(),
+            ),
             Error::Layer(_) | Error::Form { .. } => Some("`silo verify` lists the changed files".to_owned()),
             Error::Image(_)
             | Error::Merge(_)

@@ -11,6 +11,7 @@ use silo_store::layer;
 use silo_store::path_error::PathError;
 
 use silo_base::event::{Activity, Event};
+use silo_base::system::Arch;
 use silo_base::timestamp;
 use silo_build::image::{self, Image, ImageId};
 use silo_fetch::registry::repository::{Bytes, Moved, Repository};
@@ -63,8 +64,15 @@ pub struct Attachment {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Makes the attachments of a manifest or index, such as its signatures, from its digest.
-pub type Attach<'a> = &'a dyn Fn(&Repository<'_>, Digest) -> Result<Vec<Attachment>, Error>;
+/// The attachments of a push, such as signatures.
+#[derive(Clone, Copy)]
+pub struct Attach<'a> {
+    /// Makes the attachments of a manifest or index from its digest.
+    pub make: &'a dyn Fn(&Repository<'_>, Digest) -> Result<Vec<Attachment>, Error>,
+    /// Returns true if the attachments of an index may cover this manifest, which was in the index before: the image of another platform.
+    /// Whoever can write the repository chose it.
+    pub may_cover: &'a dyn Fn(&Repository<'_>, Digest) -> Result<bool, Error>,
+}
 
 /// The result of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +125,7 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, optio
     }
     let mut pushed = Pushed { digest: Digest::of(&manifest), manifest: Digest::of(&manifest), layers: blobs.len(), sent, bytes, mounted };
     if let Some(tag) = &options.tag {
-        let index = index(to, tag, subject.image.arch, &manifest)?;
+        let index = index(to, tag, subject.image.arch, &manifest, attach)?;
         to.put_manifest(oci::INDEX, &index)?;
         attached(to, &index, oci::INDEX, attach)?;
         to.put_tag(tag, oci::INDEX, &index)?;
@@ -267,7 +275,7 @@ fn documents(
 /// Writes the attachments of a manifest or index.
 fn attached(to: &Repository<'_>, manifest: &[u8], media_type: &'static str, attach: Attach<'_>) -> Result<(), Error> {
     let about = Named::of(media_type, manifest);
-    for attachment in attach(to, about.digest)? {
+    for attachment in (attach.make)(to, about.digest)? {
         attach_one(to, &about, &attachment)?;
     }
     Ok(())
@@ -286,12 +294,18 @@ pub fn attach_one(to: &Repository<'_>, about: &Named, attachment: &Attachment) -
 }
 
 /// Returns the index of a tag with this image; images for other platforms stay in it.
-fn index(to: &Repository<'_>, tag: &str, arch: silo_base::system::Arch, manifest: &[u8]) -> Result<Vec<u8>, Error> {
+fn index(to: &Repository<'_>, tag: &str, arch: Arch, manifest: &[u8], attach: Attach<'_>) -> Result<Vec<u8>, Error> {
     // Another thing with this tag is replaced.
     let before = to.tagged(tag)?.and_then(|bytes| artifact::read(&bytes).ok()).map(|document| document.manifests).unwrap_or_default();
-    let others = before.into_iter().filter(|entry| entry.arch.is_some_and(|other| other != arch));
+    let others: Vec<Entry> = before.into_iter().filter(|entry| entry.arch.is_some_and(|other| other != arch)).collect();
+    for entry in &others {
+        if !(attach.may_cover)(to, entry.pointer.digest)? {
+            let platform = entry.arch.map_or("another platform", |arch| arch.name());
+            return Err(Error::Unsigned { place: format!("{}:{tag}", to.location()), platform });
+        }
+    }
     let entry = Entry { artifact_type: None, arch: Some(arch), ..Entry::of_artifact("", manifest) };
-    let mut entries: Vec<Entry> = others.chain([entry]).collect();
+    let mut entries: Vec<Entry> = others.into_iter().chain([entry]).collect();
     entries.sort_by_key(|entry| entry.arch.map(|arch| arch.name()));
     Ok(artifact::index(&entries))
 }

@@ -32,6 +32,13 @@ pub struct Signature {
     pub signer: Option<Public>,
 }
 
+impl Signature {
+    /// True if one of the offered keys signed the manifest or index itself, not a statement about it.
+    pub fn is_by_a_trusted_key(&self) -> bool {
+        self.predicate_type == SIGNED && self.signer.is_some()
+    }
+}
+
 /// Reads the signed statements about a manifest or index. What is malformed, or about something else, is no signature.
 pub fn of(from: &Repository<'_>, over: Digest, keys: &[Public]) -> Result<Vec<Signature>, Error> {
     let mut found = Vec::new();
@@ -73,8 +80,7 @@ pub fn signers(from: &Repository<'_>, found: &Found, keys: &[Public]) -> Result<
 
 /// Signs a manifest or index, unless the key signed it before; returns the bundle to attach.
 pub fn sign(to: &Repository<'_>, over: Digest, signer: &Signer) -> Result<Option<Attachment>, Error> {
-    let is_signed = |signature: &Signature| signature.predicate_type == SIGNED && signature.signer.is_some();
-    if of(to, over, &[signer.public()])?.iter().any(is_signed) {
+    if of(to, over, &[signer.public()])?.iter().any(Signature::is_by_a_trusted_key) {
         return Ok(None);
     }
     let bytes = bundle::sign(signer, over, SIGNED, &serde_json::json!({}))?;

@@ -13,7 +13,7 @@ use silo_model::oci::location::{self, Location};
 use silo_model::oci::reference::{self, Reference};
 use silo_ship::find::{self, Found};
 use silo_ship::pull::{self, Pulled};
-use silo_ship::push::{self, Options, Pushed, Subject};
+use silo_ship::push::{self, Attach, Options, Pushed, Subject};
 use silo_ship::signatures::{self, Signature};
 use silo_sign::external::Signer;
 use silo_sign::key::Public;
@@ -105,11 +105,16 @@ pub fn push(context: &Context<'_>, source: Source<'_>, to: &Target, options: &Op
     };
     let shipping = shipping(context, &shared);
     let repository = shipping.repository(to.location.clone());
-    let attach = |to: &Repository<'_>, over: Digest| match signer {
+    let make = |to: &Repository<'_>, over: Digest| match signer {
         Some(signer) => Ok(signatures::sign(to, over, signer)?.into_iter().collect()),
         None => Ok(Vec::new()),
     };
-    Ok(push::push(&shipping, &repository, &subject, options, &attach)?)
+    let mut keys = publics(&keys::trusted(context.home)?);
+    keys.extend(signer.map(Signer::public));
+    let may_cover = |to: &Repository<'_>, other: Digest| {
+        Ok(signer.is_none() || signatures::of(to, other, &keys)?.iter().any(Signature::is_by_a_trusted_key))
+    };
+    Ok(push::push(&shipping, &repository, &subject, options, Attach { make: &make, may_cover: &may_cover })?)
 }
 
 /// Returns the text of a tool's lock, if the tool has one.
