@@ -64,11 +64,14 @@ pub struct Attachment {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// Makes the attachments of a manifest or index from its digest.
+pub type AttachmentsOf<'a> = dyn Fn(&Repository<'_>, Digest) -> Result<Vec<Attachment>, Error> + 'a;
+
 /// The attachments of a push, such as signatures.
 #[derive(Clone, Copy)]
 pub struct Attach<'a> {
-    /// Makes the attachments of a manifest or index from its digest.
-    pub make: &'a dyn Fn(&Repository<'_>, Digest) -> Result<Vec<Attachment>, Error>,
+    /// Makes them.
+    pub make: &'a AttachmentsOf<'a>,
     /// Returns true if the attachments of an index may cover this manifest, which was in the index before: the image of another platform.
     /// Whoever can write the repository chose it.
     pub may_cover: &'a dyn Fn(&Repository<'_>, Digest) -> Result<bool, Error>,
