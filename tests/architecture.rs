@@ -259,7 +259,7 @@ fn special_things_stand_in_one_place() {
     // syncfs exists on Linux only; the launcher's own module lists choose the process starters.
     let choices = ["src/launch/lib.rs", "src/launch/tier.rs", "src/launch/host/mod.rs", "src/launch/vm/mod.rs"];
     only_in("target_os", &[&choices[..], &["src/launch/reexec.rs", "store/src/system.rs", "src/guest/init/src/lib.rs"]].concat());
-    only_in("std::env::var", &["src/cli/env.rs"]);
+    only_in("std::env::var", &["src/cli/env.rs", "src/launch/host/source.rs"]);
     only_in("process::exit", &[]);
     only_in("\".silo\"", &["src/base/home.rs", "src/run/private_dirs.rs"]);
     only_in("SystemTime::now", &["src/cli/env.rs"]);

@@ -46,6 +46,7 @@ mod reproducible;
 mod review;
 mod rows;
 mod run;
+mod secrets;
 mod settings;
 mod shims;
 mod ship;

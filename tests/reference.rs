@@ -148,7 +148,7 @@ fn merge(path: &str, kind: &str) -> &'static str {
         "trust" | "mirrors.allowStale" => "yours alone",
         "tier" => "the stricter one",
         _ if path == "review" || path.ends_with(".review") => "the stricter one",
-        _ if path.starts_with("cache.") || path.starts_with("build.") => "yours alone",
+        _ if path.starts_with("cache.") || path.starts_with("build.") || path.contains("secrets.") => "yours alone",
         _ if kind.starts_with("list") => "joined",
         _ if path.ends_with("passSshAgent") || path.ends_with("reset") => "true if any says so",
         _ => "replaced",

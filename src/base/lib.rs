@@ -13,3 +13,5 @@ pub mod units;
 pub mod error_chain;
 pub mod grant;
 pub mod identity;
+
+pub mod secret;

@@ -1,7 +1,7 @@
 //! The host's network configuration, as a build or a run gets it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use silo_launch::broker::upstream_proxy::Proxies;
 
@@ -16,4 +16,11 @@ pub struct HostNetwork {
     pub variables: BTreeMap<String, String>,
     /// The user's home directory, with the settings of package clients.
     pub user_home: PathBuf,
+}
+
+impl HostNetwork {
+    /// Returns the path of the host's CA bundle.
+    pub fn bundle(&self) -> Option<&Path> {
+        self.roots.iter().map(PathBuf::as_path).find(|path| path.is_file())
+    }
 }

@@ -90,7 +90,7 @@ pub(super) fn reach(ctx: &BuildContext<'_>, recipe: &Recipe, grants: &[Grant], r
             Grant::Ecosystem(ecosystem) => names.or_learned(&learning, ecosystem.name(), ctx.sink)?.grant(&mut network),
         }
     }
-    Ok(Some(surround(ctx.outside, network, &names.registries, root)))
+    Ok(Some(surround(ctx.outside, network, &names.registries, None, root)))
 }
 
 /// Network options of a run.
@@ -103,6 +103,8 @@ pub struct NetworkOptions<'a> {
     pub ecosystems: &'a BTreeMap<String, Vec<Grant>>,
     /// Path of the file that records the contacted hosts, if the run is open in order to learn them.
     pub learn: Option<PathBuf>,
+    /// A CA certificate of this run alone, as PEM text.
+    pub authority: Option<String>,
 }
 
 /// Returns the network of a run. Unknown ecosystems are reported and skipped: the run may not need them, and must not wait for a probe.
@@ -139,7 +141,7 @@ pub fn for_run(home: &Home, outside: &HostNetwork, root: &[PathBuf], wish: Netwo
             }
         }
     }
-    surround(outside, network, &names.registries, root)
+    surround(outside, network, &names.registries, wish.authority.as_deref(), root)
 }
 
 /// Learns the host names of all unknown ecosystems among some grants; failures are reported.
@@ -232,8 +234,8 @@ fn settings(name: &str, registries: &[Registry]) -> Vec<String> {
     of(name, registries).map(|registry| format!("{}={}", registry.variable, registry.value)).collect()
 }
 
-/// Adds the host's registries and CA certificates to a network.
-fn surround(outside: &HostNetwork, network: Network, registries: &[Registry], root: &[PathBuf]) -> NetworkPatch {
+/// Adds the host's registries and CA certificates to a network, and the CA certificate of a run.
+fn surround(outside: &HostNetwork, network: Network, registries: &[Registry], authority: Option<&str>, root: &[PathBuf]) -> NetworkPatch {
     let reaches = !network.allow.is_empty() || !network.public.is_empty() || network.learn.is_some();
     let asker = network.asker;
     let mut reach = NetworkPatch { network: Some(network), files: Vec::new(), env: Vec::new() };
@@ -244,8 +246,13 @@ fn surround(outside: &HostNetwork, network: Network, registries: &[Registry], ro
         }
     }
     // Without a network there is nothing to trust.
-    if let Some(machine) = outside.roots.iter().find(|path| reaches && path.is_file()) {
-        trust(machine, root, asker, &mut reach);
+    if reaches {
+        // An unreadable file adds no certificates; the program's own certificate error then explains the failure.
+        let mut own = outside.bundle().map(|path| fs::read(path).unwrap_or_default()).unwrap_or_default();
+        own.extend(authority.into_iter().flat_map(|pem| ["\n", pem]).flat_map(str::bytes));
+        if !own.is_empty() {
+            trust(&own, root, asker, &mut reach);
+        }
     }
     reach
 }
@@ -254,12 +261,11 @@ fn surround(outside: &HostNetwork, network: Network, registries: &[Registry], ro
 ///
 /// In a run they replace the image's files. In a step they must not: a file derived from them, such as a regenerated bundle, would get into
 /// the image. So a step gets them at paths outside of any layer, named by environment variables.
-fn trust(machine: &Path, root: &[PathBuf], asker: GrantOrigin, reach: &mut NetworkPatch) {
-    // An unreadable file adds no certificates; the program's own certificate error then explains the failure.
+fn trust(own: &[u8], root: &[PathBuf], asker: GrantOrigin, reach: &mut NetworkPatch) {
     let image = |path: &str| root.iter().find_map(|tree| resolve_in_root::read(tree, Path::new(path), MAX_ROOTS_BYTES).ok());
-    let (theirs, own) = (image(IMAGE_ROOTS).unwrap_or_default(), fs::read(machine).unwrap_or_default());
-    let Some(merged) = ca_certificates::merged(&theirs, &own) else { return };
-    let store = image(java_keystore::PATH).and_then(|image| ca_certificates::merged_store(&image, &theirs, &own));
+    let theirs = image(IMAGE_ROOTS).unwrap_or_default();
+    let Some(merged) = ca_certificates::merged(&theirs, own) else { return };
+    let store = image(java_keystore::PATH).and_then(|image| ca_certificates::merged_store(&image, &theirs, own));
     let is_step = asker == GrantOrigin::Step;
     let (roots, java) =
         if is_step { (PathBuf::from(ROOTS), JAVA_ROOTS.into()) } else { (absolute(IMAGE_ROOTS), absolute(java_keystore::PATH)) };
@@ -336,7 +342,7 @@ fn probe(learning: &LearnContext<'_>, name: &str) -> Result<Learned, Error> {
         ..Network::default()
     };
     let mut spec = probe_spec(learning, &probe.run, &log);
-    surround(learning.outside, network, &registries, learning.root).furnish(&mut spec);
+    surround(learning.outside, network, &registries, None, learning.root).furnish(&mut spec);
     let exit = silo_launch::reexec::run(learning.program, &spec, silo_launch::reexec::ProcessSettings::Usual, learning.stop);
     let names = ecosystem::noted(&notes);
     // Temporary file, already read.

@@ -125,6 +125,8 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         (project_settings.cache != Cache::default(), "cache"),
         (project_settings.build != Build::default(), "build"),
         (project_settings.caches.iter().any(|cache| cache.push), "caches.push"),
+        (!project_settings.secrets.is_empty(), "secrets"),
+        (project_settings.overrides.values().any(|over| !over.secrets.is_empty()), "overrides.<tool>.secrets"),
         (project_settings.mirrors.allow_stale.is_some(), "mirrors.allowStale"),
     ];
     if let Some((_, key)) = mine.into_iter().find(|(said, _)| *said) {

@@ -96,6 +96,7 @@ fn text(stored: &Stored) -> String {
     add("denied", list(&granted.denied));
     add("ports", list(&granted.ports));
     add("ssh agent", if granted.ssh_agent { "passed".to_owned() } else { String::new() });
+    add("secrets", list(&granted.secrets));
     let files = granted.files.iter().map(|file| format!("{} ({})", line(&file.path), if file.writable { "rw" } else { "ro" }));
     add("files", files.collect::<Vec<_>>().join(", "));
     add("variables", list(&granted.variables));

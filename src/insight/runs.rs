@@ -83,6 +83,8 @@ pub struct Granted {
     pub ports: Vec<String>,
     /// True if the ssh agent was passed.
     pub ssh_agent: bool,
+    /// Secrets, each with its hosts; neither values nor placeholders.
+    pub secrets: Vec<String>,
     /// Files and directories of this machine.
     pub files: Vec<Granting>,
     /// Names of the variables.

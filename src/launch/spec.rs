@@ -6,6 +6,7 @@
 mod text;
 
 pub mod host_path;
+pub mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ use silo_base::grant::{HostGrant, Policy, Port};
 
 use super::error::Error;
 use host_path::HostPath;
+use secrets::Secrets;
 
 /// Name of the marker directory in an overlay's work directory; it exists if the overlay could not be mounted.
 pub const UNLAYERED: &str = "read-only";
@@ -354,6 +356,9 @@ pub struct Network {
     /// The log of requested connections and their results.
     #[serde(default)]
     pub record: Option<Record>,
+    /// Secrets that requests to their hosts carry.
+    #[serde(default)]
+    pub secrets: Option<Secrets>,
 }
 
 /// The path of the ssh agent's socket inside.
@@ -473,6 +478,9 @@ impl Spec {
         }
         if let Some(network) = &self.network {
             network.check_ports()?;
+            if let Some(secrets) = &network.secrets {
+                secrets.check().map_err(|error| Error::Spec { reason: error.to_string() })?;
+            }
         }
         Ok(())
     }

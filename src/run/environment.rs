@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use silo_launch::spec::secrets::Secret;
 use silo_launch::spec::{Network, SSH_AGENT};
 use silo_model::config::{Override, Settings};
 use silo_model::recipe::Run;
@@ -32,6 +33,8 @@ pub struct Sources<'a> {
     pub caller: &'a dyn Fn(&str) -> Option<OsString>,
     /// The settings for this tool.
     pub over: &'a Override,
+    /// Secrets, whose variables hold placeholders.
+    pub secrets: &'a [Secret],
     /// Variables of the command itself.
     pub command: &'a [(String, String)],
 }
@@ -47,13 +50,16 @@ pub fn environment(from: &Sources<'_>) -> Environment {
     env.entry("LANG".into()).or_insert_with(|| "C.UTF-8".into());
     env.extend(from.kept.iter().map(|(name, path)| (OsString::from(name), path.clone().into_os_string())));
     let passed = from.recipe.iter().flat_map(|run| &run.pass_env).chain(&from.settings.pass_env).chain(&from.over.pass_env);
-    for name in passed.map(String::as_str).chain(TERMINAL) {
+    // Reading the variable of a secret would copy its value.
+    let is_open = |name: &&str| from.secrets.iter().all(|secret| secret.name != *name);
+    for name in passed.map(String::as_str).chain(TERMINAL).filter(is_open) {
         if let Some(value) = (from.caller)(name) {
             env.insert(OsString::from(name), value);
         }
     }
     let own = from.over.env.iter().chain(from.command.iter().map(|(name, value)| (name, value)));
     env.extend(own.map(|(name, value)| (name.into(), value.into())));
+    env.extend(from.secrets.iter().map(|secret| (OsString::from(&secret.name), OsString::from(&secret.placeholder))));
     env
 }
 

@@ -95,6 +95,9 @@ pub enum Error {
     /// A temporary file cannot be made.
     #[error("cannot make a temporary file")]
     Temporary(#[source] std::io::Error),
+    /// Placeholders or certificates of secrets cannot be made.
+    #[error("cannot prepare the secrets of this run: {0}")]
+    Secret(String),
     /// A private directory, which needs the user's confirmation.
     #[error("{dir} is not shown to a tool: {why}", dir = .dir.display())]
     Private {

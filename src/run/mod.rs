@@ -32,6 +32,7 @@ pub mod watch_project;
 pub mod activation;
 pub mod mounts;
 pub mod network;
+pub mod secrets;
 pub mod tier;
 
 pub mod environment;

@@ -10,6 +10,7 @@ use silo_build::host_network::HostNetwork;
 use silo_build::network::{self, NetworkPatch};
 use silo_insight::network as journal;
 use silo_launch::broker::upstream_proxy::Proxies;
+use silo_launch::spec::secrets::Secrets;
 use silo_launch::spec::{GrantOrigin, Network, Record, SshAgent};
 use silo_model::config::Settings;
 use silo_model::ecosystem;
@@ -35,6 +36,8 @@ pub struct NetworkInputs<'a> {
     pub learn: Option<&'a LearnRun>,
     /// Grants of the command line.
     pub asked: RequestedGrants,
+    /// Secrets of the tool.
+    pub secrets: Option<Secrets>,
     /// Receives progress.
     pub sink: Sink<'a>,
 }
@@ -64,10 +67,14 @@ pub fn reach(given: NetworkInputs<'_>) -> NetworkPatch {
             deny: &granted.deny,
             ecosystems: &given.settings.ecosystems,
             learn: given.learn.map(|lesson| lesson.notes.path().to_owned()),
+            authority: given.secrets.as_ref().map(|secrets| secrets.authority.pem()),
         };
         network::for_run(given.home, given.outside, &root, wish, given.sink)
     });
     let mut reach = reach.unwrap_or_else(nothing);
+    if let Some(network) = &mut reach.network {
+        network.secrets = given.secrets;
+    }
     let mut ports = given.settings.ports(given.tool).to_vec();
     // The command line wins: it may forward a port of this machine elsewhere for this run.
     ports.retain(|port| given.asked.ports.iter().all(|own| own.host != port.host));

@@ -26,7 +26,7 @@ use super::spec::{Budget, Parts, assemble};
 use super::target::Target;
 use super::tier::{self, Boot};
 use super::user::{Accounts, User};
-use super::{WORKSPACE, activation, moved_project, private_dirs, project_owner, terminfo, time_zone};
+use super::{WORKSPACE, activation, moved_project, private_dirs, project_owner, secrets, terminfo, time_zone};
 
 /// Maximum size of an image's `/etc/passwd` or `/etc/group`; Debian's have a thousand bytes.
 const MAX_ACCOUNTS_BYTES: u64 = 1 << 20;
@@ -143,6 +143,12 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         (inputs.say)(&note);
     }
 
+    let secrets = secrets::of(&secrets::SecretInputs {
+        settings: view.user_settings,
+        tool: &tool.name,
+        user_home: &caller.user.home,
+        roots: caller.outside.bundle(),
+    })?;
     leases.lesson = options.learn.then(LearnRun::begin).transpose()?;
     let reach = network::reach(network::NetworkInputs {
         home: view.home,
@@ -153,6 +159,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         outside: &caller.outside,
         learn: leases.lesson.as_ref(),
         asked: RequestedGrants { ports: options.ports.clone(), ssh_agent: ssh_agent(inputs, settings), allow: options.allow.clone() },
+        secrets: secrets.clone(),
         sink: images.sink,
     });
     let mut network = reach.network;
@@ -171,6 +178,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         recipe: run,
         caller: caller.variable,
         over: &over,
+        secrets: secrets.as_ref().map_or(&[], |secrets| secrets.list.as_slice()),
         command: &target.env,
     });
     env.extend(options.env.iter().map(|(name, value)| (OsString::from(name), value.clone())));

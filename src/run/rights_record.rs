@@ -41,12 +41,15 @@ fn describe(spec: &Spec, run: &mut Run) -> Space {
     granted.memory_bytes = spec.limits.memory_bytes;
     granted.cpu_thousandths = spec.limits.cpu_thousandths;
     if let Some(network) = &spec.network {
-        let Network { allow, public, deny, learn, ports, ssh_agent, .. } = network;
+        let Network { allow, public, deny, learn, ports, ssh_agent, secrets, .. } = network;
         granted.hosts = space.list(allow.iter().chain(public).cloned().map(String::from));
         granted.denied = space.list(deny.iter().cloned().map(String::from));
         granted.all_public = learn.is_some();
         granted.ports = space.list(ports.iter().map(|port| format!("{}:{}", port.host, port.guest)));
         granted.ssh_agent = ssh_agent.is_some();
+        let named =
+            secrets.iter().flat_map(|secrets| &secrets.list).map(|secret| format!("{} for {}", secret.name, secret.hosts.join(" ")));
+        granted.secrets = space.list(named);
     }
     // The project is mounted twice: at its own path and as /workspace.
     let mut files: BTreeMap<&Path, bool> = BTreeMap::new();

@@ -1,11 +1,13 @@
 //! The configuration of the broker for one sandbox.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use silo_base::grant::{Host, MACHINE, Permit, Policy, Specificity};
 use silo_wire::ports::PortRange;
 use tokio::sync::mpsc::Receiver;
 
+use super::intercept::Secrets;
 use super::network_log::{Record, Say};
 use super::upstream_proxy::Proxies;
 
@@ -51,6 +53,8 @@ pub struct BrokerConfig {
     pub doors: Vec<PortForward>,
     /// Access to the user's ssh agent.
     pub keys: Option<SshAgentAccess>,
+    /// The secrets with their values.
+    pub secrets: Option<Arc<Secrets>>,
 }
 
 /// The ports that are open while a run learns: those of git and of package clients.

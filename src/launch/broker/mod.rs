@@ -4,9 +4,9 @@
 //! connect ([`silo_wire`] has the messages). The broker checks the *name*, resolves it, checks the address, connects, and copies bytes. So
 //! even root in the guest reaches only granted hosts.
 //!
-//! **Invariant.** Only [`silo_wire`] parses messages from the guest. [`sni`] parses the TLS ClientHello on port 443, and [`http_head`] the
-//! HTTP head for the upstream proxy. Size and time are bounded, and one budget ([`budget`]) covers all resources that the guest makes the
-//! broker hold.
+//! **Invariant.** Only [`silo_wire`] parses messages from the guest. [`sni`] parses the TLS ClientHello on port 443, [`http_head`] the
+//! HTTP head for the upstream proxy, and hyper the requests to hosts of secrets ([`intercept`]). Size and time are bounded, and one budget
+//! ([`budget`]) covers all resources that the guest makes the broker hold.
 //!
 //! A granted name is no proof of the service behind it: a server with many names may answer, inside the encrypted connection, for any of
 //! them.
@@ -19,10 +19,16 @@ mod own_addresses;
 mod pending;
 pub mod sni;
 pub mod upstream_proxy;
+pub mod value;
 
-mod config;
+pub mod authority;
 mod connections;
 mod dial;
+pub mod exchange;
+
+pub mod intercept;
+
+mod config;
 
 mod copy;
 mod shared;
@@ -228,11 +234,11 @@ impl<C: AgentChannel> Shared<C> {
     async fn converse(&self, guest: TcpStream, ready: PendingConnection) {
         let PendingConnection { dialled, host, port, leave, permit, until: _ } = ready;
         permit.fit([&guest, &dialled.stream]);
-        let place = Place { host: &host, port, raw: leave.raw };
+        let place = Place { host: &host, port, raw: leave.raw, secrets: self.terms.secrets.as_ref() };
         let (verdict, sent, received) = match relay::relay(guest, dialled, place, &self.conversations).await {
             Ok((sent, received)) => (Verdict::Reached, sent, received),
             // A broken connection needs no message; both sides have seen it.
-            Err(relay::Error::Io(_)) => (Verdict::Broken, 0, 0),
+            Err(relay::Error::Io(_) | relay::Error::Secret(intercept::Error::Io(_))) => (Verdict::Broken, 0, 0),
             Err(error) => {
                 self.tell(&format!("{}:{port}: {error}", host.as_str()));
                 (Verdict::Broken, 0, 0)

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +16,7 @@ use super::connections::Connections;
 use super::copy;
 use super::dial::DialledConnection;
 use super::http_head::{self, MAX_HEAD_BYTES};
+use super::intercept::{self, Secrets};
 use super::sni::{ClientHello, MAX_HELLO_BYTES, Reader};
 
 /// Time limit for a guest to send the first bytes, where they are checked.
@@ -35,9 +37,15 @@ pub enum Error {
     /// No TLS, or TLS without SNI.
     #[error("{0} on port 443; \"{1}\" would grant it")]
     Unnamed(&'static str, String),
+    /// The same, at a host of a secret.
+    #[error("{0} at a host of a secret, which is reached by TLS alone")]
+    Open(&'static str),
     /// The request to the upstream proxy is not valid.
     #[error(transparent)]
     Request(#[from] http_head::Error),
+    /// A connection to a host of a secret failed.
+    #[error(transparent)]
+    Secret(#[from] intercept::Error),
 }
 
 /// The destination of a connection.
@@ -48,6 +56,8 @@ pub struct Place<'a> {
     pub port: u16,
     /// Whether port 443 may carry any protocol, not only TLS for this host.
     pub raw: bool,
+    /// The secrets of the run.
+    pub secrets: Option<&'a Arc<Secrets>>,
 }
 
 /// Copies both directions until they end; returns the bytes sent and received.
@@ -56,6 +66,11 @@ pub async fn relay(mut guest: TcpStream, dialled: DialledConnection, place: Plac
     // Disable Nagle's algorithm: small messages must not wait for an ACK. The guest's side of a VM is no TCP socket, and has no such delay.
     let _ = guest.set_nodelay(true);
     world.set_nodelay(true)?;
+    if let Some(secrets) = place.secrets.filter(|secrets| proxy.is_none() && secrets.cover(place.host, place.port)) {
+        let begin = named(&mut guest, &place, among.budget()).await?;
+        // In a box, because every connection has the memory of this function, and few carry a secret.
+        return Ok(Box::pin(intercept::carry((guest, begin), world, (place.host, place.port), secrets, among)).await?);
+    }
     let mut left = None;
     let mut first = 0;
     if let Some(proxy) = proxy {
@@ -108,7 +123,11 @@ async fn named(guest: &mut TcpStream, place: &Place<'_>, budget: &Budget) -> Res
         }
         let from = begin.len();
         more(guest, &mut begin, MAX_HELLO_BYTES).await?;
-        let unnamed = |what| Err(Error::Unnamed(what, format!("{}:443/tcp", place.host.as_str())));
+        let is_secret = place.secrets.is_some_and(|secrets| secrets.cover(place.host, place.port));
+        let unnamed = |what| match is_secret {
+            true => Err(Error::Open(what)),
+            false => Err(Error::Unnamed(what, format!("{}:443/tcp", place.host.as_str()))),
+        };
         match reader.take(&begin[from..]) {
             ClientHello::Part => {}
             ClientHello::Names(name) if name == *place.host => return Ok(begin),

@@ -153,6 +153,7 @@ mod tests {
                 record: None,
                 doors: Vec::new(),
                 keys: None,
+                secrets: None,
             };
             // The broker ends with its channel.
             let serve = move || broker::serve(|| Ok((Channel::new(host)?, std::future::pending())), terms);

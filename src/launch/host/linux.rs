@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, ResolveFlags, fcntl_getfl, memfd_create, mknodat, openat, openat2};
@@ -382,16 +383,23 @@ pub fn end_by(signal: i32) {
     sys::end_by(signal);
 }
 
+/// Returns the command that prints an entry of the user's keyring.
+pub fn keyring(service: &str, account: &str) -> Command {
+    let mut command = Command::new("secret-tool");
+    command.args(["lookup", "service", service, "account", account]);
+    command
+}
+
 /// A task in a child process. It dies with this process.
 pub struct BackgroundTask(Option<Pid>);
 
-/// Runs a task in a child process that is confined for the broker and has only the descriptors `kept`. The process first waits in `asked`,
+/// Runs a task in a child process that is confined for the broker and has only the descriptors `kept`. The process first waits in `ready`,
 /// and ends if that returns false. Needs a process with one thread.
 pub fn apart<W: Send + 'static>(
     kept: &[RawFd],
     agent: Agent,
-    work: W,
-    asked: fn(&W) -> bool,
+    mut work: W,
+    ready: fn(&mut W) -> bool,
     run: fn(W) -> io::Result<()>,
 ) -> Result<BackgroundTask, Error> {
     require_one_thread()?;
@@ -402,7 +410,7 @@ pub fn apart<W: Send + 'static>(
             // A fork must not unwind into or drop values of the parent.
             let done = catch_unwind(AssertUnwindSafe(|| {
                 close_others(kept)?;
-                if !asked(&work) {
+                if !ready(&mut work) {
                     return Ok(());
                 }
                 confine_broker::broker(parent, agent).map_err(|failure| io::Error::other(failure.step))?;

@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Component, Path, PathBuf};
+use std::process::Command;
 use std::thread::JoinHandle;
 
 use rustix::fs::{FileType, Mode, OFlags, RawMode, XattrFlags, fsetxattr, lgetxattr, openat};
@@ -269,18 +270,25 @@ pub enum Agent {
     None,
 }
 
+/// Returns the command that prints an entry of the user's keychain.
+pub fn keyring(service: &str, account: &str) -> Command {
+    let mut command = Command::new("security");
+    command.args(["find-generic-password", "-w", "-s", service, "-a", account]);
+    command
+}
+
 /// A task in a thread; macOS has no confined broker process.
 pub struct BackgroundTask(Option<JoinHandle<io::Result<()>>>);
 
-/// Runs a task in a thread, which first waits in `asked` and ends if that returns false.
+/// Runs a task in a thread, which first waits in `ready` and ends if that returns false.
 pub fn apart<W: Send + 'static>(
     _: &[RawFd],
     _: Agent,
-    work: W,
-    asked: fn(&W) -> bool,
+    mut work: W,
+    ready: fn(&mut W) -> bool,
     run: fn(W) -> io::Result<()>,
 ) -> Result<BackgroundTask, Error> {
-    let work = move || if asked(&work) { run(work) } else { Ok(()) };
+    let work = move || if ready(&mut work) { run(work) } else { Ok(()) };
     let started = silo_base::thread::apart(work).map_err(io::Error::other);
     host(started, "starting the broker").map(|thread| BackgroundTask(Some(thread)))
 }

@@ -18,10 +18,12 @@ mod broker_session;
 mod channel;
 pub mod exit;
 pub mod nonblocking;
+mod source;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub mod stdio;
 
 pub mod deferred_stderr;
+mod secrets;
 
 pub mod network;
 pub mod terminal;

@@ -22,10 +22,12 @@ use tokio::sync::mpsc;
 use super::broker_session::{BrokerSession, Kind, Receivers, say};
 use super::channel::{self, Channel};
 use super::deferred_stderr::DeferredStderr;
+use super::secrets;
 use super::system::{self, Agent, MESSAGES};
 use crate::broker::network_log::Record;
 use crate::broker::{self, BrokerConfig, PortForward, Requester, Say, SshAgentAccess};
 use crate::error::{Error, host};
+use crate::spec::secrets::Secrets;
 use crate::spec::{GrantOrigin, Network};
 use silo_base::grant::Port;
 
@@ -103,7 +105,7 @@ impl<'a> SandboxNetwork<'a> {
         let (ours, theirs) = host(system::pair(MESSAGES), "making the broker's link")?;
         let work = self.work(channel, theirs)?;
         let agent = if work.terms.keys.is_some() { Agent::Asked } else { Agent::None };
-        let apart = system::apart(&work.descriptors(), agent, work, BrokerTask::is_asked, BrokerTask::run)?;
+        let apart = system::apart(&work.descriptors(), agent, work, BrokerTask::is_ready, BrokerTask::run)?;
         self.serving = Some(BrokerSession::new(ours, apart, ears));
         Ok(())
     }
@@ -140,8 +142,9 @@ impl<'a> SandboxNetwork<'a> {
             record: network.record.as_ref().map(|_| Record::new(to(Kind::Entry))),
             doors: std::mem::take(&mut self.doors),
             keys,
+            secrets: None,
         };
-        Ok(BrokerTask { channel, link, handed, terms })
+        Ok(BrokerTask { channel, link, handed, terms, secrets: network.secrets.clone() })
     }
 }
 
@@ -151,6 +154,8 @@ struct BrokerTask {
     link: Arc<OwnedFd>,
     handed: Option<(OwnedFd, mpsc::Sender<UnixStream>)>,
     terms: BrokerConfig,
+    /// Secrets without their values.
+    secrets: Option<Secrets>,
 }
 
 impl BrokerTask {
@@ -163,6 +168,15 @@ impl BrokerTask {
             all.push(listener.as_raw_fd());
         }
         all
+    }
+
+    /// Waits for a possible first request, and reads the values of secrets then. Returns false if the sandbox ends before that.
+    fn is_ready(&mut self) -> bool {
+        let is_asked = self.is_asked();
+        if let Some(secrets) = self.secrets.take().filter(|_| is_asked) {
+            self.terms.secrets = secrets::read(&secrets, &self.terms.tell);
+        }
+        is_asked
     }
 
     /// Waits for a possible first request; returns false if the sandbox ends before that.
@@ -191,7 +205,7 @@ impl BrokerTask {
 
     /// Serves until the sandbox has ended.
     fn run(self) -> io::Result<()> {
-        let BrokerTask { channel, link, handed, terms } = self;
+        let BrokerTask { channel, link, handed, terms, secrets: _ } = self;
         let open = move || {
             if let Some((socket, to)) = handed {
                 tokio::task::spawn_local(channel::hand_over(socket, to));

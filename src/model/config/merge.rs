@@ -1,5 +1,7 @@
 //! Merges settings: lists are joined, tables merged by key, single values replaced.
 
+use std::collections::BTreeMap;
+
 use crate::recipe::lsp;
 
 use super::mounts::Mount;
@@ -25,6 +27,7 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
         pass_env: union(under.pass_env, over.pass_env),
         pass_files: union(under.pass_files, over.pass_files),
         pass_ssh_agent: under.pass_ssh_agent || over.pass_ssh_agent,
+        secrets: tables(under.secrets, over.secrets),
         mount: Mount {
             mode: over.mount.mode.or(under.mount.mode),
             exclude: union(under.mount.exclude, over.mount.exclude),
@@ -77,6 +80,7 @@ fn merge_override(mut under: Override, over: Override) -> Override {
         network: merge_network(under.network, over.network),
         ports: over.ports.or(under.ports),
         pass_ssh_agent: under.pass_ssh_agent || over.pass_ssh_agent,
+        secrets: tables(under.secrets, over.secrets),
         workdir: over.workdir.or(under.workdir),
         cpus: over.cpus.or(under.cpus),
         memory_mb: over.memory_mb.or(under.memory_mb),
@@ -98,6 +102,11 @@ fn merge_caches(mut under: ToolCaches, over: ToolCaches) -> ToolCaches {
         max_age_days: over.max_age_days.or(under.max_age_days),
         per_mount: under.per_mount,
     }
+}
+
+fn tables<T>(mut under: BTreeMap<String, T>, over: BTreeMap<String, T>) -> BTreeMap<String, T> {
+    under.extend(over);
+    under
 }
 
 fn chain<T>(mut under: Vec<T>, over: Vec<T>) -> Vec<T> {

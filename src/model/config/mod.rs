@@ -27,6 +27,7 @@ use crate::recipe::kept_dirs::{self, KeptDir, KeptEntry};
 use crate::recipe::lsp::LspTable;
 use crate::recipe::steps::StepEntry;
 use silo_base::grant::{Grant, Port};
+use silo_base::secret::Source;
 
 use mounts::{Mount, PassFile};
 use network::{merge_network, union};
@@ -50,6 +51,9 @@ pub struct Settings {
     /// Whether every tool may use the user's ssh agent.
     #[serde(default)]
     pub pass_ssh_agent: bool,
+    /// Secrets that requests to some hosts carry, by variable; only in the user's own settings.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, Secret>,
     /// Mount options of the project.
     #[serde(default)]
     pub mount: Mount,
@@ -87,6 +91,16 @@ pub struct Settings {
     pub review: Option<Review>,
     /// Tier of tools; by default vm if its image is installed and the processor supports virtual machines, else native.
     pub tier: Option<Tier>,
+}
+
+/// A secret by reference: the variable inside has a placeholder, and requests to the hosts carry the value.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Secret {
+    /// Source of the value: `env:NAME`, `file:/PATH`, `command:COMMAND` or `keyring:SERVICE/ACCOUNT`.
+    pub from: Source,
+    /// Hosts that get the value, as `name` for https or `name:port`.
+    pub hosts: Vec<String>,
 }
 
 /// The isolation of a tool. The later value isolates more.
@@ -235,6 +249,9 @@ pub struct Override {
     /// Whether the tool may use the user's ssh agent.
     #[serde(default)]
     pub pass_ssh_agent: bool,
+    /// Secrets of the tool, in addition to those of every tool; only in the user's own settings.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, Secret>,
     /// Working directory of a run; by default the user's.
     pub workdir: Option<String>,
     /// CPU limit of a run.
@@ -292,6 +309,12 @@ impl Settings {
     /// True if a tool may use the user's ssh agent.
     pub fn passes_ssh_agent(&self, tool: &str) -> bool {
         self.pass_ssh_agent || self.overrides.get(tool).is_some_and(|over| over.pass_ssh_agent)
+    }
+
+    /// Returns the secrets of a tool, by variable.
+    pub fn secrets(&self, tool: &str) -> BTreeMap<&str, &Secret> {
+        let own = self.overrides.get(tool).into_iter().flat_map(|over| &over.secrets);
+        self.secrets.iter().chain(own).map(|(name, secret)| (name.as_str(), secret)).collect()
     }
 
     /// Returns the network access of a tool, including its recipe's grants.

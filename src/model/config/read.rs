@@ -1,6 +1,6 @@
 //! Reads and checks a `silo.toml`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::document;
@@ -10,15 +10,18 @@ use crate::recipe::steps::check_step;
 use crate::recipe::versions::is_version;
 use crate::recipe::{kept_dirs, lsp};
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
+use silo_base::secret;
 use silo_base::units;
 
 use super::legacy::{self, SettingsOwner};
 use super::mounts::is_exclude;
 use super::project::ProjectFiles;
-use super::{Network, Override, Settings};
+use super::{Network, Override, Secret, Settings};
 
 /// Limit of excluded directories: each is two mounts of every run.
 const MAX_EXCLUDES: usize = 64;
+/// Limit of secrets, and of the hosts of one. Arbitrary.
+const MAX_SECRETS: usize = 64;
 /// Maximum length of a project id.
 const MAX_PROJECT_ID_BYTES: usize = 64;
 
@@ -132,6 +135,7 @@ fn check(settings: &Settings) -> Result<(), String> {
     if let Some(size) = &settings.build.max_step_size {
         units::parse_size(size).map_err(|error| format!("build.maxStepSize: {error}"))?;
     }
+    check_secrets("", &settings.secrets)?;
     check_sight(settings)?;
     check_network(&settings.network).map_err(|error| error.to_string())?;
     for (name, grants) in &settings.ecosystems {
@@ -161,6 +165,27 @@ fn check_sight(settings: &Settings) -> Result<(), String> {
     }
 }
 
+/// Checks the table `secrets`; `above` is the path to it.
+fn check_secrets(above: &str, secrets: &BTreeMap<String, Secret>) -> Result<(), String> {
+    check_variables("secrets", secrets.keys()).map_err(|error| format!("{above}{error}"))?;
+    let key = format!("{above}secrets");
+    if secrets.len() > MAX_SECRETS {
+        return Err(format!("{key} has more than {MAX_SECRETS} secrets"));
+    }
+    for (name, secret) in secrets {
+        if secret.hosts.is_empty() || secret.hosts.len() > MAX_SECRETS {
+            return Err(format!("{key}.{name}.hosts has {} hosts; name 1 to {MAX_SECRETS}", secret.hosts.len()));
+        }
+        for host in &secret.hosts {
+            let (_, port) = secret::host(host).map_err(|error| format!("{key}.{name}.hosts: {error}"))?;
+            if port == 80 {
+                return Err(format!("{key}.{name}.hosts: \"{host}\" is reached without encryption; a secret needs TLS"));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn check_override(tool: &str, over: &Override) -> Result<(), String> {
     let of = |error: crate::recipe::error::Error| format!("overrides.{tool}: {error}");
     check_name(tool).map_err(of)?;
@@ -178,6 +203,7 @@ fn check_override(tool: &str, over: &Override) -> Result<(), String> {
     check_network(&over.network).map_err(of)?;
     check_variables("env", over.env.keys()).map_err(of)?;
     check_variables("passEnv", over.pass_env.iter()).map_err(of)?;
+    check_secrets(&format!("overrides.{tool}."), &over.secrets)?;
     over.pass_files.iter().try_for_each(|file| file.check().map_err(|error| format!("overrides.{tool}.passFiles: {error}")))?;
     for (key, entries) in [("cache", &over.cache), ("state", &over.state)] {
         kept_dirs::check(key, entries.clone()).map_err(|error| format!("overrides.{tool}.{error}"))?;
