@@ -18,6 +18,7 @@ pub mod conflict;
 
 pub mod view;
 
+mod bare_repository;
 pub mod executed;
 pub mod ignored;
 pub mod lookalike;

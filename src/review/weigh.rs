@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use silo_guard::git::dir_fd::Kind;
 use silo_guard::guarded_paths;
 
+use crate::bare_repository::BareRepositories;
 use crate::changes::{Change, What};
 use crate::error::Error;
 use crate::executed::{EXECUTED, LOCKS, MADE};
@@ -73,6 +74,7 @@ pub fn weigh(view: &View, guarded: &dyn Fn(&Path) -> bool) -> Result<Vec<Weighed
     let weigher = Weigher {
         view,
         guarded,
+        bare: BareRepositories::of(&changes, &view.project),
         listed: Names::new(guarded_paths::lines().map(|line| (line.pattern, line.of))),
         executed: Names::new(EXECUTED.iter().copied()),
         locks: Names::new(LOCKS.iter().copied()),
@@ -130,6 +132,7 @@ fn is_program(change: &Change) -> bool {
 struct Weigher<'a> {
     view: &'a View,
     guarded: &'a dyn Fn(&Path) -> bool,
+    bare: BareRepositories,
     listed: Names<&'static str>,
     executed: Names<&'static str>,
     locks: Names<&'static str>,
@@ -142,6 +145,9 @@ impl Weigher<'_> {
         if path.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(b".git")) {
             let is_hook = path.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(b"hooks"));
             return Some(if is_hook { "git hook" } else { "repository of its own: git acts on its configuration" }.to_owned());
+        }
+        if self.bare.have(path) {
+            return Some("bare repository: git acts on its configuration".to_owned());
         }
         if let Some(of) = self.listed.find(path) {
             return Some(listed(path, of));
