@@ -3,6 +3,7 @@
 
 mod support;
 
+mod agent;
 mod architecture;
 mod archives;
 mod broker;
