@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let text = std::fs::read(file)?;
     let indexes = [packages::parse(&text)?];
     let request = Request {
-        architecture,
+        architectures: vec![architecture],
         packages: names.iter().map(|name| solve::wanted(name)).collect::<Result<_, _>>()?,
         added: Vec::new(),
         build: Vec::new(),

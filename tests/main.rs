@@ -21,6 +21,7 @@ mod export;
 mod faults;
 mod fetch;
 mod files;
+mod foreign;
 mod grants;
 mod guards;
 mod hostile;

@@ -96,6 +96,25 @@ fn mmdebstrap_makes_the_same_root_of_bullseye() {
     same_root_of("bullseye");
 }
 
+#[test]
+fn mmdebstrap_makes_the_same_root_with_a_foreign_architecture() {
+    if !can_compare() || !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    for (suites, links) in [(&["trixie", "sid"][..], &[][..]), (&["bookworm"], &["bin", "sbin", "lib", "lib32", "lib64", "libx32"])] {
+        let silo = Silo::new();
+        silo.seed_downloads();
+        // Libraries of both architectures with scripts, triggers and shared files, and a program.
+        let glib = if suites == ["bookworm"] { "libglib2.0-0" } else { "libglib2.0-0t64" };
+        let packages = format!(r#"["hello:i386", "zlib1g", "zlib1g:i386", "{glib}", "{glib}:i386", "libpam-modules:i386"]"#);
+        if crate::foreign::install_i386(&silo, "i386", suites, &packages, "") {
+            compare(&silo, "i386", links);
+            let lists = fs::read_to_string(silo.image_root("i386").join("var/lib/dpkg/arch")).expect("dpkg's list of architectures");
+            assert_eq!(lists, "amd64\ni386\n");
+        }
+    }
+}
+
 /// Compares a root of a suite with packages that ship files in /bin, /sbin and /lib. mmdebstrap merges /usr only through a hook that
 /// creates the links, as its own hooks and debootstrap do.
 fn same_root_of(suite: &'static str) {
@@ -145,6 +164,13 @@ fn compare(silo: &Silo, tool: &str, links: &[&str]) -> BTreeSet<usize> {
     let mut command = Mirror::of(silo, &installed, &place.project()).mmdebstrap(&root, Way::Copied, links);
     let made = support::done(&mut command);
     assert_eq!(made.code, 0, "{made:?}");
+    // The order of dpkg's list of awaited paths is that of unpacking.
+    let awaited = |root: &Path| {
+        // A root without awaited paths has no list.
+        let text = fs::read_to_string(root.join("var/lib/dpkg/triggers/File")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect::<BTreeSet<String>>()
+    };
+    assert_eq!(awaited(&installed.root), awaited(&root));
     let (ours, theirs) = (composed(&installed.index), walked(&root, installed.image.epoch));
     let rules = rules();
     let mut used = BTreeSet::new();

@@ -28,6 +28,7 @@ fn sandboxes_hold_for_an_ordinary_user_too() {
     command
         .args([
             "escape::",
+            "foreign::programs",
             "launch::",
             "run::",
             "sight::",

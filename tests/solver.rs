@@ -98,7 +98,7 @@ fn compare(apt: &Apt, architecture: &str) {
                         assert_eq!(apt.simulate(&list).ok(), theirs.clone().ok(), "apt-get -s against --print-uris");
                     }
                     let request = Request {
-                        architecture,
+                        architectures: vec![architecture],
                         packages: set.iter().map(|name| wanted(name).expect("a name")).collect(),
                         added: Vec::new(),
                         build: Vec::new(),

@@ -31,6 +31,14 @@ impl Arch {
             Arch::Arm64 => "arm64",
         }
     }
+
+    /// Returns the foreign architectures whose programs this architecture's kernels run, by Debian's names.
+    pub fn foreign(self) -> &'static [&'static str] {
+        match self {
+            Arch::Amd64 => &["i386"],
+            Arch::Arm64 => &["armhf", "armel"],
+        }
+    }
 }
 
 impl fmt::Display for Arch {

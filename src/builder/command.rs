@@ -12,7 +12,7 @@ use silo_store::digest::{Digest, LayerId};
 
 use silo_base::system::Arch;
 use silo_launch::open_checked::{Links, OpenedPath};
-use silo_launch::spec::{Access, Mount, Root, Spec, Stdio};
+use silo_launch::spec::{Abi, Access, Mount, Root, Spec, Stdio};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock::{Sha256, StepOutput};
 use silo_model::recipe::Step;
@@ -137,6 +137,7 @@ impl step::Kind for Run<'_> {
             env: env.map(|(name, value)| (name.into(), value.into())).collect(),
             cwd: if project.is_some() { PROJECT } else { "/root" }.into(),
             stdio: Stdio::Log { path: workdir.log.clone() },
+            abi: Abi::of(self.task.below.foreign().len()),
             ..Spec::new(root, self.fields.argv.iter().map(Into::into).collect())
         };
         if let Some(patch) = network::reach(ctx, self.task.target.recipe, &self.fields.network, &spec.root.lower)? {

@@ -5,7 +5,7 @@
 //! upper directory catches its changes. If a tier's packages split into two independent halves, two steps configure it in parallel
 //! (`split`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -22,13 +22,13 @@ use silo_base::system::Arch;
 use silo_base::thread;
 use silo_fetch::download::{self, Context};
 use silo_fetch::unpack::usr_merge;
-use silo_launch::spec::{Access, Mount, Root, Spec, Stdio};
+use silo_launch::spec::{Abi, Access, Mount, Root, Spec, Stdio};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock::Tier;
 use silo_model::recipe::source;
 
 use super::context::{BuildContext, PATH, read_index, realised};
-use super::dpkg_database::{STATUS, stanzas_of};
+use super::dpkg_database::{ARCHITECTURES, STATUS, stanzas_of};
 use super::error::Error;
 use super::select_packages::{self, Candidates, EarlierTiers, Unpacked};
 use super::split::{self, Parts};
@@ -197,10 +197,16 @@ impl Run<'_> {
     fn fetch_debs(&self, ctx: &BuildContext<'_>) -> Result<Vec<(String, PathBuf)>, Error> {
         let by_dpkg = &self.step.choice.by_dpkg;
         let requests: Vec<_> =
-            by_dpkg.iter().map(|package| packages::request(ctx, package.name(), &package.source, package.epoch)).collect();
+            by_dpkg.iter().map(|package| packages::request(ctx, &package.label(), &package.source, package.epoch)).collect();
         let context = Context { transport: ctx.transport, dir: &ctx.home.downloads(), jobs: 8, sink: ctx.sink, cancel: ctx.stop };
         let paths = download::fetch_checked(&context, &requests)?;
-        Ok(by_dpkg.iter().map(|package| package.name().to_owned()).zip(paths).collect())
+        Ok(by_dpkg.iter().map(|package| package.label()).zip(paths).collect())
+    }
+
+    /// Lists the foreign architectures of the step's packages.
+    fn foreign(&self) -> BTreeSet<&str> {
+        let choice = self.step.choice;
+        select_packages::foreign(self.earlier.iter().chain(&choice.present).chain(&choice.by_dpkg))
     }
 
     /// Writes the dpkg database at the start of the step.
@@ -227,13 +233,16 @@ impl Run<'_> {
         write(STATUS.to_owned(), &dpkg_status::write(stanzas), 0o644)?;
         let there = || self.earlier.iter().chain(&self.step.choice.present);
         let records: Vec<_> = there().map(|package| &package.record).collect();
-        for (name, text) in dpkg_status::triggers(&records) {
+        if let Some(text) = dpkg_status::architectures(&self.foreign()) {
+            write(ARCHITECTURES.to_owned(), &text, 0o644)?;
+        }
+        for (name, text) in dpkg_status::triggers(&records, &self.foreign()) {
             write(format!("{DPKG}/triggers/{name}"), &text, 0o644)?;
         }
         // Configured packages with file triggers must learn of the new files.
         let awaited = select_packages::awaited_paths(self.earlier);
         let fired = awaited.into_iter().filter(|path| self.step.choice.present.iter().any(|package| select_packages::fires(package, path)));
-        let fired: std::collections::BTreeSet<String> = fired.map(|path| format!("{path} -\n")).collect();
+        let fired: BTreeSet<String> = fired.map(|path| format!("{path} -\n")).collect();
         write(format!("{DPKG}/triggers/Unincorp"), &fired.into_iter().collect::<String>(), 0o644)?;
         // Exit code 101 forbids starting services, as none run during a build (invoke-rc.d(8)).
         write("usr/sbin/policy-rc.d".to_owned(), "#!/bin/sh\nexit 101\n", 0o755)
@@ -283,7 +292,11 @@ impl Run<'_> {
             mounts: debs.iter().map(mount).collect(),
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             stdio: Stdio::Log { path: workdir.log.clone() },
-            ..Spec::new(root, vec!["/bin/sh".into(), "-c".into(), script::script(self.step.choice, &self.step.answers).into()])
+            abi: Abi::of(self.foreign().len()),
+            ..Spec::new(
+                root,
+                vec!["/bin/sh".into(), "-c".into(), script::script(self.step.choice, self.earlier, &self.step.answers).into()],
+            )
         }
     }
 }

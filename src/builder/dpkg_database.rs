@@ -21,11 +21,14 @@ use silo_model::derivation::{self, Derivation};
 use super::context::{BuildContext, realised};
 use super::dpkg_status;
 use super::error::Error;
-use super::select_packages::Unpacked;
+use super::select_packages::{self, Unpacked};
 use super::state::State;
 
 /// dpkg's status file in a layer.
 pub(super) const STATUS: &str = "var/lib/dpkg/status";
+
+/// dpkg's list of architectures in a layer.
+pub(super) const ARCHITECTURES: &str = "var/lib/dpkg/arch";
 
 /// Directory of dpkg's trigger files.
 const TRIGGERS: &str = "var/lib/dpkg/triggers";
@@ -40,8 +43,10 @@ pub(super) fn realise(ctx: &BuildContext<'_>, epoch: i64, below: &State) -> Resu
     }
     let layers_of = |packages: &[Arc<Unpacked>]| packages.iter().map(|package| package.record.layer).collect::<Vec<_>>();
     let layers = layers_of(&state.plain);
-    let triggers = if halves { layers_of(&state.present) } else { Vec::new() };
+    let foreign = state.foreign();
+    let triggers = if halves || !select_packages::foreign(&*state.plain).is_empty() { layers_of(&state.present) } else { Vec::new() };
     let inputs = configured.iter().chain(&layers).chain(&triggers).map(LayerId::to_string).collect();
+    let has_triggers = !triggers.is_empty();
     let drv = Derivation::Database(derivation::Database { configured: configured.clone(), epoch, layers, triggers });
     if let Some(layer) = realised(ctx, &drv) {
         state.over.push(layer);
@@ -51,9 +56,10 @@ pub(super) fn realise(ctx: &BuildContext<'_>, epoch: i64, below: &State) -> Resu
     let mut stanzas = stanzas_of(ctx, &configured)?;
     stanzas.extend(state.plain.iter().map(|package| dpkg_status::stanza(&package.record, "install ok installed")));
     let mut files = BTreeMap::from([(STATUS.to_owned(), dpkg_status::write(stanzas))]);
-    if halves {
+    files.extend(dpkg_status::architectures(&foreign).map(|text| (ARCHITECTURES.to_owned(), text)));
+    if has_triggers {
         let records: Vec<_> = state.present.iter().map(|package| &package.record).collect();
-        files.extend(dpkg_status::triggers(&records).into_iter().map(|(name, text)| (format!("{TRIGGERS}/{name}"), text)));
+        files.extend(dpkg_status::triggers(&records, &foreign).into_iter().map(|(name, text)| (format!("{TRIGGERS}/{name}"), text)));
     }
     let mut stage = ctx.store.stage().map_err(|source| Error::store("staging the dpkg database", source))?;
     let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: epoch, xattrs: Default::default() };

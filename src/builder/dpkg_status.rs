@@ -1,7 +1,8 @@
 //! Generates dpkg's database files `dpkg_status` and `triggers/*`, in the form that dpkg itself writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use silo_base::system::Arch;
 use silo_fetch::unpack::record::{Record, Stanza};
 
 /// The order in which dpkg writes its known fields (its `lib/dpkg/parse.c`); other fields follow in their original order.
@@ -75,12 +76,19 @@ fn push_field(text: &mut String, name: &str, value: &str) {
     text.push('\n');
 }
 
-/// Returns the files of `triggers/`, by name; they list the packages that await each trigger.
-pub fn triggers(records: &[&Record]) -> BTreeMap<String, String> {
+/// Returns dpkg's list of a root's architectures; `None` if there are no foreign ones.
+pub fn architectures(foreign: &BTreeSet<&str>) -> Option<String> {
+    let lines = std::iter::once(Arch::host().name()).chain(foreign.iter().copied()).map(|name| format!("{name}\n"));
+    (!foreign.is_empty()).then(|| lines.collect())
+}
+
+/// Returns the files of `triggers/`, by name; they list the packages that await each trigger. In a root with foreign architectures, the name
+/// of a package that may have several instances is not unique without the architecture.
+pub fn triggers(records: &[&Record], foreign: &BTreeSet<&str>) -> BTreeMap<String, String> {
     let mut files: BTreeMap<String, String> = BTreeMap::new();
     for record in records {
         for interest in &record.interests {
-            let waiter = record.stanza.package();
+            let waiter = if foreign.is_empty() { record.stanza.package().to_owned() } else { record.stanza.info_base() };
             let suffix = if interest.noawait { "/noawait" } else { "" };
             if interest.trigger.starts_with('/') {
                 files.entry("File".to_owned()).or_default().push_str(&format!("{} {waiter}{suffix}\n", interest.trigger));

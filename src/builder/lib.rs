@@ -317,6 +317,7 @@ fn image_of(ctx: &BuildContext<'_>, target: &Target<'_>, below: &State, without:
         command: target.recipe.run.command.clone(),
         arguments: target.recipe.run.arguments.clone(),
         env: environment_of(target),
+        foreign: without.unwrap_or(below).foreign().into_iter().map(str::to_owned).collect(),
     };
     let drv = image_drv(target, Some(&below.outputs));
     let ground = below.take_root().filter(|_| without.is_none());

@@ -5,8 +5,9 @@
 //! `lib/dpkg/execname.c`, `src/main/script.c`).
 
 use std::fmt::Write;
+use std::sync::Arc;
 
-use super::select_packages::Candidates;
+use super::select_packages::{Candidates, Unpacked};
 
 /// Directory in the step of the .debs that dpkg unpacks itself.
 pub const DEBS: &str = "/run/silo/debs";
@@ -21,13 +22,13 @@ const DPKG: &str = "dpkg --force-unsafe-io --force-confnew --log=/dev/null";
 const PREINST: &str = r#"
 dpkg_dir=/var/lib/dpkg
 run_preinst() {
-  name=$1 arch=$2 base=$3
-  shift 3
+  name=$1 arch=$2 base=$3 count=$4
+  shift 4
   echo "preinst of $name"
   mkdir "$dpkg_dir/tmp.ci"
   for member; do ln -s "$dpkg_dir/info/$base.$member" "$dpkg_dir/tmp.ci/$member"; done
   DPKG_ADMINDIR=$dpkg_dir DPKG_ROOT= DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE=$name \
-    DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_MAINTSCRIPT_ARCH=$arch \
+    DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=$count DPKG_MAINTSCRIPT_ARCH=$arch \
     "$dpkg_dir/tmp.ci/preinst" install || { echo "preinst of $name failed" >&2; exit 1; }
   rm -r "$dpkg_dir/tmp.ci"
   [ -s "$dpkg_dir/diversions" ] || return 0
@@ -62,8 +63,8 @@ done
 /// Terminator of the here-document with the debconf answers; an answer always has several words.
 const END: &str = "SILO-END";
 
-/// Generates the script of a step; debconf gets `answers` first.
-pub fn script(choice: &Candidates, answers: &[&str]) -> String {
+/// Generates the script of a step; debconf gets `answers` first. `earlier` are the packages of the earlier steps.
+pub fn script(choice: &Candidates, earlier: &[Arc<Unpacked>], answers: &[&str]) -> String {
     let mut text = format!("set -e\numask 022\ncd /\n: > /tmp/silo-began\n{PREINST}");
     if !answers.is_empty() {
         write!(text, "debconf-set-selections <<'{END}'\n{}\n{END}\n", answers.join("\n")).expect("writing to a string cannot fail");
@@ -74,10 +75,13 @@ pub fn script(choice: &Candidates, answers: &[&str]) -> String {
         let (name, arch, base) = (stanza.package(), stanza.architecture(), stanza.info_base());
         // dpkg writes the list of files itself, later.
         let members: Vec<&str> = members.iter().map(String::as_str).filter(|member| *member != "list").collect();
-        line(format_args!("run_preinst '{name}' '{arch}' '{base}' {}", members.join(" ")));
+        // The number of the package's instances, one for each architecture.
+        let before = choice.present.iter().take_while(|other| !Arc::ptr_eq(other, package));
+        let instances = 1 + earlier.iter().chain(before).filter(|other| other.name() == name).count();
+        line(format_args!("run_preinst '{name}' '{arch}' '{base}' {instances} {}", members.join(" ")));
     }
     for package in &choice.by_dpkg {
-        line(format_args!("{DPKG} --unpack '{DEBS}/{}.deb'", package.record.stanza.package()));
+        line(format_args!("{DPKG} --unpack '{DEBS}/{}.deb'", package.label()));
     }
     line(format_args!("{DPKG} --configure -a"));
     text.push_str(PYTHON);

@@ -11,7 +11,9 @@ use petgraph::graph::DiGraph;
 use silo_store::digest::LayerId;
 use silo_store::entry::Kind;
 use silo_store::index::Index;
+use silo_store::path::LayerPath;
 
+use silo_base::system::Arch;
 use silo_fetch::unpack::record::Record;
 use silo_fetch::unpack::usr_merge;
 use silo_model::lock;
@@ -34,6 +36,26 @@ impl Unpacked {
     pub fn name(&self) -> &str {
         self.record.stanza.package()
     }
+
+    /// Returns the package's architecture, if it is not the root's own.
+    pub fn foreign(&self) -> Option<&str> {
+        self.record.stanza.foreign(Arch::host().name())
+    }
+
+    /// Returns the package's name as in the lock: with its architecture, if foreign.
+    pub fn label(&self) -> String {
+        self.record.stanza.label(Arch::host().name())
+    }
+
+    /// Returns the order of packages: by name, the root's own architecture first.
+    fn order(&self) -> (&str, Option<&str>) {
+        (self.name(), self.foreign())
+    }
+}
+
+/// Lists the foreign architectures of packages, sorted.
+pub fn foreign<'a>(packages: impl IntoIterator<Item = &'a Arc<Unpacked>>) -> BTreeSet<&'a str> {
+    packages.into_iter().filter_map(|package| package.foreign()).collect()
 }
 
 /// State after the earlier tiers.
@@ -63,9 +85,9 @@ pub struct Candidates {
 /// dpkg keeps a directory's metadata from the first package that ships it, which in a fresh root is base-files. The topmost layer wins, so
 /// base-files goes on top.
 pub fn root_order(present: &[Arc<Unpacked>]) -> Vec<LayerId> {
-    let mut records: Vec<&Record> = present.iter().map(|package| &package.record).collect();
-    records.sort_by_key(|record| (record.stanza.package() == "base-files", record.stanza.package()));
-    records.iter().map(|record| record.layer).collect()
+    let mut packages: Vec<&Arc<Unpacked>> = present.iter().collect();
+    packages.sort_by_key(|package| (package.name() == "base-files", package.order()));
+    packages.iter().map(|package| package.record.layer).collect()
 }
 
 /// Sorts the packages of a tier, and those of earlier tiers that took no part so far.
@@ -73,7 +95,7 @@ pub fn choose(below: &EarlierTiers<'_>, candidates: &[Arc<Unpacked>]) -> Candida
     let mut packages: Vec<Arc<Unpacked>> = below.present.to_vec();
     let first = packages.len();
     packages.extend(candidates.iter().cloned());
-    packages[first..].sort_by(|a, b| a.name().cmp(b.name()));
+    packages[first..].sort_by(|a, b| a.order().cmp(&b.order()));
     let providers = providers(&packages);
     let is_candidate = |index: &usize| *index >= first;
     let mut wanted: BTreeSet<usize> = (first..packages.len()).filter(|i| has_scripts(&packages[*i].record)).collect();
@@ -99,7 +121,7 @@ pub fn choose(below: &EarlierTiers<'_>, candidates: &[Arc<Unpacked>]) -> Candida
             choice.present.push(package);
         }
     }
-    choice.plain.sort_by(|a, b| a.name().cmp(b.name()));
+    choice.plain.sort_by(|a, b| a.order().cmp(&b.order()));
     choice
 }
 
@@ -131,7 +153,8 @@ fn triggering(packages: &[Arc<Unpacked>]) -> Vec<usize> {
 /// Finds candidates (from `first` on) with a contested path: another package ships it too, a script made it, it was diverted, or the
 /// package's own preinst removes it before unpacking.
 ///
-/// dpkg must decide the owner of such a path (Replaces, diversions), so dpkg unpacks the later of the two packages.
+/// dpkg must decide the owner of such a path (Replaces, diversions), so dpkg unpacks the later of the two packages. A file that instances of
+/// one package for several architectures share is not contested.
 fn overlapping(packages: &[Arc<Unpacked>], first: usize, below: &EarlierTiers<'_>) -> BTreeSet<usize> {
     let mut owner: BTreeMap<&[u8], usize> = BTreeMap::new();
     let mut later = BTreeSet::new();
@@ -150,6 +173,9 @@ fn overlapping(packages: &[Arc<Unpacked>], first: usize, below: &EarlierTiers<'_
                 }
             }
             let Some(other) = owner.insert(path, index) else { continue };
+            if is_shared(package, &packages[other], &entry.path) {
+                continue;
+            }
             let name = package.name();
             let replaced = relation_names(packages[other].record.stanza.get("Replaces")).any(|replaced| replaced == name);
             later.insert(if replaced && other >= first { other } else { index });
@@ -157,6 +183,16 @@ fn overlapping(packages: &[Arc<Unpacked>], first: usize, below: &EarlierTiers<'_
     }
     later.retain(|index| *index >= first);
     later
+}
+
+/// Returns true if two packages are instances of one for several architectures, with the same file at a path, as dpkg demands.
+fn is_shared(one: &Unpacked, other: &Unpacked, path: &LayerPath) -> bool {
+    let is_instance = |package: &Unpacked| package.record.stanza.get("Multi-Arch") == Some("same");
+    let version = |package: &Unpacked| package.record.stanza.get("Version").map(str::to_owned);
+    let file =
+        |package: &Unpacked| package.index.resolve(path).map(|entry| (entry.node.clone(), entry.meta.mode, entry.meta.uid, entry.meta.gid));
+    let are_twins = one.name() == other.name() && is_instance(one) && is_instance(other) && version(one) == version(other);
+    are_twins && file(one).is_some() && file(one) == file(other)
 }
 
 pub(super) fn providers(packages: &[Arc<Unpacked>]) -> BTreeMap<&str, Vec<usize>> {

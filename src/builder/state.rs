@@ -1,6 +1,6 @@
 //! State of an image after a node of the plan: the layers so far, and the data that later nodes need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use silo_store::digest::LayerId;
@@ -57,6 +57,11 @@ impl State {
         layers.extend(self.seen());
         layers.extend(&self.over);
         layers
+    }
+
+    /// Lists the foreign architectures of the packages, sorted.
+    pub fn foreign(&self) -> BTreeSet<&str> {
+        select_packages::foreign(self.present.iter().chain(self.plain.iter()))
     }
 
     /// Returns the layers of the command steps, lowest first.

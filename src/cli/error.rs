@@ -360,8 +360,8 @@ impl Failure {
 
 /// True if the user stopped the making of a lock.
 fn is_stopped_locking(error: &silo_tool::lock_files::Error) -> bool {
-    use silo_tool::{lock_files, resolve_lock};
-    matches!(error, lock_files::Error::Relock { source, .. } if matches!(**source, resolve_lock::Error::Fetch(silo_fetch::error::Error::Cancelled)))
+    use silo_tool::{lock_error, lock_files};
+    matches!(error, lock_files::Error::Relock { source, .. } if matches!(**source, lock_error::Error::Fetch(silo_fetch::error::Error::Cancelled)))
 }
 
 impl From<silo_tool::definition::Error> for Failure {

@@ -417,8 +417,17 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
     let arch = silo_base::system::Arch::host();
     let has_package =
         |name: &str| [format!("{name}.list"), format!("{name}:{arch}.list")].iter().any(|list| in_image("/var/lib/dpkg/info", list));
-    let facts =
-        Facts { tool, has: &has, suite, has_package: &has_package, grants: &grants, excluded: &excluded, proxies: proxies.collect() };
+    let facts = Facts {
+        tool,
+        has: &has,
+        suite,
+        has_package: &has_package,
+        grants: &grants,
+        excluded: &excluded,
+        abi: spec.abi,
+        is_in_vm: spec.machine.is_some(),
+        proxies: proxies.collect(),
+    };
     explain::explain(&sanitize::said_lines(said), &facts).iter().for_each(|line| ui::note(line));
 }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use silo_base::home::PROJECT_CONFIG;
+use silo_base::system::Arch;
 use silo_fetch::unpack::record::Stanza;
 use silo_model::document;
 use silo_model::recipe::addon;
@@ -124,9 +125,14 @@ fn wish(text: &str, path: &Path, entry: Spanned<String>) -> NamedPackage {
     }
 }
 
-/// Returns the name of a requested package, without version and architecture.
+/// Returns the name of a requested package, without its version.
 fn name_of(package: &str) -> String {
-    package_spec::name(package).split(':').next().unwrap_or_default().to_owned()
+    package_spec::name(package).to_owned()
+}
+
+/// Returns a package's name as in locks: with its architecture, if that is foreign.
+pub fn label(stanza: &Stanza) -> String {
+    stanza.label(Arch::host().name())
 }
 
 /// Finds the reasons for `package` in an image with `stanzas`.
@@ -188,7 +194,7 @@ impl<'a> Graph<'a> {
     }
 
     fn walk(&self, roots: &[&str], goal: &str, fields: &[&'static str]) -> Option<Vec<Step>> {
-        let numbered = |name: &str| self.stanzas.iter().position(|stanza| stanza.package() == name);
+        let numbered = |name: &str| self.stanzas.iter().position(|stanza| label(stanza) == name);
         let goal = numbered(goal)?;
         let mut came: BTreeMap<usize, Option<(usize, Step)>> = BTreeMap::new();
         let mut queue = VecDeque::new();
@@ -225,11 +231,11 @@ impl<'a> Graph<'a> {
         let mut steps = Vec::new();
         for field in fields {
             for wanted in relations(stanza, field).into_iter().flatten() {
-                let targets = self.called.get(wanted.name).into_iter().flatten();
+                let targets = self.called.get(wanted.name).into_iter().flatten().filter(|(to, _)| serves(&self.stanzas[*to], stanza));
                 for (to, _) in targets.filter(|(_, version)| wanted.admits(*version)) {
                     let step = Step {
-                        from: stanza.package().to_owned(),
-                        to: self.stanzas[*to].package().to_owned(),
+                        from: label(stanza),
+                        to: label(&self.stanzas[*to]),
                         field,
                         relation: wanted.text.split_whitespace().collect::<Vec<_>>().join(" "),
                     };
@@ -239,6 +245,12 @@ impl<'a> Graph<'a> {
         }
         steps
     }
+}
+
+/// Returns true if a package may satisfy a dependency of another by its architecture.
+fn serves(target: &Stanza, of: &Stanza) -> bool {
+    let own = Arch::host().name();
+    target.foreign(own) == of.foreign(own) || matches!(target.get("Multi-Arch"), Some("foreign" | "allowed"))
 }
 
 /// Parses a relation field into alternatives. An invalid field counts as empty, as in dpkg's own queries.

@@ -8,6 +8,9 @@ use crate::error::Error;
 use crate::linux_abi;
 use silo_base::sanitize;
 
+/// ENOEXEC, the same on all systems.
+const NO_PROGRAM: i32 = 8;
+
 /// A step that failed during the sandbox's setup or the program's start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -59,6 +62,9 @@ impl fmt::Display for Cause {
 /// Converts a failure inside into an error.
 pub fn failed(failure: Failure) -> Error {
     let source = match failure.cause {
+        Cause::Number(NO_PROGRAM) if failure.stage == StageFailure::Execute => io::Error::other(
+            "exec format error: the file is no program for this processor, or it is a 32-bit program and the kernel runs none",
+        ),
         Cause::Number(errno) => linux_abi::error(errno),
         Cause::Words(words) => io::Error::other(words),
     };

@@ -3,6 +3,7 @@
 //! Pure: nothing here touches the system. A spec can be sent to another process as JSON ([`Spec::to_json`], [`Spec::from_json`]). Paths,
 //! arguments and variables keep their exact bytes, also empty ones and ones that are not UTF-8.
 
+mod abi;
 mod text;
 
 pub mod host_path;
@@ -66,6 +67,9 @@ pub struct Spec {
     pub hostname: String,
     /// The program's user.
     pub identity: Identity,
+    /// The programs that may run.
+    #[serde(default, skip_serializing_if = "Abi::is_native")]
+    pub abi: Abi,
     /// The standard streams.
     pub stdio: Stdio,
     /// The resource limits.
@@ -99,6 +103,7 @@ impl Spec {
             cwd: PathBuf::from("/"),
             hostname: "silo".to_owned(),
             identity: Identity::Root,
+            abi: Abi::Native,
             stdio: Stdio::Auto,
             limits: Limits::default(),
             network: None,
@@ -486,6 +491,7 @@ impl Spec {
     }
 }
 
+pub use abi::Abi;
 pub use text::Bytes;
 
 #[cfg(test)]
@@ -519,6 +525,7 @@ mod tests {
             cwd: "/home/a b".into(),
             hostname: "silo".into(),
             identity: Identity::Caller,
+            abi: Abi::Native,
             stdio: Stdio::Log { path: "/log".into() },
             limits: Limits { tasks: Some(64), ..Limits::default() },
             network: Some(Network { allow: vec![HostGrant::parse("a.example:22").expect("a grant")], ..Network::default() }),

@@ -103,7 +103,7 @@ struct Provider<'u, 'a> {
 impl Provider<'_, '_> {
     fn version_set(&self, id: Id, text: &str, sense: Sense) -> VersionSetId {
         let package = self.universe.package(id);
-        let name = self.pool.intern_package_name(package.name);
+        let name = self.pool.intern_package_name(self.universe.label(id));
         let solvable = || self.pool.intern_solvable(name, Version { id, text: package.version.to_owned() });
         self.known.borrow_mut().entry(name).or_insert_with(solvable);
         self.pool.intern_version_set(name, Bound { text: text.to_owned(), sense })

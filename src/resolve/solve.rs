@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::packages::{self, Index, Package};
 use crate::provider::{self, Failure};
 use crate::relation::{self, Qualifier, Relation};
-use crate::universe::{Id, Kind, Universe};
+use crate::universe::{Id, Kind, Origin, Universe};
 use crate::version;
 use crate::walk::{self, Recommends};
 use silo_model::lock::Tier;
@@ -18,8 +18,8 @@ use silo_model::recipe::package_spec;
 /// Input of a solve.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
-    /// The Debian name of the architecture, as `amd64`.
-    pub architecture: &'a str,
+    /// The Debian names of the architectures: the root's own, then the foreign ones.
+    pub architectures: Vec<&'a str>,
     /// The packages, see [`wanted`]. Their order matters, as in apt: earlier choices constrain later ones.
     pub packages: Vec<Relation<'a>>,
     /// Additional packages, for example of a project.
@@ -28,14 +28,24 @@ pub struct Request<'a> {
     pub build: Vec<Relation<'a>>,
     /// Install recommended packages if possible.
     pub recommends: bool,
-    /// Install all `Essential: yes` packages first, as in every Debian root.
+    /// Install all `Essential: yes` packages of the root's own architecture first, as in every Debian root.
     pub include_essential: bool,
+}
+
+impl Request<'_> {
+    /// Returns the architecture of a requested package.
+    fn architecture_of(&self, requested: &Relation<'_>) -> String {
+        match requested.qualifier {
+            Qualifier::Named(architecture) => architecture.to_owned(),
+            Qualifier::Own | Qualifier::Any => self.architectures.first().copied().unwrap_or_default().to_owned(),
+        }
+    }
 }
 
 /// The packages to install.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Solution<'a> {
-    /// All packages, sorted by name, one version each, with their tier.
+    /// All packages, sorted by name and architecture (the root's own first), one version each, with their tier.
     pub packages: Vec<(&'a Package<'a>, Tier)>,
 }
 
@@ -75,22 +85,22 @@ impl From<Failure> for Error {
     }
 }
 
-/// Parses a wanted package: `name`, `name=version` or `name (>= version)`. A suite is not part of the relation.
+/// Parses a wanted package: `name`, `name:i386`, `name=version` or `name (>= version)`. A suite is not part of the relation.
 pub fn wanted(text: &str) -> Result<Relation<'_>, Error> {
     let bad = || Error::Wanted { text: text.to_owned() };
-    let parsed = package_spec::parse(text.trim()).filter(|wanted| wanted.of.is_none() && wanted.on.is_none()).ok_or_else(bad)?;
+    let parsed = package_spec::parse(text.trim()).filter(|wanted| wanted.on.is_none()).ok_or_else(bad)?;
     let bound = match parsed.bound {
         None => None,
         Some((operator, version)) if version::is_valid(version) => Some((relation::operator(operator).ok_or_else(bad)?, version)),
         Some(_) => return Err(bad()),
     };
-    Ok(Relation { name: parsed.name, qualifier: Qualifier::Own, bound, text })
+    Ok(Relation { name: parsed.name, qualifier: parsed.of.map_or(Qualifier::Own, Qualifier::Named), bound, text })
 }
 
 /// Selects the packages that apt would install for a request. The indexes are in the order of the sources (base, updates, security).
 pub fn solve<'a>(indexes: &'a [Index<'a>], request: &'a Request<'a>) -> Result<Solution<'a>, Error> {
     let pins: Vec<Relation<'_>> = request.packages.iter().chain(&request.added).chain(&request.build).copied().collect();
-    let universe = Universe::new(indexes, request.architecture, &pins)?;
+    let universe = Universe::new(indexes, &request.architectures, &pins)?;
     let recommends = if request.recommends { Recommends::Install } else { Recommends::Ignore };
     let roots = all_wanted(&universe, request)?;
     let wanted: Vec<Id> = roots.concat();
@@ -99,16 +109,16 @@ pub fn solve<'a>(indexes: &'a [Index<'a>], request: &'a Request<'a>) -> Result<S
     let goal = if sound { &proposed } else { &wanted };
     let chosen = provider::solve(&universe, goal, &proposed, recommends)?;
     let tiers = tiers(&universe, &chosen, &roots, recommends)?;
-    let mut packages: Vec<_> = tiers.into_iter().map(|(id, tier)| (universe.package(id), tier)).collect();
-    packages.sort_by_key(|(package, _)| package.name);
-    Ok(Solution { packages })
+    let mut packages: Vec<_> = tiers.into_iter().map(|(id, tier)| (!universe.is_own(id), universe.package(id), tier)).collect();
+    packages.sort_by_key(|(is_foreign, package, _)| (package.name, *is_foreign, package.architecture));
+    Ok(Solution { packages: packages.into_iter().map(|(_, package, tier)| (package, tier)).collect() })
 }
 
 /// Lists the ids of the wanted packages by tier, each once: the essential packages by name, then the request's in order.
 fn all_wanted(universe: &Universe<'_>, request: &Request<'_>) -> Result<[Vec<Id>; 4], Error> {
     let mut essential: Vec<Id> = Vec::new();
     if request.include_essential {
-        essential.extend(universe.ids().filter(|id| universe.package(*id).essential));
+        essential.extend(universe.ids().filter(|id| universe.package(*id).essential && universe.is_own(*id)));
         essential.sort_by_key(|id| universe.package(*id).name);
     }
     let mut roots = [essential, Vec::new(), Vec::new(), Vec::new()];
@@ -152,11 +162,11 @@ fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 4], recommend
 
 /// Returns the candidate for one wanted package; a virtual name needs a single provider.
 fn one_wanted(universe: &Universe<'_>, request: &Request<'_>, relation: &Relation<'_>) -> Result<Id, Error> {
-    let architecture = request.architecture.to_owned();
-    match universe.by_name(relation.name) {
+    let architecture = request.architecture_of(relation);
+    match universe.by_name(relation) {
         Some((id, true)) => return Ok(id),
         Some((id, false)) => {
-            let mut available = universe.versions(relation.name);
+            let mut available = universe.versions(relation);
             if available.is_empty() {
                 available.push(universe.package(id).version);
             }
@@ -165,12 +175,12 @@ fn one_wanted(universe: &Universe<'_>, request: &Request<'_>, relation: &Relatio
         }
         None => {}
     }
-    let providers = universe.targets(relation, None);
+    let providers = universe.targets(relation, Origin::Request);
     match providers[..] {
         [only] => Ok(only),
         [] => Err(Error::Unknown { name: relation.name.to_owned(), architecture }),
         _ => {
-            let names: Vec<&str> = providers.iter().map(|id| universe.package(*id).name).collect();
+            let names: Vec<String> = providers.iter().map(|id| universe.label(*id)).collect();
             Err(Error::Virtual { name: relation.name.to_owned(), providers: names.join(", ") })
         }
     }
@@ -179,7 +189,7 @@ fn one_wanted(universe: &Universe<'_>, request: &Request<'_>, relation: &Relatio
 #[cfg(test)]
 mod tests {
     use super::{Request, solve, wanted};
-    use crate::packages::{Index, parse};
+    use crate::packages::{Index, Package, parse};
 
     /// Makes an index from short lines: `name version; Field: value; ...`.
     fn text(lines: &str) -> String {
@@ -190,8 +200,9 @@ mod tests {
             let fields: String =
                 fields.split(';').map(str::trim).filter(|field| !field.is_empty()).map(|field| format!("{field}\n")).collect();
             let digest = "0".repeat(64);
+            let (name, architecture) = name.split_once(':').unwrap_or((name, "amd64"));
             format!(
-                "Package: {name}\nVersion: {version}\nArchitecture: amd64\n{fields}Filename: pool/{name}.deb\nSize: 1\nSHA256: {digest}\n\n"
+                "Package: {name}\nVersion: {version}\nArchitecture: {architecture}\n{fields}Filename: pool/{name}.deb\nSize: 1\nSHA256: {digest}\n\n"
             )
         };
         lines.lines().filter(|line| !line.trim().is_empty()).map(stanza).collect()
@@ -199,16 +210,30 @@ mod tests {
 
     /// Solves for the wanted packages and writes the result in one line.
     fn run(index: &str, packages: &str, recommends: bool) -> String {
+        run_for(&["amd64"], index, packages, recommends)
+    }
+
+    fn run_for(architectures: &[&str], index: &str, packages: &str, recommends: bool) -> String {
         let text = text(index);
         let indexes: [Index<'_>; 1] = [parse(text.as_bytes()).expect("well formed")];
         let packages = match packages.split(", ").map(wanted).collect() {
             Ok(packages) => packages,
             Err(error) => return error.to_string(),
         };
-        let request =
-            Request { architecture: "amd64", packages, added: Vec::new(), build: Vec::new(), recommends, include_essential: true };
+        let request = Request {
+            architectures: architectures.to_vec(),
+            packages,
+            added: Vec::new(),
+            build: Vec::new(),
+            recommends,
+            include_essential: true,
+        };
+        let label = |package: &Package<'_>| match package.architecture {
+            "amd64" => package.name.to_owned(),
+            other => format!("{}:{other}", package.name),
+        };
         match solve(&indexes, &request) {
-            Ok(solution) => solution.packages.iter().map(|(p, _)| format!("{}={}", p.name, p.version)).collect::<Vec<_>>().join(" "),
+            Ok(solution) => solution.packages.iter().map(|(p, _)| format!("{}={}", label(p), p.version)).collect::<Vec<_>>().join(" "),
             Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
         }
     }
@@ -274,6 +299,70 @@ mod tests {
     }
 
     #[test]
+    fn foreign_architectures_follow_the_multiarch_specification() {
+        let together = "packages cannot be installed together:";
+        // Case, index, wanted packages, result.
+        for (case, index, packages, expect) in [
+            ("a foreign package", "a 1\na:i386 1", "a:i386", "a:i386=1"),
+            ("both", "a 1; Multi-Arch: same\na:i386 1; Multi-Arch: same", "a, a:i386", "a=1 a:i386=1"),
+            ("the own architecture by name", "a 1\na:i386 1", "a:amd64", "a=1"),
+            ("no foreign essential packages", "base 1; Essential: yes\nbase:i386 1; Essential: yes\na:i386 1", "a:i386", "a:i386=1 base=1"),
+            ("a dependency of the same architecture", "a:i386 1; Depends: b\nb 1\nb:i386 1", "a:i386", "a:i386=1 b:i386=1"),
+            ("no library of another architecture", "a:i386 1; Depends: b\nb 1; Multi-Arch: same", "a:i386", together),
+            ("a tool of any architecture", "a:i386 1; Depends: b\nb 1; Multi-Arch: foreign", "a:i386", "a:i386=1 b=1"),
+            (
+                "the own tool first",
+                "a:i386 1; Depends: b\nb:i386 1; Multi-Arch: foreign\nb 1; Multi-Arch: foreign",
+                "a:i386",
+                "a:i386=1 b=1",
+            ),
+            ("a tool that is there", "a:i386 1; Depends: b | c\nb:i386 1\nc 1; Multi-Arch: foreign", "c, a:i386", "a:i386=1 c=1"),
+            ("a package for all is one of the root's own", "a:i386 1; Depends: d\nd:all 1", "a:i386", together),
+            ("a foreign package for all", "a:i386 1; Depends: d\nd:all 1; Multi-Arch: foreign", "a:i386", "a:i386=1 d:all=1"),
+            ("one for all needs the root's own", "d:all 1; Depends: b\nb 1\nb:i386 1", "d", "b=1 d:all=1"),
+            ("any", "a:i386 1; Depends: p:any\np 1; Multi-Arch: allowed\np:i386 1; Multi-Arch: allowed", "a:i386", "a:i386=1 p=1"),
+            ("allowed, without any", "a:i386 1; Depends: p\np 1; Multi-Arch: allowed", "a:i386", together),
+            ("any of a tool that is not allowed", "a:i386 1; Depends: p:any\np 1; Multi-Arch: foreign", "a:i386", together),
+            ("a named architecture", "a 1; Depends: b:i386\nb 1\nb:i386 1", "a", "a=1 b:i386=1"),
+            ("a named architecture, exactly", "a 1; Depends: b:i386\nb 1; Multi-Arch: foreign", "a", together),
+            ("native", "a:i386 1; Depends: b:native\nb 1\nb:i386 1", "a:i386", "a:i386=1 b=1"),
+            ("one version of all architectures", "a 1; Multi-Arch: same\na:i386 2; Multi-Arch: same", "a, a:i386", together),
+            (
+                "one version, by a pin",
+                "a 1; Multi-Arch: same\na 2; Multi-Arch: same\na:i386 1; Multi-Arch: same",
+                "a=1, a:i386",
+                "a=1 a:i386=1",
+            ),
+            ("a pin is for one architecture", "a 1\na:i386 1\na:i386 2", "a:i386=1", "a:i386=1"),
+            ("not for two architectures", "a 1\na:i386 1", "a, a:i386", together),
+            ("not for two architectures, foreign", "a 1; Multi-Arch: foreign\na:i386 1; Multi-Arch: foreign", "a, a:i386", together),
+            ("a conflict with all architectures", "a 1; Conflicts: b\nb:i386 1", "a, b:i386", together),
+            ("the other way", "a 1\nb:i386 1; Breaks: a (<< 2)", "a, b:i386", together),
+            ("no conflict with a later version", "a 2\nb:i386 1; Breaks: a (<< 2)", "a, b:i386", "a=2 b:i386=1"),
+            (
+                "no conflict with its own name",
+                "a 1; Multi-Arch: same; Conflicts: a; Provides: v\na:i386 1; Multi-Arch: same; Conflicts: a, v; Provides: v",
+                "a, a:i386",
+                "a=1 a:i386=1",
+            ),
+            (
+                "a virtual name of the same architecture",
+                "a:i386 1; Depends: v\np 1; Provides: v\np:i386 1; Provides: v",
+                "a:i386",
+                "a:i386=1 p:i386=1",
+            ),
+            ("a virtual name of a tool", "a:i386 1; Depends: v\np 1; Provides: v; Multi-Arch: foreign", "a:i386", "a:i386=1 p=1"),
+            ("a virtual name for one architecture", "a:i386 1; Depends: v\np 1; Provides: v:i386", "a:i386", "a:i386=1 p=1"),
+            ("an alternative", "a:i386 1; Depends: b | c\nb 1\nc:i386 1", "a:i386", "a:i386=1 c:i386=1"),
+            ("unknown", "a 1", "a:i386", "package a does not exist for i386"),
+            ("another version", "a 1\na:i386 3", "a:i386=1", "package a:i386=1 does not exist for i386: the indexes have 3"),
+        ] {
+            assert_eq!(run_for(&["amd64", "i386"], index, packages, false), expect, "{case}");
+        }
+        assert_eq!(run("a 1\na:i386 1", "a:i386", false), "package a does not exist for i386", "an architecture that the root lacks");
+    }
+
+    #[test]
     fn searches_where_the_walk_fails() {
         // The walk takes b for a, then for d it takes f, which conflicts with b. The solver goes back to c, as does apt's second stage.
         let index = "a 1; Depends: b | c\nb 1\nc 1\nd 1; Depends: e\ne 1; Depends: f\nf 1; Conflicts: b";
@@ -288,7 +377,7 @@ mod tests {
         let indexes = [parse(text.as_bytes()).expect("well formed")];
         let wish = |text| vec![wanted(text).expect("well formed")];
         let request = Request {
-            architecture: "amd64",
+            architectures: vec!["amd64"],
             packages: wish("a"),
             added: wish("b"),
             build: wish("c"),
@@ -315,7 +404,7 @@ mod tests {
             solve(
                 &indexes,
                 &Request {
-                    architecture: "amd64",
+                    architectures: vec!["amd64"],
                     packages,
                     added: Vec::new(),
                     build: Vec::new(),

@@ -1,7 +1,12 @@
-//! The packages available to a solve: one candidate for each name, and the providers of each name.
+//! The packages available to a solve: one candidate for each name and architecture, and the providers of each name.
 //!
 //! As in apt, only the *candidate* of a name can be installed: its highest version over all indexes (of equal ones, that of the earlier
 //! index), unless the request pins another. All lookups by name happen here, so the walk and the solver only use ids.
+//!
+//! A root may have packages of foreign architectures, see Debian's multiarch specification. A package for all architectures counts as one of
+//! the root's own. A dependency is satisfied by a package of the same architecture, or by a `Multi-Arch: foreign` one of any. A conflict
+//! concerns all architectures. Packages of one name and several architectures exclude each other, unless all are `Multi-Arch: same` and of
+//! one version.
 
 use std::cell::OnceCell;
 use std::cmp::{Ordering, Reverse};
@@ -72,12 +77,25 @@ pub struct Member<'a> {
     pub touching: Vec<Id>,
 }
 
-/// All candidates of one architecture.
+/// The origin of a relation: it decides the architectures of the targets.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin {
+    /// A request: the root's own architecture, unless the relation names another.
+    Request,
+    /// A dependency of this package.
+    Dependency(Id),
+    /// A conflict of this package. It never applies to packages of the same name: a self-conflict through `Provides` means that only one
+    /// provider may be installed.
+    Conflict(Id),
+}
+
+/// All candidates of a root's architectures.
 pub struct Universe<'a> {
     indexes: &'a [Index<'a>],
-    architecture: &'a str,
+    architectures: &'a [&'a str],
     candidates: Vec<Candidate<'a>>,
-    by_name: Names<'a, Id>,
+    /// The candidates by name, for each architecture.
+    by_name: Vec<Names<'a, Id>>,
     providers: Providers<'a>,
     clauses: Vec<OnceCell<Vec<Clause<'a>>>>,
     mentions: OnceCell<Vec<u32>>,
@@ -86,32 +104,43 @@ pub struct Universe<'a> {
 /// A table by name. Only for lookups, so its order does not affect the result.
 type Names<'a, T> = HashMap<&'a str, T, BuildHasherDefault<NameHasher>>;
 
-/// The providers of a name, with the provided version.
-type Providers<'a> = Names<'a, Vec<(Id, Option<&'a str>)>>;
+/// The providers of each name.
+type Providers<'a> = Names<'a, Vec<Provider<'a>>>;
+
+/// A package that has or provides a name.
+#[derive(Clone, Copy)]
+struct Provider<'a> {
+    id: Id,
+    version: Option<&'a str>,
+    /// The position of the architecture for which the name is provided, if `Provides` names one.
+    only_for: Option<usize>,
+}
 
 /// A candidate, with flags set by any version of its name.
 struct Candidate<'a> {
     package: &'a Package<'a>,
+    /// The position of its architecture.
+    slot: usize,
     admitted: bool,
     essential: bool,
     protected: bool,
 }
 
 impl<'a> Universe<'a> {
-    /// Selects the candidates. `pins` restrict the versions of single names.
-    pub fn new(indexes: &'a [Index<'a>], architecture: &'a str, pins: &[Relation<'a>]) -> Result<Universe<'a>, Error> {
+    /// Selects the candidates of `architectures`, the root's own first. `pins` restrict the versions of single names.
+    pub fn new(indexes: &'a [Index<'a>], architectures: &'a [&'a str], pins: &[Relation<'a>]) -> Result<Universe<'a>, Error> {
         let total = indexes.iter().map(|index| index.packages.len()).sum();
         let mut candidates: Vec<Candidate<'a>> = Vec::with_capacity(total);
-        let mut by_name = Names::with_capacity_and_hasher(total, BuildHasherDefault::default());
+        let by_one = || Names::with_capacity_and_hasher(total / architectures.len().max(1), BuildHasherDefault::default());
+        let mut by_name: Vec<Names<'a, Id>> = architectures.iter().map(|_| by_one()).collect();
         for package in indexes.iter().flat_map(|index| &index.packages) {
-            if package.architecture != architecture && package.architecture != "all" {
-                continue;
-            }
+            let Some(slot) = slot_of(architectures, package.architecture) else { continue };
             // MAX_INDEX_BYTES limits the number of stanzas, so this stays far below u32::MAX.
-            let id = *by_name.entry(package.name).or_insert(Id(candidates.len() as u32));
-            let admitted = pins.iter().all(|pin| pin.name != package.name || pin.admits(Some(package.version)));
+            let id = *by_name[slot].entry(package.name).or_insert(Id(candidates.len() as u32));
+            let is_pinned = |pin: &Relation<'_>| pin.name == package.name && requested_slot(architectures, pin) == Some(slot);
+            let admitted = pins.iter().all(|pin| !is_pinned(pin) || pin.admits(Some(package.version)));
             let Some(held) = candidates.get_mut(id.index()) else {
-                candidates.push(Candidate { package, admitted, essential: package.essential, protected: package.protected });
+                candidates.push(Candidate { package, slot, admitted, essential: package.essential, protected: package.protected });
                 continue;
             };
             held.essential |= package.essential;
@@ -122,13 +151,14 @@ impl<'a> Universe<'a> {
             }
         }
         // usrmerge converts an unmerged system; here every root is merged before its first package, as with debootstrap.
-        let converter = by_name.get("usrmerge").filter(|_| by_name.contains_key("usr-is-merged"));
+        let own = by_name.first();
+        let converter = own.and_then(|own| own.get("usrmerge").filter(|_| own.contains_key("usr-is-merged")));
         if let Some(converter) = converter.filter(|_| pins.iter().all(|pin| pin.name != "usrmerge")) {
             candidates[converter.index()].admitted = false;
         }
         let clauses = candidates.iter().map(|_| OnceCell::new()).collect();
-        let providers = providers(&candidates)?;
-        Ok(Universe { indexes, architecture, candidates, by_name, providers, clauses, mentions: OnceCell::new() })
+        let providers = providers(&candidates, architectures)?;
+        Ok(Universe { indexes, architectures, candidates, by_name, providers, clauses, mentions: OnceCell::new() })
     }
 
     /// Returns the number of candidates.
@@ -146,19 +176,36 @@ impl<'a> Universe<'a> {
         self.candidates[id.index()].package
     }
 
-    /// Lists the versions of a name in the indexes, highest first.
-    pub fn versions(&self, name: &str) -> Vec<&'a str> {
-        let packages = self.indexes.iter().flat_map(|index| &index.packages).filter(|package| package.name == name);
-        let own = packages.filter(|package| package.architecture == self.architecture || package.architecture == "all");
-        let mut versions: Vec<&str> = own.map(|package| package.version).collect();
+    /// Returns a candidate's name, with its architecture if that is foreign: `libc6:i386`.
+    pub fn label(&self, id: Id) -> String {
+        let package = self.package(id);
+        if self.is_own(id) { package.name.to_owned() } else { format!("{}:{}", package.name, package.architecture) }
+    }
+
+    /// Returns true if a candidate is of the root's own architecture, or for all.
+    pub fn is_own(&self, id: Id) -> bool {
+        self.slot(id) == 0
+    }
+
+    fn slot(&self, id: Id) -> usize {
+        self.candidates[id.index()].slot
+    }
+
+    /// Lists the versions of a requested name in the indexes, highest first.
+    pub fn versions(&self, requested: &Relation<'_>) -> Vec<&'a str> {
+        let slot = requested_slot(self.architectures, requested);
+        let packages = self.indexes.iter().flat_map(|index| &index.packages).filter(|package| package.name == requested.name);
+        let fitting = packages.filter(|package| slot.is_some() && slot_of(self.architectures, package.architecture) == slot);
+        let mut versions: Vec<&str> = fitting.map(|package| package.version).collect();
         versions.sort_by(|one, other| version::compare(other, one));
         versions.dedup();
         versions
     }
 
-    /// Returns the candidate of a name, and true if the pins admit it.
-    pub fn by_name(&self, name: &str) -> Option<(Id, bool)> {
-        let id = *self.by_name.get(name)?;
+    /// Returns the candidate of a requested name, and true if the pins admit it.
+    pub fn by_name(&self, requested: &Relation<'_>) -> Option<(Id, bool)> {
+        let slot = requested_slot(self.architectures, requested)?;
+        let id = *self.by_name[slot].get(requested.name)?;
         Some((id, self.candidates[id.index()].admitted))
     }
 
@@ -192,11 +239,13 @@ impl<'a> Universe<'a> {
         Ok(cell.get_or_init(|| clauses))
     }
 
-    /// Returns the candidates that satisfy a relation, apt's first choice first. `owner` is the package with the relation. A negative
-    /// relation never applies to its own package: a self-conflict through `Provides` means that only one such package may be installed.
-    pub fn targets(&self, relation: &Relation<'_>, owner: Option<Id>) -> Vec<Id> {
-        let mut targets: Vec<Id> = self.bearers(relation).filter(|(_, v)| relation.admits(*v)).map(|(id, _)| id).collect();
-        targets.retain(|target| Some(*target) != owner);
+    /// Returns the candidates that satisfy a relation, apt's first choice first.
+    pub fn targets(&self, relation: &Relation<'_>, origin: Origin) -> Vec<Id> {
+        let fitting = self.bearers(relation, origin).filter(|bearer| relation.admits(bearer.version));
+        let mut targets: Vec<Id> = fitting.map(|bearer| bearer.id).collect();
+        if let Origin::Conflict(owner) = origin {
+            targets.retain(|target| self.package(*target).name != self.package(owner).name);
+        }
         targets.sort_by(|a, b| self.prefer(relation, *a, *b));
         targets.dedup();
         targets
@@ -214,35 +263,61 @@ impl<'a> Universe<'a> {
         ];
         let mut clauses = Vec::new();
         for (kind, field, text) in fields {
-            let owner = kind.is_negative().then_some(id);
+            let origin = if kind.is_negative() { Origin::Conflict(id) } else { Origin::Dependency(id) };
             for alternatives in package.relations(field, text)? {
-                let members = alternatives.into_iter().map(|relation| self.member(relation, owner));
+                let members = alternatives.into_iter().map(|relation| self.member(relation, origin));
                 clauses.push(Clause { kind, members: members.collect() });
             }
         }
+        clauses.extend(self.excluded_twins(id));
         Ok(clauses)
     }
 
-    fn member(&self, relation: Relation<'a>, owner: Option<Id>) -> Member<'a> {
-        let touching = self.bearers(&relation).map(|(id, _)| id).collect();
-        Member { relation, targets: self.targets(&relation, owner), touching }
+    /// Lists the packages of the same name and another architecture that a package excludes without declaring it.
+    fn excluded_twins(&self, id: Id) -> impl Iterator<Item = Clause<'a>> {
+        let package = self.package(id);
+        let others = self.by_name.iter().filter_map(|names| names.get(package.name).copied());
+        others.filter(move |other| *other != id && self.is_admitted(*other)).filter_map(move |other| {
+            let is_same_version = || version::compare(package.version, self.package(other).version) == Ordering::Equal;
+            let (kind, text) = match package.multi_arch {
+                MultiArch::Same if is_same_version() => return None,
+                MultiArch::Same => (Kind::Breaks, "other architectures in another version"),
+                _ => (Kind::Conflicts, "the same package of another architecture"),
+            };
+            let relation = Relation { name: package.name, qualifier: Qualifier::Own, bound: None, text };
+            Some(Clause { kind, members: vec![Member { relation, targets: vec![other], touching: vec![other] }] })
+        })
     }
 
-    /// Returns every candidate that has or provides the relation's name, with the version.
-    fn bearers(&self, relation: &Relation<'_>) -> impl Iterator<Item = (Id, Option<&'a str>)> {
-        let any = relation.qualifier == Qualifier::Any;
-        let foreign = match relation.qualifier {
-            Qualifier::Named(architecture) => architecture != "native" && architecture != self.architecture,
-            Qualifier::Own | Qualifier::Any => false,
-        };
-        let admissible = move |id: &Id| !foreign && (!any || self.package(*id).multi_arch == MultiArch::Allowed);
-        let real = self.by_name.get(relation.name).filter(|id| self.candidates[id.index()].admitted);
-        let real = real.map(|id| (*id, Some(self.package(*id).version)));
+    fn member(&self, relation: Relation<'a>, origin: Origin) -> Member<'a> {
+        let touching = self.bearers(&relation, origin).map(|bearer| bearer.id).collect();
+        Member { relation, targets: self.targets(&relation, origin), touching }
+    }
+
+    /// Returns every candidate that has or provides the relation's name for a suitable architecture.
+    fn bearers(&self, relation: &Relation<'_>, origin: Origin) -> impl Iterator<Item = Provider<'a>> {
+        let real = self.by_name.iter().filter_map(|names| names.get(relation.name).copied()).filter(|id| self.is_admitted(*id));
+        let real = real.map(|id| Provider { id, version: Some(self.package(id).version), only_for: None });
         let virtuals = self.providers.get(relation.name).into_iter().flatten().copied();
-        real.into_iter().chain(virtuals).filter(move |(id, _)| admissible(id))
+        let qualifier = relation.qualifier;
+        real.chain(virtuals).filter(move |bearer| self.is_of_suitable_architecture(bearer, qualifier, origin))
     }
 
-    /// Orders two providers as apt does: the real package, essential, protected, priority; finally the name that the indexes mention later.
+    fn is_of_suitable_architecture(&self, bearer: &Provider<'_>, qualifier: Qualifier<'_>, origin: Origin) -> bool {
+        let slot = bearer.only_for.unwrap_or_else(|| self.slot(bearer.id));
+        let multi_arch = self.package(bearer.id).multi_arch;
+        match (qualifier, origin) {
+            (Qualifier::Any, _) => multi_arch == MultiArch::Allowed,
+            // dpkg accepts exactly this architecture, even of a `Multi-Arch: foreign` package.
+            (Qualifier::Named("native"), _) | (Qualifier::Own, Origin::Request) => slot == 0,
+            (Qualifier::Named(architecture), _) => self.architectures.get(slot) == Some(&architecture),
+            (Qualifier::Own, Origin::Dependency(owner)) => slot == self.slot(owner) || multi_arch == MultiArch::Foreign,
+            (Qualifier::Own, Origin::Conflict(_)) => true,
+        }
+    }
+
+    /// Orders two providers as apt does: the real package, essential, protected, priority, the root's own architecture; finally the name that
+    /// the indexes mention later.
     fn prefer(&self, relation: &Relation<'_>, left: Id, right: Id) -> Ordering {
         if left == right {
             return Ordering::Equal;
@@ -251,7 +326,7 @@ impl<'a> Universe<'a> {
         let own_name = |id: Id| relation.qualifier != Qualifier::Any && self.package(id).name == relation.name;
         let key = |id: Id| {
             let candidate = &self.candidates[id.index()];
-            (Reverse(own_name(id)), Reverse(candidate.essential), Reverse(candidate.protected), candidate.package.priority)
+            (Reverse(own_name(id)), Reverse(candidate.essential), Reverse(candidate.protected), candidate.package.priority, candidate.slot)
         };
         let by_key: Ordering = key(left).cmp(&key(right));
         by_key.then_with(|| self.mention(right).cmp(&self.mention(left)))
@@ -268,8 +343,8 @@ impl<'a> Universe<'a> {
     fn order_of_mention(&self) -> Vec<u32> {
         let mut order = vec![u32::MAX; self.candidates.len()];
         let mut next = 0;
-        let mut mention = |name: &str| {
-            if let Some(id) = self.by_name.get(name)
+        let mut mention = |name: &str, slot: usize| {
+            if let Some(id) = self.by_name[slot].get(name)
                 && order[id.index()] == u32::MAX
             {
                 order[id.index()] = next;
@@ -277,7 +352,9 @@ impl<'a> Universe<'a> {
             }
         };
         for package in self.indexes.iter().flat_map(|index| &index.packages) {
-            mention(package.name);
+            // Packages of other architectures are not mentioned, but their relations are, as for a single architecture.
+            let slot = slot_of(self.architectures, package.architecture).unwrap_or(0);
+            mention(package.name, slot);
             let fields = [
                 package.pre_depends,
                 package.depends,
@@ -289,14 +366,27 @@ impl<'a> Universe<'a> {
                 package.enhances,
                 package.provides,
             ];
-            fields.iter().for_each(|field| each_name(field, &mut mention));
+            fields.iter().for_each(|field| each_name(field, |name| mention(name, slot)));
         }
         order
     }
 }
 
+/// Returns the position of a package's architecture; one for all architectures belongs to the root's own.
+fn slot_of(architectures: &[&str], architecture: &str) -> Option<usize> {
+    if architecture == "all" { Some(0) } else { architectures.iter().position(|known| *known == architecture) }
+}
+
+/// Returns the position of a requested package's architecture.
+fn requested_slot(architectures: &[&str], requested: &Relation<'_>) -> Option<usize> {
+    match requested.qualifier {
+        Qualifier::Named(architecture) if architecture != "native" => slot_of(architectures, architecture),
+        Qualifier::Named(_) | Qualifier::Own | Qualifier::Any => Some(0),
+    }
+}
+
 /// Lists the providers of each name, with the provided version.
-fn providers<'a>(candidates: &[Candidate<'a>]) -> Result<Providers<'a>, Error> {
+fn providers<'a>(candidates: &[Candidate<'a>], architectures: &[&str]) -> Result<Providers<'a>, Error> {
     let mut providers = Providers::default();
     for (number, candidate) in candidates.iter().enumerate().filter(|(_, candidate)| candidate.admitted) {
         let package = candidate.package;
@@ -310,7 +400,14 @@ fn providers<'a>(candidates: &[Candidate<'a>]) -> Result<Providers<'a>, Error> {
                 // dpkg and apt ignore such a bound.
                 Some(_) => continue,
             };
-            providers.entry(relation.name).or_default().push((Id(number as u32), version));
+            let only_for = match relation.qualifier {
+                Qualifier::Named(_) => match requested_slot(architectures, &relation) {
+                    None => continue,
+                    known => known,
+                },
+                Qualifier::Own | Qualifier::Any => None,
+            };
+            providers.entry(relation.name).or_default().push(Provider { id: Id(number as u32), version, only_for });
         }
     }
     Ok(providers)
@@ -348,7 +445,7 @@ impl Hasher for NameHasher {
 
 #[cfg(test)]
 mod tests {
-    use super::Universe;
+    use super::{Origin, Universe};
     use crate::packages::{Index, Package, Priority, parse};
     use crate::relation::parse_one;
 
@@ -387,8 +484,8 @@ mod tests {
             ("nothing", &[], ""),
         ] {
             let pins: Vec<_> = pins.iter().map(|pin| parse_one(pin).expect("well formed")).collect();
-            let universe = Universe::new(&indexes, "amd64", &pins).expect("well formed");
-            let targets = universe.targets(&parse_one(relation).expect("well formed"), None);
+            let universe = Universe::new(&indexes, &["amd64"], &pins).expect("well formed");
+            let targets = universe.targets(&parse_one(relation).expect("well formed"), Origin::Request);
             let names: Vec<_> =
                 targets.iter().map(|id| universe.package(*id)).map(|p: &Package| format!("{}={}", p.name, p.version)).collect();
             assert_eq!(names.join(" "), expect, "{relation} {pins:?}");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::absent;
 use super::lost_installs::quoted;
+use silo_launch::spec::Abi;
 
 /// Facts about the run that the explanations use.
 pub struct Facts<'a> {
@@ -21,6 +22,10 @@ pub struct Facts<'a> {
     pub grants: &'a dyn Fn(&str) -> bool,
     /// Excluded directories of the project, which the sandbox replaces by its own.
     pub excluded: &'a [PathBuf],
+    /// The programs that may run.
+    pub abi: Abi,
+    /// True on the vm tier.
+    pub is_in_vm: bool,
     /// Proxy variables of the program, with their values.
     pub proxies: Vec<(String, String)>,
 }
@@ -40,6 +45,7 @@ pub fn explain(said: &str, facts: &Facts<'_>) -> Vec<String> {
     all.extend(author(&lines));
     all.extend(unreachable(&lines, facts));
     all.extend(replaced(&lines, facts));
+    all.extend(narrow(&lines, facts));
     all.truncate(MOST);
     all
 }
@@ -268,6 +274,26 @@ fn author(lines: &[&str]) -> Option<String> {
     })
 }
 
+/// Explains why a 32-bit program did not run.
+fn narrow(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
+    let has = |word: &str| lines.iter().any(|line| line.contains(word));
+    match facts.abi {
+        Abi::Native if has("Bad system call") => Some(format!(
+            "32-bit programs run only in an image with packages of their architecture\n  try: silo add libc6:i386 --for {}",
+            facts.tool
+        )),
+        Abi::WithCompat if has("Exec format error") && facts.is_in_vm => Some(
+            "the kernel of the virtual machine may run no 32-bit programs, as the small one of `silo install kernel`\n  try: silo run --tier native …, or `silo uninstall kernel`"
+                .to_owned(),
+        ),
+        Abi::WithCompat if has("Exec format error") => Some(
+            "this machine's kernel may run no 32-bit programs\n  try: a kernel with CONFIG_IA32_EMULATION (arm64: CONFIG_COMPAT), or silo run --tier vm …"
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
 /// Explains unreachable addresses and proxies.
 fn unreachable(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     const NO_WAY: [&str; 5] = ["No route to host", "EHOSTUNREACH", "Network is unreachable", "ENETUNREACH", "no route to host"];
@@ -322,6 +348,32 @@ fn replaced(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn narrow_programs_are_explained() {
+        for (said, abi, is_in_vm, expect) in [
+            ("sh: 1: hello: Bad system call", Abi::Native, false, "silo add libc6:i386 --for x"),
+            ("sh: 1: hello: Bad system call", Abi::WithCompat, false, ""),
+            ("sh: 1: hello: Exec format error", Abi::WithCompat, false, "CONFIG_IA32_EMULATION"),
+            ("sh: 1: hello: Exec format error", Abi::WithCompat, true, "--tier native"),
+            ("sh: 1: hello: Exec format error", Abi::Native, false, ""),
+        ] {
+            let facts = Facts {
+                tool: "x",
+                has: &|_| true,
+                suite: Some("trixie"),
+                has_package: &|_| false,
+                grants: &|_| true,
+                excluded: &[],
+                abi,
+                is_in_vm,
+                proxies: Vec::new(),
+            };
+            let lines = explain(said, &facts);
+            assert_eq!(lines.is_empty(), expect.is_empty(), "{lines:?}");
+            assert!(lines.iter().all(|line| line.contains(expect)), "{lines:?}");
+        }
+    }
+
     fn explanation(said: &str, tool: &str, proxies: &[(&str, &str)]) -> String {
         let proxies = proxies.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let has = |name: &str| name == "there";
@@ -333,6 +385,8 @@ mod tests {
             has_package: &|_| false,
             grants: &|_| false,
             excluded: &excluded,
+            abi: Abi::Native,
+            is_in_vm: false,
             proxies,
         };
         explain(said, &facts).join("\n")

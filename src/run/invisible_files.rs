@@ -78,6 +78,7 @@ mod tests {
             files: Vec::new(),
             alias: None,
             machine: None,
+            abi: silo_launch::spec::Abi::Native,
         });
         let project = at("project");
         let check = |args: &[&str], expect: Option<&str>| {

@@ -178,6 +178,7 @@ mod tests {
                 files: Vec::new(),
                 alias: None,
                 machine: None,
+                abi: silo_launch::spec::Abi::Native,
             });
             let said = lost(&spec, "tool");
             let baked = said.as_deref().and_then(|said| said.split("`silo build tool ").nth(1)?.split('`').next());

@@ -11,7 +11,7 @@ use silo_build::host_network::HostNetwork;
 use silo_build::image;
 use silo_insight::network::Title;
 use silo_launch::open_checked::{Links, OpenedPath};
-use silo_launch::spec::Spec;
+use silo_launch::spec::{Abi, Spec};
 use silo_model::config::{Override, Review, Settings, Tier};
 use silo_model::recipe::Run;
 use silo_tool::{View, projects};
@@ -232,6 +232,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         files,
         alias: alias.zip(mounts.project.as_ref().map(|shown| shown.path.clone())),
         machine,
+        abi: Abi::of(image.foreign.len()),
     });
     leases.in_use = mounts.in_use;
     leases.opened = mounts.opened;

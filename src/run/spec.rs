@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use silo_launch::spec::{
-    Bytes, Dir, File, Identity, Limits, Mount, Network, Overlay, Root, SSH_AGENT, SYMLINK, Spec, Stdio, Upper, VmFiles,
+    Abi, Bytes, Dir, File, Identity, Limits, Mount, Network, Overlay, Root, SSH_AGENT, SYMLINK, Spec, Stdio, Upper, VmFiles,
 };
 
 use super::user::{Accounts, User};
@@ -54,6 +54,8 @@ pub struct Parts<'a> {
     pub alias: Option<(PathBuf, PathBuf)>,
     /// VM of the run; `None` for the native tier.
     pub machine: Option<VmFiles>,
+    /// Programs that may run.
+    pub abi: Abi,
 }
 
 /// Resource limits of a run.
@@ -96,6 +98,7 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
         cwd: parts.cwd,
         hostname: "silo".to_owned(),
         identity: Identity::Caller,
+        abi: parts.abi,
         stdio: Stdio::Auto,
         limits: Limits {
             memory_bytes: parts.budget.memory_mb.map(mib),

@@ -11,6 +11,7 @@ use silo_fetch::unpack::{deb, package};
 use silo_model::lock::Archive;
 use silo_model::recipe::{AptSource, LocalDeb};
 use silo_model::recipe::{Debian, package_spec};
+use silo_resolve::packages::Index;
 
 /// Suites without a separate suite of updates.
 const ROLLING: [&str; 4] = ["sid", "unstable", "testing", "experimental"];
@@ -80,6 +81,14 @@ pub fn of(debian: &Debian) -> Vec<Source> {
         }
     }
     sources
+}
+
+/// Lists the foreign architectures of a recipe's root: those of its packages and local files whose programs the root's kernel runs.
+pub fn foreign(debian: &Debian, local: &Index<'_>, arch: Arch) -> Vec<&'static str> {
+    let packages = || debian.packages.iter().chain(&debian.added).chain(&debian.build).filter_map(|package| package_spec::parse(package));
+    let is_requested = |known: &str| packages().any(|wanted| wanted.of == Some(known) && wanted.is_for(arch));
+    let is_local = |known: &str| local.packages.iter().any(|package| package.architecture == known);
+    arch.foreign().iter().copied().filter(|known| is_requested(known) || is_local(known)).collect()
 }
 
 /// Returns the other architecture of a lock.

@@ -12,6 +12,7 @@ pub mod settings_file;
 
 pub mod archives;
 pub mod kept_dirs;
+pub mod lock_error;
 
 pub mod cache_eviction;
 pub mod gc_roots;

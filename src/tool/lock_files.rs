@@ -18,9 +18,9 @@ use silo_model::lock::{self, Lock, Package, PackageRequest};
 use silo_model::recipe::catalog::{self, CatalogRecipe, Origin};
 
 use super::defined_tool::Definition;
-use super::resolve_lock;
 use super::trust;
 use super::{Context, View};
+use super::{lock_error, resolve_lock};
 
 /// Error of finding or making a lock.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub enum Error {
         tool: String,
         /// The cause.
         #[source]
-        source: Box<resolve_lock::Error>,
+        source: Box<lock_error::Error>,
     },
     /// The lock could not be recorded as written by silo.
     #[error(transparent)]

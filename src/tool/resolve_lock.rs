@@ -12,9 +12,8 @@ use silo_store::digest::Digest;
 
 use silo_base::event::{self, Activity, Event};
 use silo_base::system::Arch;
-use silo_base::timestamp;
 use silo_fetch::download::{self, Context as Fetching};
-use silo_fetch::error::{Error as FetchError, Size};
+use silo_fetch::error::Size;
 use silo_fetch::fetch_small;
 use silo_fetch::mirrors::Mirrors;
 use silo_fetch::registry;
@@ -23,7 +22,7 @@ use silo_model::lock::base::{Base, BaseLayer};
 use silo_model::lock::{Archive, Lock, Package, PackageRequest, Sha256, UsedIndex};
 use silo_model::oci::reference;
 use silo_model::recipe::{Debian, Recipe, package_spec, source};
-use silo_resolve::keyring::{self, Keyring};
+use silo_resolve::keyring::Keyring;
 use silo_resolve::opt_in_suites::{self, SuiteIndex};
 use silo_resolve::packages::{self, Index};
 use silo_resolve::relation::{Operator, Qualifier, Relation};
@@ -33,174 +32,13 @@ use silo_resolve::solve;
 
 use super::Context;
 use super::archives::{self, Source, SuitePackages};
+use super::lock_error::Error;
 
 /// The keys of Debian's archive (from its package debian-archive-keyring; the file gives the version).
 const DEBIAN_KEYS: &[u8] = include_bytes!("../../recipes/keyrings/debian.asc");
 
 /// Limit on the size of a decompressed package index; Debian's main area has about 60 MB.
 const MAX_INDEX_BYTES: u64 = 512 << 20;
-
-/// Error of making a lock.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// An index could not be fetched.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// No mirror has the suite.
-    #[error("no mirror has the suite {suite}")]
-    NoSuite {
-        /// The suite.
-        suite: String,
-        /// The addresses that were tried.
-        source: FetchError,
-    },
-    /// The keyring in this binary is broken.
-    #[error("the archive keyring")]
-    Keyring(#[from] keyring::Error),
-    /// A signature is missing or wrong.
-    #[error("InRelease of {suite}")]
-    Signature {
-        /// The suite.
-        suite: String,
-        /// The fault.
-        source: signature::Error,
-    },
-    /// A signed index is invalid.
-    #[error("InRelease of {suite}")]
-    Release {
-        /// The suite.
-        suite: String,
-        /// The fault.
-        source: release::Error,
-    },
-    /// Resolving or reading an image failed.
-    #[error(transparent)]
-    Registry(#[from] registry::Error),
-    /// The name of an image is invalid.
-    #[error("image: \"{image}\": {what}")]
-    Image {
-        /// The name.
-        image: String,
-        /// The fault.
-        what: String,
-    },
-    /// A mirror sent the index of another suite.
-    #[error("the mirror sent the index of {got} instead of {suite}")]
-    OtherSuite {
-        /// The requested suite.
-        suite: String,
-        /// The suite of the index.
-        got: String,
-    },
-    /// The index is expired: the mirror, or somebody between, may withhold updates.
-    #[error("the index of {suite} expired at {until}: the mirror may withhold updates", until = timestamp::rfc3339(*until))]
-    Expired {
-        /// The suite.
-        suite: String,
-        /// The end of its validity.
-        until: i64,
-    },
-    /// The index is older than the one of the last lock.
-    #[error(
-        "the index of {suite} from {got} is older than that of the last lock, {before}: the mirror may withhold updates",
-        got = timestamp::rfc3339(*got), before = timestamp::rfc3339(*before)
-    )]
-    Older {
-        /// The suite.
-        suite: String,
-        /// Its date.
-        got: i64,
-        /// The date of the last lock's index.
-        before: i64,
-    },
-    /// The signed index does not list a package index.
-    #[error("{suite} has no {path}; its components are {components}")]
-    NotListed {
-        /// The suite.
-        suite: String,
-        /// The path below the suite.
-        path: String,
-        /// The components of the suite.
-        components: String,
-    },
-    /// An index could not be read or decompressed.
-    #[error("cannot read {path}", path = .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// An index could not be parsed.
-    #[error("Packages of {suite} for {arch}")]
-    Packages {
-        /// The suite.
-        suite: String,
-        /// The architecture.
-        arch: Arch,
-        /// The fault.
-        source: packages::Error,
-    },
-    /// The packages cannot be installed together.
-    #[error("no set of packages for {arch} satisfies the recipe")]
-    Solve {
-        /// The architecture.
-        arch: Arch,
-        /// The reason.
-        source: solve::Error,
-        /// The missing package and the other architecture that has it.
-        only_on: Option<(String, Arch)>,
-    },
-    /// The key of one of the recipe's own archives is invalid.
-    #[error("the key of {suite} in debian.sources")]
-    Key {
-        /// The suite.
-        suite: String,
-        /// The fault.
-        source: keyring::Error,
-    },
-    /// An answer to a debconf question of a package that is not installed.
-    #[error("debian.debconf answers a question of {owner}, and no package of the recipe needs {owner}")]
-    Answer {
-        /// The package.
-        owner: String,
-    },
-    /// A local .deb is invalid.
-    #[error(transparent)]
-    Local(#[from] archives::Error),
-}
-
-impl Error {
-    /// Returns the hint.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Error::Fetch(error) if error.is_gone() => {
-                Some("no mirror has an index of this suite: look at debian.suite in the recipe, or set another mirror in mirrors.debian of ~/.silo/silo.toml".to_owned())
-            }
-            Error::Fetch(error) => error.hint(),
-            Error::Registry(error) => error.hint(),
-            Error::Signature { .. } => {
-                Some("the mirror may be broken or hostile; set another in mirrors.debian of ~/.silo/silo.toml".to_owned())
-            }
-            Error::Expired { .. } | Error::Older { .. } => Some(
-                "set another mirror in mirrors.debian of ~/.silo/silo.toml; or mirrors.allowStale = true there, for a mirror or snapshot that is frozen on purpose"
-                    .to_owned(),
-            ),
-            Error::NoSuite { .. } => Some("check that debian.suite of the recipe is a Debian release that the mirrors still have".to_owned()),
-            Error::Solve { only_on: Some((name, arch)), .. } => {
-                Some(format!("only {arch} has it: write \"{name} [{arch}]\" in the recipe to limit it to {arch}"))
-            }
-            Error::NotListed { .. } => Some("look at debian.components in the recipe".to_owned()),
-            Error::Local(_) => Some("debian.debs names files below the recipe's directory".to_owned()),
-            Error::Solve { arch, source: solve::Error::Unknown { name, .. }, .. } => Some(format!(
-                "Debian has no package {name} for {arch}; check the name, or write \"{name} [{}]\" if only the other architecture has it",
-                archives::other_than(*arch)
-            )),
-            Error::Solve { .. } => Some("name other packages or versions, in silo.toml or in the recipe".to_owned()),
-            _ => None,
-        }
-    }
-}
 
 /// A suite with a verified index.
 struct Verified {
@@ -230,12 +68,20 @@ fn locked(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
         let keyring = own.map_or_else(|| Keyring::parse(DEBIAN_KEYS), Ok)?;
         suites.push(verified(context, &mirrors, &keyring, source)?);
     }
-    let files = fetch_indexes(context, &mirrors, &suites)?;
     let local = archives::index_of(&recipe.debian.debs)?;
+    let named = |source| Error::Packages { suite: "debian.debs".to_owned(), arch: Arch::host().name(), source };
+    let parsed = packages::parse(local.as_bytes()).map_err(named)?;
+    let roots = Arch::ALL.map(|arch| {
+        let foreign = archives::foreign(&recipe.debian, &parsed, arch);
+        (arch, [vec![arch.name()], foreign].concat())
+    });
+    let architectures: BTreeSet<&'static str> = roots.iter().flat_map(|(_, architectures)| architectures).copied().collect();
+    let files = fetch_indexes(context, &mirrors, &suites, &architectures)?;
     let mut chosen = BTreeMap::new();
-    for arch in Arch::ALL {
-        let solved = solved(&recipe.debian, &suites, &files, &local, arch).map_err(|error| elsewhere(error, &files));
-        chosen.insert(arch, solved?);
+    for (arch, architectures) in &roots {
+        let indexes = Indexes { suites: &suites, files: &files, local: &parsed };
+        let solved = solved(&recipe.debian, &indexes, architectures, *arch).map_err(|error| elsewhere(error, &files));
+        chosen.insert(*arch, solved?);
     }
     let is_there = |owner: &str| chosen.values().any(|packages| packages.contains_key(owner));
     if let Some(answer) = recipe.debian.answers.iter().find(|answer| !is_there(source::owner(answer))) {
@@ -329,12 +175,20 @@ pub fn check_age(context: &Context<'_>, lock: &Lock, before: &Lock) -> Result<()
     }
 }
 
-/// Fetches the package indexes of all suites, components and architectures; returns their paths by suite, architecture and component.
-fn fetch_indexes(context: &Context<'_>, mirrors: &Mirrors, suites: &[Verified]) -> Result<BTreeMap<(usize, Arch, String), PathBuf>, Error> {
+/// The package indexes by suite, component and architecture.
+type Files = BTreeMap<(usize, String, &'static str), PathBuf>;
+
+/// Fetches the package indexes of all suites, components and architectures.
+fn fetch_indexes(
+    context: &Context<'_>,
+    mirrors: &Mirrors,
+    suites: &[Verified],
+    architectures: &BTreeSet<&'static str>,
+) -> Result<Files, Error> {
     let mut keys = Vec::new();
     let mut requests = Vec::new();
     for (at, suite) in suites.iter().enumerate() {
-        for arch in Arch::ALL {
+        for arch in architectures.iter().copied() {
             for component in &suite.source.components {
                 let name = &suite.source.suite;
                 let Some((path, file)) = listed(suite, component, arch) else {
@@ -353,7 +207,7 @@ fn fetch_indexes(context: &Context<'_>, mirrors: &Mirrors, suites: &[Verified]) 
                     sha256: file.sha256,
                     candidates: mirrors.candidates(&suite.source.archive, &format!("dists/{name}/{path}"), None),
                 });
-                keys.push((at, arch, component.clone()));
+                keys.push((at, component.clone(), arch));
             }
         }
     }
@@ -373,12 +227,12 @@ fn fetch_indexes(context: &Context<'_>, mirrors: &Mirrors, suites: &[Verified]) 
 }
 
 /// Finds a package index in a suite's list, in the smallest compressed form.
-fn listed<'a>(suite: &'a Verified, component: &str, arch: Arch) -> Option<(String, &'a release::File)> {
+fn listed<'a>(suite: &'a Verified, component: &str, arch: &str) -> Option<(String, &'a release::File)> {
     let names = [".xz", ".gz", ""].map(|end| format!("{component}/binary-{arch}/Packages{end}"));
     names.into_iter().find_map(|name| suite.release.files.get(&name).map(|file| (name, file)))
 }
 
-fn not_listed(suite: &Verified, component: &str, arch: Arch) -> Error {
+fn not_listed(suite: &Verified, component: &str, arch: &str) -> Error {
     Error::NotListed {
         suite: suite.source.suite.clone(),
         path: format!("{component}/binary-{arch}/Packages"),
@@ -387,36 +241,44 @@ fn not_listed(suite: &Verified, component: &str, arch: Arch) -> Error {
 }
 
 /// Adds to the error of a missing package the other architecture that has it.
-fn elsewhere(error: Error, files: &BTreeMap<(usize, Arch, String), PathBuf>) -> Error {
+fn elsewhere(error: Error, files: &Files) -> Error {
     let Error::Solve { arch, source: source @ solve::Error::Unknown { .. }, .. } = error else { return error };
-    let solve::Error::Unknown { name, .. } = &source else { return Error::Solve { arch, source, only_on: None } };
+    let solve::Error::Unknown { name, architecture } = &source else { return Error::Solve { arch, source, only_on: None } };
     let has = |path: &PathBuf| {
         decompressed(path)
             .is_ok_and(|text| packages::parse(&text).is_ok_and(|index| index.packages.iter().any(|package| package.name == name)))
     };
-    let only_on = files.iter().find(|((_, other, _), path)| *other != arch && has(path)).map(|((_, other, _), _)| (name.clone(), *other));
+    let is_own = architecture == arch.name();
+    let other = archives::other_than(arch);
+    let is_there = is_own && files.iter().any(|((.., of), path)| *of == other.name() && has(path));
+    let only_on = is_there.then(|| (name.clone(), other));
     Error::Solve { arch, source, only_on }
 }
 
-fn solved(
-    debian: &Debian,
-    suites: &[Verified],
-    files: &BTreeMap<(usize, Arch, String), PathBuf>,
-    local: &str,
-    arch: Arch,
-) -> Result<BTreeMap<String, Package>, Error> {
+/// All package indexes of a lock.
+struct Indexes<'a> {
+    suites: &'a [Verified],
+    files: &'a Files,
+    /// The index of the local .debs.
+    local: &'a Index<'a>,
+}
+
+/// Solves for a root of `arch`; `architectures` has it first, then the foreign ones.
+fn solved(debian: &Debian, indexes: &Indexes<'_>, architectures: &[&'static str], arch: Arch) -> Result<BTreeMap<String, Package>, Error> {
+    let Indexes { suites, files, local } = *indexes;
     let mut texts = Vec::new();
-    for ((at, of, _), path) in files {
-        if *of == arch {
-            texts.push((*at, decompressed(path)?));
-        }
+    // As in apt: by suite and component, the root's own architecture first.
+    let mut wanted: Vec<_> =
+        files.iter().filter_map(|(key, path)| Some((key, architectures.iter().position(|of| *of == key.2)?, path))).collect();
+    wanted.sort_by_key(|((at, component, _), order, _)| (*at, component.as_str(), *order));
+    for ((at, _, of), _, path) in wanted {
+        texts.push((*at, *of, decompressed(path)?));
     }
     // Local files come first: of equal versions, the one of the earlier index is chosen.
-    let parsed = packages::parse(local.as_bytes()).map_err(|source| Error::Packages { suite: "debian.debs".to_owned(), arch, source });
-    let mut offers = vec![SuiteIndex { suite: "", is_withheld: false, index: parsed? }];
-    for (at, text) in &texts {
+    let mut offers = vec![SuiteIndex { suite: "", is_withheld: false, index: local.clone() }];
+    for (at, of, text) in &texts {
         let Verified { source, release, .. } = &suites[*at];
-        let parsed = packages::parse(text).map_err(|error| Error::Packages { suite: source.suite.clone(), arch, source: error });
+        let parsed = packages::parse(text).map_err(|error| Error::Packages { suite: source.suite.clone(), arch: of, source: error });
         let is_withheld = match source.counts {
             SuitePackages::All => false,
             SuitePackages::Named => true,
@@ -426,14 +288,15 @@ fn solved(
     }
     let failed = |source| Error::Solve { arch, source, only_on: None };
     let all = || debian.packages.iter().chain(&debian.added).chain(&debian.build);
-    let named = all().filter_map(|package| package_spec::parse(package)).filter(|wanted| wanted.suite.is_some());
-    let named: BTreeSet<&str> = named.map(|wanted| wanted.name).collect();
-    opt_in_suites::withhold(&mut offers, arch.name(), &named).map_err(|error| failed(error.into()))?;
+    let named = all().filter_map(|package| package_spec::parse(package)).filter(|wanted| wanted.suite.is_some() && wanted.is_for(arch));
+    let named: BTreeSet<(&str, &str)> = named.map(|wanted| (wanted.name, wanted.of.unwrap_or(arch.name()))).collect();
+    opt_in_suites::withhold(&mut offers, architectures, &named).map_err(|error| failed(error.into()))?;
     let asked = |names| asked(names, &offers, arch).map_err(failed);
-    let own = offers[0].index.packages.iter().filter(|package| [arch.name(), "all"].contains(&package.architecture));
+    let is_own = |package: &packages::Package<'_>| [arch.name(), "all"].contains(&package.architecture);
+    let own = local.packages.iter().filter(|package| is_own(package) || architectures.contains(&package.architecture));
     let own = own.map(|package| Relation {
         name: package.name,
-        qualifier: Qualifier::Own,
+        qualifier: if is_own(package) { Qualifier::Own } else { Qualifier::Named(package.architecture) },
         bound: Some((Operator::Equal, package.version)),
         text: package.name,
     });
@@ -441,8 +304,8 @@ fn solved(
         (own.collect(), asked(&debian.packages)?, asked(&debian.added)?, asked(&debian.build)?);
     packages.extend(own);
     let indexes: Vec<Index<'_>> = offers.into_iter().map(|offer| offer.index).collect();
-    let request =
-        solve::Request { architecture: arch.name(), packages, added, build, recommends: debian.recommends, include_essential: true };
+    let architectures = architectures.to_vec();
+    let request = solve::Request { architectures, packages, added, build, recommends: debian.recommends, include_essential: true };
     let solution = solve::solve(&indexes, &request).map_err(failed)?;
     let mut chosen = BTreeMap::new();
     for (package, tier) in solution.packages {
@@ -460,25 +323,28 @@ fn solved(
             size: package.size,
             sha256: Sha256(Digest::from_bytes(package.sha256)),
         };
-        chosen.insert(package.name.to_owned(), entry);
+        let name = if is_own(package) { package.name.to_owned() } else { format!("{}:{}", package.name, package.architecture) };
+        chosen.insert(name, entry);
     }
     Ok(chosen)
 }
 
 /// Lists the requested packages of an architecture; a package requested from a suite is bound to the version in that suite.
 fn asked<'a>(names: &'a [String], offers: &[SuiteIndex<'a>], arch: Arch) -> Result<Vec<Relation<'a>>, solve::Error> {
-    let here = names.iter().map(|name| package_spec::for_arch(name)).filter(|(_, of)| of.is_none_or(|of| of == arch.name()));
-    here.map(|(name, _)| {
-        let relation = solve::wanted(name)?;
-        let Some(suite) = package_spec::parse(name).and_then(|wanted| wanted.suite) else { return Ok(relation) };
-        let version = opt_in_suites::version_in(offers, arch.name(), &relation, suite).ok_or_else(|| solve::Error::NotInSuite {
-            wanted: name.to_owned(),
-            suite: suite.to_owned(),
-            architecture: arch.name().to_owned(),
-        })?;
-        Ok(Relation { bound: Some((Operator::Equal, version)), ..relation })
-    })
-    .collect()
+    // An invalid text is reported below.
+    let here = names.iter().filter(|name| package_spec::parse(name).is_none_or(|wanted| wanted.is_for(arch)));
+    here.map(|name| package_spec::for_arch(name).0)
+        .map(|name| {
+            let relation = solve::wanted(name)?;
+            let Some(suite) = package_spec::parse(name).and_then(|wanted| wanted.suite) else { return Ok(relation) };
+            let version = opt_in_suites::version_in(offers, arch.name(), &relation, suite).ok_or_else(|| solve::Error::NotInSuite {
+                wanted: name.to_owned(),
+                suite: suite.to_owned(),
+                architecture: arch.name().to_owned(),
+            })?;
+            Ok(Relation { bound: Some((Operator::Equal, version)), ..relation })
+        })
+        .collect()
 }
 
 fn decompressed(path: &PathBuf) -> Result<Vec<u8>, Error> {

@@ -17,6 +17,7 @@ const HOOK: &str = "/usr/share/mmdebstrap/hooks/file-mirror-automount";
 pub struct Mirror {
     dir: PathBuf,
     include: Vec<String>,
+    foreign: Vec<String>,
     epoch: i64,
 }
 
@@ -49,7 +50,7 @@ impl Mirror {
             include.push(package.replacen(' ', "=", 1));
         }
         fs::write(dir.join("Packages"), index).expect("our own file");
-        Mirror { dir, include, epoch: installed.image.epoch }
+        Mirror { dir, include, foreign: installed.image.foreign.clone(), epoch: installed.image.epoch }
     }
 
     /// The command that makes `root`, as root. Each of `links` is a link into /usr before the first package comes.
@@ -61,6 +62,9 @@ impl Mirror {
         command.env("PYTHONHASHSEED", "0");
         command.args(["--silent", "--mode=root", "--format=directory", "--variant=custom"]);
         command.arg(format!("--include={}", self.include.join(",")));
+        if !self.foreign.is_empty() {
+            command.arg(format!("--architectures={},{}", silo_base::system::Arch::host(), self.foreign.join(",")));
+        }
         if !links.is_empty() {
             let links = links.join(" ");
             command.arg(format!("--setup-hook=for d in {links}; do ln -s usr/$d \"$1/$d\"; mkdir -p \"$1/usr/$d\"; done"));

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{As, Silo};
 use silo_base::grant::HostGrant;
-use silo_launch::spec::{Access, Identity, Limits, Mount, Root, Spec, Stdio, Upper};
+use silo_launch::spec::{Abi, Access, Identity, Limits, Mount, Root, Spec, Stdio, Upper};
 
 /// The upper layer's size; small, since a test fills it.
 pub const SIZE_BYTES: u64 = 64 << 20;
@@ -78,6 +78,7 @@ impl Bench {
             cwd: project,
             hostname: "silo".to_owned(),
             identity: Identity::Caller,
+            abi: Abi::Native,
             stdio: Stdio::Auto,
             network: None,
             owners: vec![],

@@ -1,5 +1,7 @@
 //! Encodes an image's configuration as OCI JSON, with sorted keys and no spaces.
 
+use std::collections::HashMap;
+
 use oci_spec::image::{ConfigBuilder, ImageConfiguration, ImageConfigurationBuilder, Os, RootFsBuilder};
 use silo_store::digest::LayerId;
 
@@ -21,7 +23,12 @@ pub struct Image {
     pub arguments: Option<Vec<String>>,
     /// The environment, as `NAME=value`.
     pub env: Vec<String>,
+    /// The foreign architectures of the packages, sorted.
+    pub foreign: Vec<String>,
 }
+
+/// The label of the foreign architectures, in an image that has some.
+const FOREIGN: &str = "silo.foreign-architectures";
 
 impl Image {
     /// Returns the layers as a set, for marking.
@@ -36,6 +43,10 @@ pub fn write(image: &Image) -> Vec<u8> {
     let config = match &image.arguments {
         Some(arguments) => config.entrypoint(image.command.clone()).cmd(arguments.clone()),
         None => config.cmd(image.command.clone()),
+    };
+    let config = match image.foreign.is_empty() {
+        true => config,
+        false => config.labels(HashMap::from([(FOREIGN.to_owned(), image.foreign.join(","))])),
     };
     let config = config.build();
     let diff_ids: Vec<String> = image.layers.iter().map(LayerId::oci).collect();
@@ -63,6 +74,8 @@ pub fn read(bytes: &[u8]) -> Result<Image, String> {
         LayerId::parse(hex).map_err(|error| error.to_string())
     });
     let config = parsed.config().as_ref();
+    let label = config.and_then(|config| config.labels().as_ref()?.get(FOREIGN).cloned());
+    let foreign = label.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
     let (entrypoint, cmd) = (config.and_then(|config| config.entrypoint().clone()), config.and_then(|config| config.cmd().clone()));
     Ok(Image {
         arch,
@@ -71,5 +84,6 @@ pub fn read(bytes: &[u8]) -> Result<Image, String> {
         command: entrypoint.clone().or_else(|| cmd.clone()).unwrap_or_default(),
         arguments: entrypoint.map(|_| cmd.unwrap_or_default()),
         env: config.and_then(|config| config.env().clone()).unwrap_or_default(),
+        foreign,
     })
 }

@@ -48,6 +48,16 @@ impl Stanza {
         self.get("Architecture").unwrap_or_default()
     }
 
+    /// Returns the package's architecture, if it is foreign in a root of the architecture `own`.
+    pub fn foreign(&self, own: &str) -> Option<&str> {
+        Some(self.architecture()).filter(|architecture| ![own, "all", ""].contains(architecture))
+    }
+
+    /// Returns the package's name as in locks: with its architecture, if that is foreign in a root of the architecture `own`.
+    pub fn label(&self, own: &str) -> String {
+        self.foreign(own).map_or_else(|| self.package().to_owned(), |architecture| format!("{}:{architecture}", self.package()))
+    }
+
     /// Returns the prefix of the names of dpkg's files about the package.
     pub fn info_base(&self) -> String {
         match self.get("Multi-Arch") {

@@ -118,7 +118,7 @@ pub fn packages(inside: &ImageView) -> Result<BTreeMap<String, String>, Error> {
     let mut packages: BTreeMap<String, String> = said.collect();
     // dpkg's database overrides the manifests: a step may have upgraded or removed a layer's package.
     for stanza in inside.stanzas()? {
-        packages.insert(stanza.package().to_owned(), stanza.get("Version").unwrap_or_default().to_owned());
+        packages.insert(stanza.label(inside.image.arch.name()), stanza.get("Version").unwrap_or_default().to_owned());
     }
     Ok(packages)
 }

@@ -220,7 +220,7 @@ impl<'a> NamedPackages<'a> {
     }
 
     fn stanza(&self, name: &str) -> Option<&Stanza> {
-        self.stanzas.iter().find(|stanza| stanza.package() == name)
+        self.stanzas.iter().find(|stanza| why_installed::label(stanza) == name)
     }
 
     /// Returns the layer of the package `name`: it has this package only, and was not made of other layers.
@@ -271,7 +271,8 @@ fn absent(inside: &ImageView, what: &str) -> Result<Error, Error> {
         )
     } else {
         let stanzas = inside.stanzas()?;
-        let names: Vec<&str> = stanzas.iter().map(|stanza| stanza.package()).collect();
+        let names: Vec<String> = stanzas.iter().map(why_installed::label).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         silo_model::document::nearest(what, &names).map_or_else(
             || "give a path that begins with \"/\", a package, or the beginning of a layer's id".to_owned(),
             |near| format!("did you mean \"{near}\"?"),

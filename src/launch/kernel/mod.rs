@@ -6,6 +6,8 @@ pub mod threads;
 
 mod seccomp_rule;
 
+pub mod compat;
+
 mod seccomp;
 
 mod broker_seccomp_rules;

@@ -4,7 +4,8 @@
 //! kernel runs it once for each call number (to learn which calls it always allows). A long chain of comparisons would slow down every
 //! start.
 
-use super::seccomp_rule::{Action, Condition, Rule, Test};
+use super::compat;
+use super::seccomp_rule::{self, Action, Condition, Rule, Test};
 use super::sys::Instruction;
 
 // Instruction codes: load a word of the call's data, mask, compare, jump, return.
@@ -34,16 +35,38 @@ const X32: u32 = 0x4000_0000;
 ///
 /// Rules of the same call are tried in the order of the table.
 pub fn compile(rules: &[&Rule], architecture: u32, newest: u32) -> Vec<Instruction> {
-    program(rules, architecture, newest, ALLOW)
+    program(rules, Convention { architecture, newest, beyond: &[] }, ALLOW)
+}
+
+/// Builds a filter like [`compile`] for 64-bit and 32-bit programs, which have rules of their own.
+pub fn compile_for_both(native: &[&Rule], compat: &[&Rule], newest: u32) -> Vec<Instruction> {
+    let native = compile(native, seccomp_rule::ARCHITECTURE, newest);
+    let architecture = compat::ARCHITECTURE;
+    let compat = program(compat, Convention { architecture, newest, beyond: compat::BEYOND }, ALLOW);
+    // The native program kills a process with any other convention.
+    let head = [instruction(LOAD, ARCHITECTURE), branch(IF_EQUAL, architecture, 0, 1), jump(native.len())];
+    [&head[..], &native, &compat].concat()
 }
 
 /// Builds a filter that refuses calls without a matching rule; calls above `newest` fail with `ENOSYS`.
 pub fn compile_allowing(rules: &[&Rule], architecture: u32, newest: u32) -> Vec<Instruction> {
-    program(rules, architecture, newest, ERRNO | libc::EPERM as u32)
+    program(rules, Convention { architecture, newest, beyond: &[] }, ERRNO | libc::EPERM as u32)
+}
+
+/// A calling convention.
+#[derive(Clone, Copy)]
+struct Convention {
+    /// Its audit number.
+    architecture: u32,
+    /// The newest allowed call.
+    newest: u32,
+    /// Allowed calls with higher numbers.
+    beyond: &'static [u32],
 }
 
 /// Builds a filter; `otherwise` is its return value for a call without a matching rule.
-fn program(rules: &[&Rule], architecture: u32, newest: u32, otherwise: u32) -> Vec<Instruction> {
+fn program(rules: &[&Rule], convention: Convention, otherwise: u32) -> Vec<Instruction> {
+    let Convention { architecture, newest, beyond } = convention;
     let mut by_number: std::collections::BTreeMap<u32, Vec<&Rule>> = Default::default();
     for rule in rules {
         by_number.entry(rule.number).or_default().push(rule);
@@ -55,11 +78,14 @@ fn program(rules: &[&Rule], architecture: u32, newest: u32, otherwise: u32) -> V
         // Another calling convention has other numbers for the same calls, so the table does not apply.
         instruction(RETURN, KILL_PROCESS),
         instruction(LOAD, NUMBER),
+    ];
+    program.extend(beyond.iter().flat_map(|number| [branch(IF_EQUAL, *number, 0, 1), instruction(RETURN, ALLOW)]));
+    program.extend([
         branch(IF_AT_LEAST, X32, 0, 1),
         instruction(RETURN, ERRNO | libc::ENOSYS as u32),
         branch(IF_GREATER, newest, 0, 1),
         instruction(RETURN, ERRNO | libc::ENOSYS as u32),
-    ];
+    ]);
     program.extend(search(&calls, otherwise));
     program
 }
@@ -144,9 +170,10 @@ fn jump(over: usize) -> Instruction {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{seccomp_rule, seccomp_rules};
+    use super::super::seccomp_rules;
     use super::*;
-    use crate::spec::Identity;
+    use crate::kernel::sys::Notice;
+    use crate::spec::{Abi, Identity};
 
     /// Interprets a filter like the kernel.
     fn judge(program: &[Instruction], architecture: u32, number: i64, args: &[u64]) -> u32 {
@@ -218,7 +245,7 @@ mod tests {
             ("not reviewed", 1000, &[], errno(libc::ENOSYS), errno(libc::ENOSYS)),
         ];
         for (identity, column) in [(Identity::Caller, 0), (Identity::Root, 1)] {
-            let program = seccomp_rules::filter(identity);
+            let program = seccomp_rules::filter(identity, Abi::Native);
             for (why, number, args, caller, root) in cases {
                 let expect = if column == 0 { *caller } else { *root };
                 let verdict = judge(&program, seccomp_rule::ARCHITECTURE, *number, args);
@@ -227,6 +254,119 @@ mod tests {
             assert_eq!(judge(&program, 0x4000_0003, 1, &[]), KILL_PROCESS, "i386");
             assert!(program.len() < 4096, "the kernel's limit");
         }
+    }
+
+    /// Arguments that match a rule, and arguments that do not.
+    fn samples(rule: &Rule) -> [[u64; 6]; 2] {
+        let mut matching = [0; 6];
+        for condition in rule.when {
+            let fitting = match condition.test {
+                Test::AnyBit => condition.mask & condition.mask.wrapping_neg(),
+                Test::OneOf(values) => values[0],
+                Test::NoneOf(values) => {
+                    (0..64).map(|shift| 1 << (shift % 32)).find(|value| !values.contains(&(value & condition.mask))).expect("a value")
+                }
+            };
+            matching[usize::from(condition.argument)] |= u64::from(fitting);
+        }
+        [matching, [0; 6]]
+    }
+
+    #[test]
+    fn each_rule_also_holds_for_32_bit_programs() {
+        for identity in [Identity::Caller, Identity::Root] {
+            for removable in [false, true] {
+                if removable && identity == Identity::Root {
+                    continue;
+                }
+                let filter = |abi| match removable {
+                    true => seccomp_rules::filter_with_removable(identity, abi),
+                    false => seccomp_rules::filter(identity, abi),
+                };
+                let (alone, both) = (filter(Abi::Native), filter(Abi::WithCompat));
+                assert!(both.len() < 4096, "the kernel's limit");
+                let rules = seccomp_rules::rules(identity);
+                let mut covered = std::collections::BTreeSet::new();
+                for args in rules.iter().flat_map(|rule| samples(rule)) {
+                    for number in 0..=seccomp_rule::NEWEST + 1 {
+                        let native = judge(&alone, seccomp_rule::ARCHITECTURE, number.into(), &args);
+                        assert_eq!(
+                            judge(&both, seccomp_rule::ARCHITECTURE, number.into(), &args),
+                            native,
+                            "64-bit programs have the same rules"
+                        );
+                        assert_eq!(judge(&alone, compat::ARCHITECTURE, number.into(), &args), KILL_PROCESS);
+                        let mut notice = Notice::default();
+                        (notice.call, notice.args) = (number as i32, args);
+                        let Some(same) = compat::native(&notice) else { continue };
+                        covered.insert(same.call as u32);
+                        let expect = judge(&alone, seccomp_rule::ARCHITECTURE, same.call.into(), &same.args);
+                        let verdict = judge(&both, compat::ARCHITECTURE, number.into(), &args);
+                        assert_eq!(verdict, expect, "call {number} as {identity:?}, natively {}, {args:x?}", same.call);
+                    }
+                }
+                // The older calls of x86-64 have newer names, or rules of their own below.
+                let older = |number: u32| cfg!(target_arch = "x86_64") && (number == 320 || seccomp_rules::is_older(number));
+                let missing: Vec<&str> =
+                    rules.iter().filter(|rule| !covered.contains(&rule.number) && !older(rule.number)).map(|rule| rule.why).collect();
+                assert!(missing.is_empty(), "{missing:?}");
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn calls_of_i386_alone_are_as_confined() {
+        let errno = |errno: i32| ERRNO | errno as u32;
+        let eperm = errno(libc::EPERM);
+        let cases: &[(&str, i64, &[u64], u32, u32)] = &[
+            ("exit", 1, &[], ALLOW, ALLOW),
+            ("mmap2", 192, &[], ALLOW, ALLOW),
+            ("set_thread_area", 243, &[], ALLOW, ALLOW),
+            ("clone of a thread", 120, &[0x3d_0f00], ALLOW, ALLOW),
+            ("clone with namespaces", 120, &[0x1000_0011], eperm, eperm),
+            ("clone3", 435, &[], errno(libc::ENOSYS), errno(libc::ENOSYS)),
+            ("socketcall: socket", 102, &[1], NOTIFY, NOTIFY),
+            ("socketcall: bind", 102, &[2], ALLOW, ALLOW),
+            ("socketcall: socketpair", 102, &[8], NOTIFY, NOTIFY),
+            ("vsock", 359, &[40, 1, 0], errno(libc::EAFNOSUPPORT), errno(libc::EAFNOSUPPORT)),
+            ("shmget by ipc", 117, &[23], ALLOW, ALLOW),
+            ("umount", 22, &[], eperm, eperm),
+            ("stime", 25, &[], eperm, eperm),
+            ("clock_settime64", 404, &[], eperm, eperm),
+            ("clock_gettime64", 403, &[], ALLOW, ALLOW),
+            ("futex_time64", 422, &[], ALLOW, ALLOW),
+            ("vm86", 166, &[], eperm, eperm),
+            ("vm86old", 113, &[], eperm, eperm),
+            ("modify_ldt", 123, &[], eperm, eperm),
+            ("iopl", 110, &[], eperm, eperm),
+            ("chmod u+s", 15, &[0, 0o4755], NOTIFY, ALLOW),
+            ("creat u+s", 8, &[0, 0o4755], eperm, ALLOW),
+            ("open u+s", 5, &[0, 0o100, 0o4755], eperm, ALLOW),
+            ("mknod of a device", 14, &[0, 0o20644], eperm, eperm),
+            ("16-bit chown", 182, &[], ALLOW, NOTIFY),
+            ("16-bit setuid", 23, &[], ALLOW, ERRNO),
+            ("x32", i64::from(X32), &[], errno(libc::ENOSYS), errno(libc::ENOSYS)),
+            ("not reviewed", 1000, &[], errno(libc::ENOSYS), errno(libc::ENOSYS)),
+        ];
+        for (identity, column) in [(Identity::Caller, 0), (Identity::Root, 1)] {
+            let program = seccomp_rules::filter(identity, Abi::WithCompat);
+            for (why, number, args, caller, root) in cases {
+                let expect = if column == 0 { *caller } else { *root };
+                assert_eq!(judge(&program, compat::ARCHITECTURE, *number, args), expect, "{why} as {identity:?}");
+            }
+            assert_eq!(judge(&program, 0x4000_0028, 1, &[]), KILL_PROCESS, "ARM");
+        }
+        for (args, expect) in [
+            ([1, 1, 0], Ok(())),
+            ([2, 2, 17], Ok(())),
+            ([40, 1, 0], Err(libc::EAFNOSUPPORT)),
+            ([2, 1, 132], Err(libc::EPROTONOSUPPORT)),
+            ([16, 3, 12], Err(libc::EPROTONOSUPPORT)),
+        ] {
+            assert_eq!(seccomp_rules::check_socket(libc::SYS_socket, &args), expect, "{args:?}");
+        }
+        assert_eq!(seccomp_rules::check_socket(libc::SYS_socketpair, &[2, 1, 0]), Err(libc::EAFNOSUPPORT));
     }
 
     #[test]
@@ -310,7 +450,7 @@ mod tests {
     #[test]
     fn every_rule_is_reached() {
         for identity in [Identity::Caller, Identity::Root] {
-            let program = seccomp_rules::filter(identity);
+            let program = seccomp_rules::filter(identity, Abi::Native);
             for rule in seccomp_rules::rules(identity).iter().filter(|rule| rule.when.is_empty()) {
                 let verdict = judge(&program, seccomp_rule::ARCHITECTURE, i64::from(rule.number), &[]);
                 assert_ne!(verdict, ALLOW, "{}", rule.why);

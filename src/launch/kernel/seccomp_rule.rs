@@ -9,8 +9,21 @@ pub struct Rule {
     /// The result for the caller.
     pub action: Action,
     /// The reason, for readers and tests.
-    #[cfg_attr(not(test), expect(dead_code))]
     pub why: &'static str,
+}
+
+impl Rule {
+    /// Returns true if the conditions hold for these arguments.
+    pub fn matches(&self, args: &[u32]) -> bool {
+        self.when.iter().all(|condition| {
+            let value = args.get(usize::from(condition.argument)).copied().unwrap_or(0) & condition.mask;
+            match condition.test {
+                Test::AnyBit => value != 0,
+                Test::OneOf(values) => values.contains(&value),
+                Test::NoneOf(values) => !values.contains(&value),
+            }
+        })
+    }
 }
 
 /// The result of a matching call for the caller.
@@ -55,6 +68,15 @@ pub const ARCHITECTURE: u32 = 0xc000_00b7;
 
 /// The newest call reviewed: `file_setattr`, of Linux 6.17. New calls have the same number everywhere.
 pub const NEWEST: u32 = 469;
+
+/// The set-user-id and set-group-id bits of a mode.
+pub const SET_ID_BITS: u32 = 0o6000;
+/// The flags of `open` that create a file.
+pub const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
+/// The mode with which `access` checks if a path exists.
+pub const EXISTS: &[u32] = &[libc::F_OK as u32];
+/// The number of `kexec_file_load`, which the libc crate does not define for every C library.
+pub const KEXEC_FILE_LOAD: libc::c_long = if cfg!(target_arch = "x86_64") { 320 } else { 294 };
 
 /// Tests the bits of an argument that `mask` has.
 pub const fn when(argument: u8, mask: u32, test: Test) -> Condition {

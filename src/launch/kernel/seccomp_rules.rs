@@ -3,6 +3,9 @@
 //! This is a deny list: other calls are allowed, up to the newest call that was reviewed. A newer call does not exist inside (`ENOSYS`),
 //! and libraries fall back.
 //!
+//! 32-bit programs may run only in the sandbox of an image with packages of a foreign architecture. The same rules apply to them
+//! ([`compat`](super::compat)); elsewhere their first call kills them.
+//!
 //! The mount, pid, network and user namespaces and the lack of capabilities already confine a guest. This list covers resources without a
 //! namespace (the terminal, keyrings, some socket families), and removes access to kernel code with a history of exploits.
 //!
@@ -11,10 +14,14 @@
 //! after a tracer has changed it. `name_to_handle_at`: file watchers need it, and a handle opens nothing while `open_by_handle_at` is
 //! refused. `seccomp`, `landlock_*`: further confinement is welcome.
 
-use super::seccomp::compile;
-use super::seccomp_rule::{ARCHITECTURE, Action, Condition, NEWEST, Rule, Test, any_bit, none_of, one_of, rule, when};
+use super::compat::{self, Whose};
+use super::seccomp::{compile, compile_for_both};
+use super::seccomp_rule::{
+    ARCHITECTURE, Action, CREATES, Condition, EXISTS, KEXEC_FILE_LOAD, NEWEST, Rule, SET_ID_BITS, Test, any_bit, none_of, one_of, rule,
+    when,
+};
 use super::sys::Instruction;
-use crate::spec::Identity;
+use crate::spec::{Abi, Identity};
 
 /// Every flag of `clone` and `unshare` that creates a namespace, except for the time namespace.
 const NEW_NAMESPACES: u32 = 0x7e02_0000;
@@ -51,12 +58,6 @@ const READS_OF_X: &[u32] = &[0x801c_581f];
 const CLONES: &[u32] = &[0x4004_9409, 0x4020_940d, 0xc018_9436, 0x8100_9431];
 /// `FS_IOC_SETVERSION` for both word sizes.
 const SETS_VERSION: &[u32] = &[0x4008_7602, 0x4004_7602];
-// The libc crate does not define it for every C library.
-const KEXEC_FILE_LOAD: libc::c_long = if cfg!(target_arch = "x86_64") { 320 } else { 294 };
-const SET_ID_BITS: u32 = 0o6000;
-const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
-/// The mode with which `access` checks if a path exists.
-const EXISTS: &[u32] = &[libc::F_OK as u32];
 const FILE_TYPE: u32 = libc::S_IFMT;
 #[cfg(target_arch = "x86_64")]
 const DEVICE: Condition = when(1, FILE_TYPE, Test::OneOf(&[libc::S_IFCHR, libc::S_IFBLK]));
@@ -288,13 +289,53 @@ pub fn filter_for_all() -> Vec<Instruction> {
     compile(&rules, ARCHITECTURE, NEWEST)
 }
 
+/// Returns the filter for a build step with a range of ids and with 32-bit programs.
+pub fn filter_for_all_with_compat() -> Vec<Instruction> {
+    let native: Vec<&Rule> = [ALWAYS, ARCHITECTURE_ALWAYS].into_iter().flatten().collect();
+    whole(&native, Abi::WithCompat, || compat::rules(&ALWAYS.iter().collect::<Vec<_>>(), Whose::StepInRange))
+}
+
 /// Returns the filter for a program with excluded directories, which it may remove.
-pub fn filter_with_removable(identity: Identity) -> Vec<Instruction> {
+pub fn filter_with_removable(identity: Identity, abi: Abi) -> Vec<Instruction> {
     let rules: Vec<&Rule> = rules(identity).into_iter().chain(REMOVABLE).chain(ARCHITECTURE_REMOVABLE).collect();
-    compile(&rules, ARCHITECTURE, NEWEST)
+    let common: Vec<&'static Rule> = common(identity).into_iter().chain(REMOVABLE).collect();
+    whole(&rules, abi, || compat::rules(&common, Whose::CallerWithRemovable))
 }
 
 /// Returns the filter program for an identity.
-pub fn filter(identity: Identity) -> Vec<Instruction> {
-    compile(&rules(identity), ARCHITECTURE, NEWEST)
+pub fn filter(identity: Identity, abi: Abi) -> Vec<Instruction> {
+    let whose = if identity == Identity::Root { Whose::Step } else { Whose::Caller };
+    whole(&rules(identity), abi, || compat::rules(&common(identity), whose))
+}
+
+/// Returns the rules for calls that all architectures have.
+fn common(identity: Identity) -> Vec<&'static Rule> {
+    let own = match identity {
+        Identity::Caller | Identity::Machine => CALLER,
+        Identity::Root => ROOT,
+    };
+    ALWAYS.iter().chain(own).collect()
+}
+
+fn whole(rules: &[&Rule], abi: Abi, compat: impl Fn() -> Vec<Rule>) -> Vec<Instruction> {
+    match abi {
+        Abi::Native => compile(rules, ARCHITECTURE, NEWEST),
+        Abi::WithCompat => compile_for_both(rules, &compat().iter().collect::<Vec<_>>(), NEWEST),
+    }
+}
+
+/// Applies the rules of `socket` or `socketpair` to arguments that a filter cannot read. Fails with the error number of the call.
+pub fn check_socket(call: libc::c_long, args: &[u32]) -> Result<(), i32> {
+    match ALWAYS.iter().find(|rule| rule.number == call as u32 && rule.matches(args)).map(|rule| rule.action) {
+        None | Some(Action::Allow) => Ok(()),
+        Some(Fail(errno)) => Err(errno),
+        Some(Pretend | Ask) => Err(EPERM),
+    }
+}
+
+/// Returns true for a call that only this architecture has.
+#[cfg(test)]
+pub fn is_older(number: u32) -> bool {
+    let older = [ARCHITECTURE_ALWAYS, ARCHITECTURE_CALLER, ARCHITECTURE_ROOT];
+    older.into_iter().flatten().any(|rule| rule.number == number)
 }

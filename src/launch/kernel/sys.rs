@@ -366,7 +366,8 @@ pub struct Notice {
     flags: u32,
     /// The system call's number.
     pub call: i32,
-    arch: u32,
+    /// The audit number of its calling convention.
+    pub architecture: u32,
     instruction_pointer: u64,
     /// Its arguments.
     pub args: [u64; 6],
@@ -380,10 +381,23 @@ struct Verdict {
     flags: u32,
 }
 
-// _IOWR('!', 0, 80 bytes), _IOWR('!', 1, 24 bytes), _IOW('!', 2, 8 bytes); the same on all our targets.
+#[repr(C)]
+struct Addition {
+    id: u64,
+    flags: u32,
+    own: c_int,
+    there: c_int,
+    flags_there: c_int,
+}
+
+/// The flag with which [`give`] also answers the call; since Linux 5.14.
+pub const SEND: u32 = 1 << 1;
+
+// _IOWR('!', 0, 80 bytes), _IOWR('!', 1, 24 bytes), _IOW('!', 2, 8 bytes), _IOW('!', 3, 24 bytes); the same on all our targets.
 const NOTIFY_RECEIVE: u64 = 0xc050_2100;
 const NOTIFY_SEND: u64 = 0xc018_2101;
 const NOTIFY_VALID: u64 = 0x4008_2102;
+const NOTIFY_ADD: u64 = 0x4018_2103;
 
 /// Receives the next waiting call.
 pub fn next_notice(listener: BorrowedFd<'_>) -> io::Result<Notice> {
@@ -396,19 +410,32 @@ pub fn next_notice(listener: BorrowedFd<'_>) -> io::Result<Notice> {
 
 /// Answers a call: it returns 0, or fails with this error number.
 pub fn answer(listener: BorrowedFd<'_>, id: u64, errno: i32) -> io::Result<()> {
-    let mut verdict = Verdict { id, value: 0, error: -errno, flags: 0 };
-    // SAFETY: Verdict is laid out as seccomp_notif_resp (24 bytes).
-    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIFY_SEND as libc::Ioctl, ptr::from_mut(&mut verdict)) };
-    checked(c_long::from(result)).map(drop)
+    reply(listener, Verdict { id, value: 0, error: -errno, flags: 0 })
 }
 
 /// Lets the kernel make a waiting call.
 pub fn let_through(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
     const CONTINUE: u32 = 1;
-    let mut verdict = Verdict { id, value: 0, error: 0, flags: CONTINUE };
+    reply(listener, Verdict { id, value: 0, error: 0, flags: CONTINUE })
+}
+
+/// Answers a call: it returns this value.
+pub fn answer_with(listener: BorrowedFd<'_>, id: u64, value: u32) -> io::Result<()> {
+    reply(listener, Verdict { id, value: value.into(), error: 0, flags: 0 })
+}
+
+fn reply(listener: BorrowedFd<'_>, mut verdict: Verdict) -> io::Result<()> {
     // SAFETY: Verdict is laid out as seccomp_notif_resp (24 bytes).
     let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIFY_SEND as libc::Ioctl, ptr::from_mut(&mut verdict)) };
     checked(c_long::from(result)).map(drop)
+}
+
+/// Gives the caller of a waiting call a copy of a descriptor, and returns its number there. With [`SEND`], the number is the call's result.
+pub fn give(listener: BorrowedFd<'_>, id: u64, own: BorrowedFd<'_>, flags: u32, flags_there: c_int) -> io::Result<u32> {
+    let mut addition = Addition { id, flags, own: own.as_raw_fd(), there: 0, flags_there };
+    // SAFETY: Addition is laid out as seccomp_notif_addfd (24 bytes).
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIFY_ADD as libc::Ioctl, ptr::from_mut(&mut addition)) };
+    checked(c_long::from(result)).map(|number| number as u32)
 }
 
 /// Returns true if the caller still waits, which means that its PID still refers to the same process.

@@ -30,14 +30,14 @@ use super::excluded_dirs::{self, ExcludedDirs};
 use super::host_facts::Plan;
 use super::init_messages::{self, Order, Report};
 use super::owners::{Changes, Owners};
-use super::syscall_path::CallHandler;
+use super::syscall_path::{CallHandler, Sockets};
 use super::{chown_emulation, dev, exec, identity, remount_guard, rlimits, root, set_id_dirs};
 use crate::failure::{Cause, Failure, StepContext};
 use crate::host::job_control::Place;
 use crate::host::signal_escalation::Scope;
 use crate::host::stdio::{Streams, Target, Terminal};
 use crate::kernel::{seccomp_rules, sys};
-use crate::spec::{Identity, SSH_AGENT, Spec};
+use crate::spec::{Abi, Identity, SSH_AGENT, Spec};
 use silo_wire::frame::StageFailure;
 
 /// Backlog of the ssh agent's socket.
@@ -134,10 +134,9 @@ fn start_caller(
     match sys::fork().during("starting the program")? {
         None => {
             drop(ours);
-            let filter = if removable.is_some() {
-                seccomp_rules::filter_with_removable(spec.identity)
-            } else {
-                seccomp_rules::filter(spec.identity)
+            let filter = match removable {
+                Some(_) => seccomp_rules::filter_with_removable(spec.identity, spec.abi),
+                None => seccomp_rules::filter(spec.identity, spec.abi),
             };
             let listener = sys::filter_with_listener(&filter).during(step)?;
             init_messages::hand_over(theirs.as_fd(), listener).during(step)?;
@@ -161,7 +160,7 @@ fn start_caller(
 /// PID 1 keeps the capabilities for recording owners; the program drops more.
 fn start_root(spec: &Spec, plan: &Plan, outside: Peers<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
     // PID 1 has the filter, too, but makes none of the calls that it would have to answer itself.
-    let listener = sys::filter_with_listener(&seccomp_rules::filter(spec.identity)).during("filtering system calls")?;
+    let listener = sys::filter_with_listener(&seccomp_rules::filter(spec.identity, spec.abi)).during("filtering system calls")?;
     let recorder = chown_emulation::Recorder::new(listener)?;
     match sys::fork().during("starting the program")? {
         None => {
@@ -179,14 +178,21 @@ fn start_root(spec: &Spec, plan: &Plan, outside: Peers<'_>, terminal: Option<Own
 /// The kernel changes owners and users itself. PID 1 keeps the step's capabilities, and records the owners after the step.
 fn start_in_range(spec: &Spec, plan: &Plan, mut outside: Peers<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
     outside.changes.as_mut().map_or(Ok(()), Changes::keep_streams)?;
-    sys::filter(&seccomp_rules::filter_for_all()).during("filtering system calls")?;
+    let step = "filtering system calls";
+    let sockets = match spec.abi {
+        Abi::Native => {
+            sys::filter(&seccomp_rules::filter_for_all()).during(step)?;
+            None
+        }
+        Abi::WithCompat => Some(Sockets::new(sys::filter_with_listener(&seccomp_rules::filter_for_all_with_compat()).during(step)?)),
+    };
     identity::drop_capabilities_in_range()?;
     match sys::fork().during("starting the program")? {
         None => {
-            drop(outside);
+            drop((outside, sockets));
             become_program(spec, plan, terminal)
         }
-        Some(pid) => watch(pid, &outside, terminal, None),
+        Some(pid) => watch(pid, &outside, terminal, sockets.as_ref().map(|sockets| sockets as &dyn CallHandler)),
     }
 }
 
@@ -268,7 +274,7 @@ fn start_agent(agent: Agent, channel: &OwnedFd) -> Result<OwnedFd, Failure> {
         set_name(c"silo-agent").during(step)?;
         sys::close_range(0, 2).during(step)?;
         identity::drop_capabilities_of_agent()?;
-        sys::filter(&seccomp_rules::filter(Identity::Caller)).during(step)?;
+        sys::filter(&seccomp_rules::filter(Identity::Caller, Abi::Native)).during(step)?;
         agent.serve(channel, end.as_fd()).during(step)
     };
     // Without its agent a sandbox has no network, and the program notices; there is no other receiver for the error.

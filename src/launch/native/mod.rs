@@ -14,11 +14,13 @@ mod mount_points;
 mod mounts;
 mod network_layout;
 mod rlimits;
+mod socketcall;
+
+mod dev;
+pub(super) mod host_facts;
 mod syscall_path;
 
 mod chown_emulation;
-mod dev;
-pub(super) mod host_facts;
 mod proc;
 mod remount_guard;
 pub(super) mod supervise;

@@ -21,7 +21,7 @@ use crate::check::{Check, State};
 use crate::failure::{Cause, Failure, StepContext};
 use crate::kernel::namespaces::NAMESPACES;
 use crate::kernel::{seccomp_rules, sys};
-use crate::spec::{Identity, Root, Spec, Upper};
+use crate::spec::{Abi, Identity, Root, Spec, Upper};
 use silo_wire::frame::StageFailure;
 
 /// The oldest kernel with all system calls of the native tier (`mount_setattr` is the newest).
@@ -139,7 +139,7 @@ fn ids() -> Check {
 
 fn filter() -> Result<(), Failure> {
     set_no_new_privs(true).during("giving up new privileges")?;
-    let listener = sys::filter_with_listener(&seccomp_rules::filter(Identity::Root));
+    let listener = sys::filter_with_listener(&seccomp_rules::filter(Identity::Root, Abi::Native));
     listener.map(drop).during("filtering system calls")
 }
 

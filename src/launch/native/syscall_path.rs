@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::Errno;
 
+use super::socketcall;
+use crate::kernel::compat;
 use crate::kernel::sys::{self, Notice};
 
 /// The kernel's limit on a path, including its NUL.
@@ -41,12 +43,49 @@ pub trait CallHandler {
     /// Answers the waiting call, if it still waits.
     fn answer_one(&self) {
         // The caller may have been killed before, here and below; then no answer is needed.
-        let Ok(notice) = sys::next_notice(self.listener()) else { return };
+        let Ok(mut notice) = sys::next_notice(self.listener()) else { return };
+        let is_narrow = notice.architecture == compat::ARCHITECTURE;
+        if is_narrow {
+            compat::narrow(&mut notice);
+        }
+        if socketcall::is_judged(&notice) {
+            let _ = socketcall::answer(self.listener(), &notice);
+            return;
+        }
+        let notice = if is_narrow {
+            let Some(native) = compat::native(&notice) else {
+                let _ = sys::answer(self.listener(), notice.id, libc::ENOSYS);
+                return;
+            };
+            native
+        } else {
+            notice
+        };
         let _ = match self.judge(&notice) {
             Ok(Verdict::Done) => sys::answer(self.listener(), notice.id, 0),
             Ok(Verdict::Continue) => sys::let_through(self.listener(), notice.id),
             Err(errno) => sys::answer(self.listener(), notice.id, errno.raw_os_error()),
         };
+    }
+}
+
+/// Answers no calls but those that make sockets for 32-bit programs.
+pub struct Sockets(OwnedFd);
+
+impl Sockets {
+    /// Listens for calls.
+    pub fn new(listener: OwnedFd) -> Sockets {
+        Sockets(listener)
+    }
+}
+
+impl CallHandler for Sockets {
+    fn listener(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn judge(&self, _: &Notice) -> Result<Verdict, Errno> {
+        Err(Errno::NOSYS)
     }
 }
 

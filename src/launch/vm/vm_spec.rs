@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::guest_paths::{CHANGES, GIVEN, IMAGE, LOWER, LOWER_TAG, MEMORY, PORT, SNAPSHOT, STATE};
 use super::shared_dirs::{SharedDirs, shared_dir, tag};
 use super::tty::Terminal;
-use crate::spec::{Access, Dir, Identity, Limits, Mount, Root, Spec, Stdio, Upper, VmFiles};
+use crate::spec::{Abi, Access, Dir, Identity, Limits, Mount, Root, Spec, Stdio, Upper, VmFiles};
 
 /// Writable memory in QEMU's sandbox, in addition to shares: it holds only mount points.
 const SCRATCH_BYTES: u64 = 64 << 20;
@@ -211,6 +211,7 @@ pub fn make(spec: &Spec, machine: &VmFiles, processor: Processor, start: Start) 
             cwd: "/".into(),
             hostname: "silo-vm".to_owned(),
             identity: Identity::Machine,
+            abi: Abi::Native,
             stdio: Stdio::Auto,
             // The limits also bind a compromised QEMU, with or without a cgroup.
             limits: Limits {
@@ -374,6 +375,7 @@ mod tests {
             cwd: "/home/me/p".into(),
             hostname: "silo".to_owned(),
             identity: Identity::Caller,
+            abi: crate::spec::Abi::Native,
             stdio: Stdio::Auto,
             limits: Limits { memory_bytes: Some(1 << 30), cpu_thousandths: Some(1500), ..Limits::default() },
             network: None,

@@ -116,6 +116,7 @@ mod tests {
             cwd: "/Users/me/p".into(),
             hostname: "silo".to_owned(),
             identity: Identity::Caller,
+            abi: crate::spec::Abi::Native,
             stdio: Stdio::Auto,
             limits: Limits { memory_bytes: Some(1 << 30), ..Limits::default() },
             network: None,

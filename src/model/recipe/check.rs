@@ -2,6 +2,7 @@
 
 use silo_base::grant::Grant;
 use silo_base::grant::ecosystem::is_name;
+use silo_base::system::Arch;
 
 use super::error::Error;
 use super::package_spec;
@@ -48,7 +49,8 @@ pub fn check_packages(key: &'static str, packages: &[String]) -> Result<(), Erro
     if let Some(wrong) = packages.iter().find(|package| !package_spec::is_package(package)) {
         return Err(Error::Package { key, value: wrong.clone() });
     }
-    match packages.iter().find(|package| package_spec::parse(package).is_some_and(|wanted| wanted.of.is_some())) {
+    let is_for_none = |wanted: package_spec::PackageSpec<'_>| !Arch::ALL.into_iter().any(|arch| wanted.is_for(arch));
+    match packages.iter().find(|package| package_spec::parse(package).is_some_and(is_for_none)) {
         Some(foreign) => Err(Error::Foreign { key, value: foreign.clone() }),
         None => Ok(()),
     }

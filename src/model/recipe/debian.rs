@@ -19,8 +19,8 @@ pub struct DebianTable {
     pub suite: Option<String>,
     /// Archive areas; by default only `main`.
     pub components: Option<Vec<String>>,
-    /// Packages in addition to the essential ones: `name`, `name=version`, `name (>= version)`, `name/suite`; each with an optional `
-    /// [architecture]` to limit it to one architecture.
+    /// Packages in addition to the essential ones: `name`, `name=version`, `name (>= version)`, `name/suite`, `name:i386` for a foreign
+    /// architecture; each with an optional ` [architecture]` to limit it to one architecture.
     pub packages: Option<Vec<String>>,
     /// Packages that are present while the steps run but not in the image, such as compilers; written as in `packages`.
     pub build_packages: Option<Vec<String>>,

@@ -12,7 +12,7 @@ pub enum Error {
     Name(String),
     /// Not a package in Debian's grammar.
     #[error(
-        "{key}: \"{value}\" is not a package name; write name, name=version, name (>= version) or name/suite, with \" [amd64]\" after it for one architecture only"
+        "{key}: \"{value}\" is not a package name; write name, name=version, name (>= version), name/suite or name:i386, with \" [amd64]\" after it for one architecture only"
     )]
     Package {
         /// Key.
@@ -28,9 +28,9 @@ pub enum Error {
         /// Value.
         value: String,
     },
-    /// A package of a foreign architecture.
+    /// A package of an architecture that no root can have.
     #[error(
-        "{key}: \"{value}\" is of a foreign architecture, but a root can have packages of its own architecture only; remove \":architecture\""
+        "{key}: \"{value}\" is for no root: foreign packages are i386 on amd64, and armhf or armel on arm64; for one architecture only, write \"name [amd64]\""
     )]
     Foreign {
         /// Key.

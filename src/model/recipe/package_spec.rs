@@ -6,8 +6,8 @@ use silo_base::system::Arch;
 /// Version operators, longer ones first.
 const OPERATORS: [&str; 5] = ["<<", "<=", ">=", ">>", "="];
 
-/// Debian architectures that a root may have in addition to its own.
-const FOREIGN: [&str; 9] = ["amd64", "arm64", "armel", "armhf", "i386", "mips64el", "ppc64el", "riscv64", "s390x"];
+/// Debian's architectures.
+const ARCHITECTURES: [&str; 9] = ["amd64", "arm64", "armel", "armhf", "i386", "mips64el", "ppc64el", "riscv64", "s390x"];
 
 /// The parts of a requested package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,14 @@ pub struct PackageSpec<'a> {
     pub bound: Option<(&'a str, &'a str)>,
     /// Architecture of the root on which the package is requested; `None` for all.
     pub on: Option<&'a str>,
+}
+
+impl PackageSpec<'_> {
+    /// Returns true if a root of this architecture gets the package. One of a foreign architecture is only for roots whose kernels run its
+    /// programs.
+    pub fn is_for(&self, arch: Arch) -> bool {
+        self.on.is_none_or(|on| on == arch.name()) && self.of.is_none_or(|of| arch.foreign().contains(&of))
+    }
 }
 
 /// Parses a requested package; `None` if the text is invalid.
@@ -42,7 +50,7 @@ pub fn parse(text: &str) -> Option<PackageSpec<'_>> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let is_name = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) && name.chars().all(rest);
     let is_suite = suite.is_none_or(|suite| suite.starts_with(|c: char| c.is_ascii_alphanumeric()) && suite.chars().all(plain));
-    let is_known = of.is_none_or(|of| FOREIGN.contains(&of));
+    let is_known = of.is_none_or(|of| ARCHITECTURES.contains(&of));
     (is_name && is_suite && is_known).then_some(PackageSpec { name, of, suite, bound, on })
 }
 
@@ -97,6 +105,12 @@ mod tests {
             ),
         ] {
             assert_eq!(parse(text), Some(expect), "{text}");
+        }
+        let archs = |text: &str| Arch::ALL.into_iter().filter(|arch| parse(text).is_some_and(|wanted| wanted.is_for(*arch))).count();
+        for (text, expect) in
+            [("jq", 2), ("jq [arm64]", 1), ("jq:i386", 1), ("jq:armhf", 1), ("jq:i386 [arm64]", 0), ("jq:amd64", 0), ("jq:s390x", 0)]
+        {
+            assert_eq!(archs(text), expect, "{text}");
         }
         for wrong in ["", "-o", "a b", "jq=", "jq= a", "jq (1)", "jq (>= 1", "jq >> ", "jq [vax]", "jq:vax", "jq/", "jq/../x", "../x", "JQ"]
         {
