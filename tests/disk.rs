@@ -389,3 +389,98 @@ fn partial_writes_of_killed_commands_are_removed() {
         assert!(silo.path("program").is_symlink() || !had_shims);
     }
 }
+
+/// A run in review mode that makes a file.
+fn reviewed(silo: &Silo, text: &str) {
+    let done = silo.run(["run", "--review", "sh", "-c", text]);
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
+/// The doctor's line about reviews.
+fn doctor(silo: &Silo) -> Option<Value> {
+    let done = silo.run(["doctor", "--json"]);
+    let checks: Vec<Value> = serde_json::from_str(&done.out).expect("JSON");
+    checks.into_iter().find(|check| check["name"] == "reviews")
+}
+
+#[test]
+fn undecided_changes_stay_as_long_as_their_project() {
+    let silo = silo_with_sh();
+    assert!(doctor(&silo).is_none());
+    reviewed(&silo, "head -c 3000000 /dev/zero > big; echo x > small");
+    let room = || json(&silo, &["cache", "report", "--json"])["rooms"].as_array().expect("rooms").clone();
+    let reviews = || room().iter().find(|room| room["room"] == "reviews").expect("a room")["bytes"].as_u64().expect("bytes");
+    assert!(reviews() > 3_000_000);
+    let check = doctor(&silo).expect("changes wait");
+    assert!(check["state"] == "ok" && check["detail"].as_str().is_some_and(|text| text.contains("wait for a decision")), "{check}");
+    let listed = json(&silo, &["projects", "ls", "--json"]);
+    assert!(listed[0]["status"] == "ok" && listed[0]["sizeBytes"].as_u64() > Some(3_000_000), "{listed}");
+    assert_eq!(json(&silo, &["gc", "--all", "--json"])["reviews"], 0);
+    assert!(reviews() > 3_000_000);
+
+    // Decided: the replaced files stay for a day, and then nothing does.
+    fs::write(silo.project().join("small"), "here").expect("our own project");
+    let _ = silo.ok(["discard", "small"]);
+    let _ = silo.ok(["apply"]);
+    assert_eq!(json(&silo, &["gc", "--all", "--json"])["reviews"], 0);
+    let _ = silo.ok(["apply", "--undo"]);
+    assert!(!silo.project().join("big").exists());
+    let plans = |age: u64| {
+        for review in fs::read_dir(silo.path("reviews")).expect("reviews").flatten() {
+            for decision in fs::read_dir(review.path().join("done")).expect("decisions").flatten() {
+                let path = decision.path().join("plan.json");
+                let mut plan: Value = json_of(&fs::read_to_string(&path).expect("a plan"));
+                plan["at"] = (plan["at"].as_u64().expect("seconds") - age).into();
+                fs::write(&path, plan.to_string()).expect("our own file");
+            }
+        }
+    };
+    plans(2 * 86_400);
+    let would = json(&silo, &["gc", "--dry-run", "--json"]);
+    let before = reviews();
+    let did = json(&silo, &["gc", "--json"]);
+    assert!(did["bytes"] == would["bytes"] && before - reviews() > 3_000_000, "{did} {would} {before}");
+    assert!(silo.fails(["apply", "--undo"]).err.contains("no applied changes"));
+    let _ = silo.ok(["gc"]);
+    assert_eq!(fs::read_dir(silo.path("reviews")).expect("reviews").count(), 0);
+    assert!(doctor(&silo).is_none());
+}
+
+#[test]
+fn changes_of_a_removed_project_stay_for_some_time_and_clean_removes_them() {
+    let silo = silo_with_sh();
+    let parent = silo.project().join("..").canonicalize().expect("there");
+    let make = |name: &str| {
+        let dir = parent.join(name);
+        fs::create_dir(&dir).expect("our own directory");
+        let done = outcome(silo.command(["run", "--review", "sh", "-c", "echo x > file"]).current_dir(&dir).output().expect("silo starts"));
+        assert_eq!(done.code, 0, "{done:?}");
+        dir
+    };
+    let (gone, moved) = (make("gone"), make("moved"));
+    fs::remove_dir_all(&gone).expect("our own directory");
+    fs::rename(&moved, parent.join("new")).expect("our own directory");
+    let check = doctor(&silo).expect("a project is gone");
+    assert!(check["state"] == "degraded" && check["cure"].as_str().is_some_and(|cure| cure.contains("silo clean --orphaned")), "{check}");
+    assert_eq!(json(&silo, &["gc", "--all", "--json"])["reviews"], 0);
+    // The moved project has its changes at the new path.
+    let review = |verb: &[&str]| outcome(silo.command(verb).current_dir(parent.join("new")).output().expect("silo starts"));
+    let listed = review(&["review", "--list"]);
+    assert!(listed.code == 0 && listed.out.contains("file"), "{listed:?}");
+    assert_eq!(review(&["apply"]).code, 0);
+    assert_eq!(fs::read_to_string(parent.join("new/file")).expect("applied"), "x\n");
+    let cleaned = silo.ok(["clean", "--orphaned", "--dry-run"]);
+    assert!(cleaned.contains("undecided changes") && cleaned.contains("/gone"), "{cleaned}");
+    for dir in fs::read_dir(silo.path("reviews")).expect("reviews").flatten() {
+        used(&dir.path().join("session.json"), Duration::from_secs(15 * 86_400));
+    }
+    // That of the moved project, too: all its changes are decided, and it is not known under its new path.
+    let did = json(&silo, &["gc", "--json"]);
+    assert_eq!(did["reviews"], 2, "{did}");
+
+    let gone = make("gone");
+    fs::remove_dir_all(&gone).expect("our own directory");
+    let cleaned = silo.ok(["clean", "--orphaned", "--force"]);
+    assert!(cleaned.contains("1 review"), "{cleaned}");
+    assert_eq!(fs::read_dir(silo.path("reviews")).expect("reviews").count(), 0);
+}

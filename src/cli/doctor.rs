@@ -17,7 +17,7 @@ use silo_tool::{collect, shims};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
-use super::{env, gc, restore_tty, ui};
+use super::{env, gc, restore_tty, stored_reviews, ui};
 
 /// Check that sandboxes and builds work on this machine, and name fixes for problems
 ///
@@ -65,6 +65,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     checks.push(clock());
     checks.extend(leftovers(&home));
+    checks.extend(stored_reviews::check(&home));
     if args.json {
         ui::json(&serde_json::json!(checks))?;
     } else {
@@ -83,6 +84,7 @@ fn fix(setting: &Setting) -> Result<(), Failure> {
         Ok((foreign, stages.len() + collect::half_written(&setting.home)?))
     })?;
     gone += restore_tty::sweep(&setting.home) + leftover_layers::sweep(&layers).map_err(Failure::other)?.layers;
+    stored_reviews::fix(&setting.home)?;
     for (project, finished) in leftover_layers::take_over(&layers).map_err(Failure::other)? {
         ui::note(&taken_over(&project, &finished));
     }

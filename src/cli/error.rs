@@ -285,7 +285,8 @@ impl From<silo_tool::clean::Error> for Failure {
         let hint = match &error {
             E::Keep(error) | E::Collect(silo_tool::collect::Error::Keep(error)) => keep_hint(error),
             E::Running { .. } => Some("`silo cache list` shows them; end them, then try again".to_owned()),
-            E::Project(_) | E::Kept(_) | E::Collect(_) | E::File { .. } => None,
+            E::Review(silo_review::Error::Busy { .. }) => Some("wait for its end, then run the same command again".to_owned()),
+            E::Project(_) | E::Kept(_) | E::Collect(_) | E::File { .. } | E::Review(_) => None,
         };
         Failure::hinted(&error, hint)
     }

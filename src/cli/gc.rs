@@ -18,7 +18,7 @@ use super::ui;
 
 /// Remove images and layers that no installed tool, project or running sandbox needs
 ///
-/// Never removes images used by tools, projects or running sandboxes. Without --max-age and --max-size, removes everything unneeded that
+/// Never removes images used by tools, projects or running sandboxes, or undecided changes of a project that exists. Without --max-age and --max-size, removes everything unneeded that
 /// was not used for --min-age.
 #[derive(clap::Args)]
 pub struct Args {
@@ -123,15 +123,20 @@ pub fn tell(collected: &Collected, waiting: &[LeftLayer], effect: Effect, format
         let waiting: Vec<serde_json::Value> = waiting.iter().map(row).collect();
         return ui::json(&serde_json::json!({
             "layers": collected.layers, "images": collected.images, "downloads": collected.downloads,
-            "leftovers": collected.leftovers, "bytes": collected.bytes, "waiting": waiting, "dryRun": effect == Effect::DryRun,
+            "leftovers": collected.leftovers, "reviews": collected.reviews, "bytes": collected.bytes, "waiting": waiting, "dryRun": effect == Effect::DryRun,
         }));
     }
     for left in waiting {
         ui::note(&of_killed_run(left));
     }
     let verb = verb(effect);
+    let reviews = match collected.reviews {
+        0 => String::new(),
+        1 => ", 1 review".to_owned(),
+        count => format!(", {count} reviews"),
+    };
     ui::data(&format!(
-        "{} layers, {} images, {} fetched files and {} leftovers {verb} ({})\n",
+        "{} layers, {} images{reviews}, {} fetched files and {} leftovers {verb} ({})\n",
         collected.layers,
         collected.images,
         collected.downloads,

@@ -21,6 +21,8 @@ mod deciding;
 mod gc;
 mod log_runs;
 
+mod stored_reviews;
+
 mod add;
 mod apply;
 mod argv0;

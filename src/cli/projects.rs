@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use silo_base::sanitize;
 use silo_base::timestamp;
 use silo_base::units;
+use silo_review::stored_reviews::State;
 use silo_tool::clean;
 use silo_tool::projects::{self, Project};
 use silo_tool::shims;
@@ -68,8 +69,12 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let listed = clean::known(&setting.home)?.into_iter().filter(|project| !args.orphaned || project.is_orphaned());
     let rows = setting.look(|context| {
-        let row = |project: Project| usage::of_project(context, &project).map(|bytes| (project, bytes));
-        Ok(listed.map(row).collect::<Result<Vec<_>, _>>()?)
+        let row = |project: Project| {
+            let reviews = clean::reviews(context.home, std::slice::from_ref(&project))?;
+            let bytes = usage::of_project(context, &project)? + reviews.iter().map(|review| review.bytes).sum::<u64>();
+            Ok((project, bytes))
+        };
+        listed.map(row).collect::<Result<Vec<_>, Failure>>()
     })?;
     if args.json {
         ui::json(&rows.iter().map(|(project, bytes)| json(project, *bytes)).collect())?;
@@ -133,6 +138,10 @@ pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
     let kept = clean::kept_bytes(&setting.home, &chosen)?;
     if kept > 0 {
         text += &format!("its package caches, private state (logins) and excluded directories ({})\n", units::size(kept));
+    }
+    for review in clean::reviews(&setting.home, &chosen)? {
+        let what = if review.state == State::Waiting || review.state == State::Gone { "undecided changes" } else { "data" };
+        text += &format!("the {what} of its review ({})\n", units::size(review.bytes));
     }
     if own.shared > 0 {
         text += &format!("{} images stay, because other tools or projects need them\n", own.shared);

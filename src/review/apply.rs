@@ -30,8 +30,6 @@ use crate::session::Session;
 use crate::view::View;
 use crate::weigh::Weighed;
 
-/// Seconds for which a decision can be undone.
-const KEPT_SECONDS: u64 = 24 * 60 * 60;
 /// Maximum number of decisions of a project that can be undone.
 const MAX_KEPT: usize = 50;
 
@@ -137,7 +135,7 @@ pub fn settle(view: &mut View, now: u64) -> Result<Vec<String>, Error> {
             },
             Phase::Undoing => roll_back(view, &dir, &mut plan)?,
             Phase::Finished | Phase::Undone => {
-                if now.saturating_sub(plan.at) > KEPT_SECONDS || place + MAX_KEPT < all.len() {
+                if plan.is_expired(now) || place + MAX_KEPT < all.len() {
                     removal::remove_tree(&dir)?;
                 }
             }

@@ -44,6 +44,8 @@ mod release;
 pub mod apply;
 pub mod discard;
 
+pub mod stored_reviews;
+
 #[cfg(test)]
 mod interleavings;
 

@@ -23,6 +23,9 @@ const VERSION: u32 = 1;
 /// Maximum size of `plan.json`.
 const MAX_BYTES: u64 = 1 << 30;
 
+/// Seconds for which a decision can be undone.
+const KEPT_SECONDS: u64 = 24 * 60 * 60;
+
 /// Phase of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -148,6 +151,11 @@ impl Plan {
     /// A decision that has not begun.
     pub fn new(project: &Path, id: String, at: u64, undoes: Option<u64>, operations: Vec<Operation>) -> Plan {
         Plan { version: VERSION, project: project.as_os_str().as_bytes().to_vec(), id, phase: Phase::Staging, at, undoes, operations }
+    }
+
+    /// True if the decision is done, and too old to be undone.
+    pub fn is_expired(&self, now: u64) -> bool {
+        matches!(self.phase, Phase::Finished | Phase::Undone) && now.saturating_sub(self.at) > KEPT_SECONDS
     }
 
     /// Returns the name of the staged file of an operation, beside its target.

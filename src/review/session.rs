@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use silo_store::locked_file::LockedFile;
-use silo_store::{private, read_limited, removal};
+use silo_store::{private, read_limited};
 
 use silo_base::identity::DirectoryId;
 use silo_guard::git::dir_fd::{Dir, is_absent};
@@ -61,9 +61,8 @@ impl Session {
     pub fn begin(reviews: &Path, project: &Path, tool: &str) -> Result<Session, Error> {
         let identity = DirectoryId::of(project).map_err(at("read", project))?;
         let dir = reviews.join(identity.key());
-        for made in [reviews, &dir] {
-            private::make_dir(made)?;
-        }
+        private::make_dir(reviews)?;
+        private::make_dir(&dir)?;
         let lock = lock(&dir, project)?;
         let now = now(&dir)?;
         let before = read(&dir)?;
@@ -96,22 +95,14 @@ impl Session {
             Err(error) if is_absent(&error) => return Ok(None),
             Err(error) => return Err(at("read", project)(error)),
         };
-        Session::at(reviews.join(identity.key()))
+        let mut found = Session::at(reviews.join(identity.key()))?;
+        // The directory may have been moved since the last run.
+        found.iter_mut().for_each(|session| session.record.project = project.as_os_str().as_bytes().to_vec());
+        Ok(found)
     }
 
-    /// Lists the reviews of all projects.
-    pub fn all(reviews: &Path) -> Result<Vec<Session>, Error> {
-        let listing = match fs::read_dir(reviews) {
-            Ok(listing) => listing,
-            Err(error) if is_absent(&error) => return Ok(Vec::new()),
-            Err(error) => return Err(at("list", reviews)(error)),
-        };
-        let mut dirs: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
-        dirs.sort();
-        Ok(dirs.into_iter().map(Session::at).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
-    }
-
-    fn at(dir: PathBuf) -> Result<Option<Session>, Error> {
+    /// Opens the review in a directory, without locking it.
+    pub(crate) fn at(dir: PathBuf) -> Result<Option<Session>, Error> {
         Ok(read(&dir)?.map(|record| Session { dir, record, lock: None }))
     }
 
@@ -141,6 +132,17 @@ impl Session {
     /// Returns the path of the project at the last run.
     pub fn project(&self) -> PathBuf {
         OsString::from_vec(self.record.project.clone()).into()
+    }
+
+    /// True if the project's directory is not at its path any more.
+    pub fn is_gone(&self) -> bool {
+        let recorded = DirectoryId::parse(&self.record.identity);
+        match (DirectoryId::of(&self.project()), recorded) {
+            (Ok(now), Some(recorded)) => !now.is_same(&recorded),
+            (Ok(_), None) => false,
+            // An unreadable directory may exist.
+            (Err(error), _) => is_absent(&error),
+        }
     }
 
     /// Returns the tool of the last run.
@@ -197,14 +199,6 @@ impl Session {
         Observer(Session { dir: self.dir.clone(), record: self.record.clone(), lock: None })
     }
 
-    /// Removes the layer, but not the changes that can be undone. The caller holds the lock.
-    pub fn clear(&self) -> Result<(), Error> {
-        for name in ["session.json", "upper", "work", "git", "base"] {
-            removal::remove_tree(&self.dir.join(name))?;
-        }
-        Ok(())
-    }
-
     fn base_path(&self) -> PathBuf {
         self.dir.join("base")
     }
@@ -228,10 +222,18 @@ impl Observer {
     }
 }
 
-fn lock(dir: &Path, project: &Path) -> Result<LockedFile, Error> {
+/// Locks the review in a directory.
+pub(crate) fn lock(dir: &Path, project: &Path) -> Result<LockedFile, Error> {
     let path = dir.join("lock");
+    let busy = || Error::Busy { project: project.to_owned() };
     let file = private::open_lock(&path).map_err(at("lock", &path))?;
-    LockedFile::try_exclusive(file).map_err(at("lock", &path))?.ok_or_else(|| Error::Busy { project: project.to_owned() })
+    let lock = LockedFile::try_exclusive(file).map_err(at("lock", &path))?.ok_or_else(busy)?;
+    // The review may have been removed between both calls.
+    let (ours, now) = (lock.metadata().map_err(at("lock", &path))?, fs::metadata(&path));
+    match now {
+        Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => Ok(lock),
+        _ => Err(busy()),
+    }
 }
 
 /// Returns the current time of the file system's clock.
@@ -285,8 +287,15 @@ mod tests {
         assert!(Session::find(&reviews, &project).expect("looked").is_none());
         let again = Session::begin(&reviews, &moved, "sh").expect("begun");
         assert_eq!((again.moments().review, again.project()), (began, moved.clone()));
-        assert!(again.moments().run >= began);
-        again.clear().expect("removed");
-        assert!(Session::find(&reviews, &moved).expect("looked").is_none());
+        assert!(again.moments().run >= began && !again.is_gone());
+        drop(again);
+        fs::remove_dir(&project).expect("made");
+        fs::rename(&moved, &project).expect("renamed");
+        let found = Session::find(&reviews, &project).expect("looked").expect("there");
+        assert!(found.project() == project && !found.is_gone());
+        fs::rename(&project, &moved).expect("renamed");
+        assert!(found.is_gone());
+        fs::create_dir(&project).expect("made");
+        assert!(found.is_gone());
     }
 }

@@ -66,7 +66,7 @@ impl View {
 }
 
 /// Looks at the layers without locking them.
-fn repository(layers: &Path) -> Repository {
+pub(crate) fn repository(layers: &Path) -> Repository {
     let dirs: Vec<_> = std::fs::read_dir(layers).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     let is_changed =
         |dir: &std::path::PathBuf| Dir::open(&layer::upper(dir)).and_then(|upper| upper.list(1)).map_or(true, |all| !all.is_empty());

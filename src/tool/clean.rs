@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use silo_store::digest::Digest;
 use silo_store::flock;
@@ -15,6 +16,7 @@ use silo_store::removal::remove_tree;
 use silo_store::usage::LinkCounts;
 
 use silo_base::home::Home;
+use silo_review::stored_reviews::{self, State, StoredReview};
 
 use super::Context;
 use super::collect::{self, Collected, GcSelection};
@@ -46,6 +48,9 @@ pub enum Error {
     /// An operation on a path failed.
     #[error(transparent)]
     File(#[from] PathError),
+    /// A stored review could not be inspected or removed, or is in use.
+    #[error(transparent)]
+    Review(#[from] silo_review::Error),
 }
 
 /// Data that only these projects need.
@@ -91,11 +96,15 @@ fn image_of(candidate: &Candidate) -> Option<Digest> {
     }
 }
 
-/// Removes the records and kept directories of projects, and the images and layers found by [`own`].
+/// Removes the records, reviews and kept directories of projects, and the images and layers found by [`own`].
 pub fn clean(context: &Context<'_>, projects: &[Project], own: &ProjectData) -> Result<Collected, Error> {
     let shared = flock::share(context.store)?;
     let owners = kept_dirs::owners(context.home)?;
+    let mut reviews = stored_reviews::Removed::default();
     for project in projects {
+        let removed = stored_reviews::remove_of(&context.home.reviews(), &project.path)?;
+        reviews.reviews += removed.reviews;
+        reviews.bytes += removed.bytes;
         for owner in owners.iter().filter(|owner| owner.path == project.path) {
             let room = context.home.kept_project(&owner.id);
             // A running sandbox may be writing there.
@@ -105,7 +114,10 @@ pub fn clean(context: &Context<'_>, projects: &[Project], own: &ProjectData) -> 
         projects::remove(context.home, context.store, &shared, &project.path)?;
     }
     drop(shared);
-    Ok(collect::remove(context, &own.choice, None, gc_roots::PATIENCE)?)
+    let mut collected = collect::remove(context, &own.choice, None, gc_roots::PATIENCE)?;
+    collected.reviews += reviews.reviews;
+    collected.bytes += reviews.bytes;
+    Ok(collected)
 }
 
 /// Removes all of Silo's directory, unless it is in use; returns true if it existed.
@@ -145,7 +157,7 @@ fn empty(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Lists the projects with a record or kept directories, by path.
+/// Lists the projects with a record, a review or kept directories, by path.
 pub fn known(home: &Home) -> Result<Vec<Project>, Error> {
     let mut all = projects::list(home)?;
     for owner in kept_dirs::owners(home)? {
@@ -154,8 +166,22 @@ pub fn known(home: &Home) -> Result<Vec<Project>, Error> {
             all.push(Project { path: owner.path, tools: BTreeMap::new(), last_used });
         }
     }
+    for review in stored_reviews::look(&home.reviews())? {
+        let Some(path) = review.project.filter(|path| review.state != State::Empty && all.iter().all(|project| project.path != *path))
+        else {
+            continue;
+        };
+        let used = review.last_used.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        all.push(Project { path, tools: BTreeMap::new(), last_used: i64::try_from(used).unwrap_or(i64::MAX) });
+    }
     all.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(all)
+}
+
+/// Returns the reviews of projects.
+pub fn reviews(home: &Home, projects: &[Project]) -> Result<Vec<StoredReview>, Error> {
+    let is_theirs = |review: &StoredReview| projects.iter().any(|project| Some(&project.path) == review.project.as_ref());
+    Ok(stored_reviews::look(&home.reviews())?.into_iter().filter(is_theirs).collect())
 }
 
 /// Returns the size of projects' kept directories: caches, private state, excluded directories.

@@ -25,6 +25,7 @@ use silo_build::image::{self, ImageId};
 use silo_guard::git::leftover_layers;
 use silo_launch::reexec;
 use silo_model::document;
+use silo_review::stored_reviews;
 
 use super::Context;
 use super::cache_eviction;
@@ -44,6 +45,9 @@ pub enum Error {
     /// An operation on a file or directory failed.
     #[error(transparent)]
     File(#[from] PathError),
+    /// A stored review could not be inspected or removed.
+    #[error(transparent)]
+    Review(#[from] silo_review::Error),
 }
 
 /// Options of a garbage collection.
@@ -72,7 +76,9 @@ pub struct Collected {
     pub downloads: usize,
     /// Leftovers of killed commands.
     pub leftovers: usize,
-    /// Disk space freed by the removal of images, layers and downloads.
+    /// Reviews of projects that are gone, and reviews without changes.
+    pub reviews: usize,
+    /// Disk space freed by the removal of images, layers, downloads and reviews.
     pub bytes: u64,
 }
 
@@ -94,7 +100,16 @@ fn collect_within(context: &Context<'_>, wish: &GcOptions, patience: Duration) -
     let choice = choose(context, wish, unneeded(context, &gc_roots::exclude(context.store, patience)?)?)?;
     // With all downloads, all logs are removed too: a failed step will run again and write a new log.
     let logs = if wish.downloads { Some(now(context)) } else { now(context).checked_sub(wish.min_age) };
-    remove(context, &choice, logs, patience)
+    let mut collected = remove(context, &choice, logs, patience)?;
+    let removed = stored_reviews::sweep(&context.home.reviews(), now(context), age_of_reviews(wish))?;
+    collected.reviews = removed.reviews;
+    collected.bytes += removed.bytes;
+    Ok(collected)
+}
+
+/// Returns the least age of removed reviews without a project.
+fn age_of_reviews(wish: &GcOptions) -> Duration {
+    wish.max_age.map_or(wish.min_age, |age| age.max(wish.min_age))
 }
 
 /// Computes the result of [`collect`] and removes nothing.
@@ -106,6 +121,9 @@ pub fn foresee(context: &Context<'_>, wish: &GcOptions) -> Result<Collected, Err
         foreseen.leftovers += 1;
         foreseen.bytes += layer.bytes;
     }
+    let reviews = stored_reviews::foresee(&context.home.reviews(), now(context), age_of_reviews(wish))?;
+    foreseen.reviews = reviews.reviews;
+    foreseen.bytes += reviews.bytes;
     Ok(foreseen)
 }
 

@@ -26,12 +26,13 @@ pub struct SubdirUsage {
 }
 
 /// The known subdirectories, in the order in which shared files are counted.
-const ROOMS: [(&str, &str); 14] = [
+const ROOMS: [(&str, &str); 15] = [
     ("baked", "layers"),
     ("images", "images, not counting files shared with layers"),
     ("downloads", "fetched files"),
     ("kept", "package caches, private state and excluded directories"),
     ("repositories", "layers over .git, of running and of killed runs"),
+    ("reviews", "undecided changes of review mode, and replaced files that can be restored"),
     ("work", "unfinished steps"),
     ("stage", "unfinished layers"),
     ("logs", "logs of steps, records of runs"),
