@@ -11,6 +11,8 @@ use std::path::Path;
 
 use anstream::adapter::strip_str;
 
+/// The most characters of a server's text in a message.
+const MAX_QUOTED_CHARS: usize = 200;
 /// Limit of a value in characters; no name is longer.
 const MAX_CHARS: usize = 4096;
 
@@ -87,6 +89,16 @@ pub fn bytes(bytes: &[u8]) -> String {
         }
     }
     shown
+}
+
+/// Returns the start of a text that a server wrote, without control characters: for a message, which stays one short line.
+pub fn brief(text: &str) -> String {
+    let mut letters = text.chars().filter(|letter| !letter.is_control());
+    let mut brief: String = letters.by_ref().take(MAX_QUOTED_CHARS).collect();
+    if letters.next().is_some() {
+        brief.push('…');
+    }
+    brief
 }
 
 /// Returns a line of a program's output without colours, and only the part after the last carriage return.

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use silo_base::sanitize::brief;
+
 /// A failed fetch.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -71,7 +73,7 @@ pub enum Error {
         cause: String,
     },
     /// The server answered a range request with another range.
-    #[error("{url}: asked for the bytes from {from} on, got {got}")]
+    #[error("{url}: asked for the bytes from {from} on, got {}", brief(.got))]
     Range {
         /// The requested address, without credentials.
         url: String,

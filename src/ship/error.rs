@@ -1,5 +1,8 @@
 //! Errors of pushing and pulling.
 
+use std::time::Duration;
+
+use silo_base::sanitize::brief;
 use silo_base::thread::NoThread;
 use silo_store::digest::LayerId;
 use silo_store::path_error::PathError;
@@ -43,11 +46,11 @@ pub enum Error {
         name: String,
     },
     /// A document is malformed, or does not fit to another one.
-    #[error("{place}: {what}")]
+    #[error("{place}: {}", brief(.what))]
     Document {
         /// The repository, with the tag or digest.
         place: String,
-        /// The fault.
+        /// The fault, which may quote the document. A message shows the start.
         what: String,
     },
     /// The image was not pushed by Silo.
@@ -63,6 +66,14 @@ pub enum Error {
         place: String,
         /// The other platform.
         platform: &'static str,
+    },
+    /// The signatures of an image arrive too slowly.
+    #[error("{place}: its signatures did not arrive within {} s", time.as_secs_f32())]
+    Slow {
+        /// The repository and the digest.
+        place: String,
+        /// The time.
+        time: Duration,
     },
     /// A signature could not be made.
     #[error("the image was not signed")]
@@ -104,6 +115,7 @@ impl Error {
             | Error::Merge(_)
             | Error::File(_)
             | Error::Document { .. }
+            | Error::Slow { .. }
             | Error::Sign(_)
             | Error::Thread(_)
             | Error::Stopped => None,

@@ -1,11 +1,12 @@
 //! Signatures of a pushed image: the bundles that are attached to its manifest or to the index that names it.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use silo_store::digest::Digest;
 
 use silo_fetch::registry::repository::Repository;
-use silo_model::oci::artifact;
+use silo_model::oci::artifact::{self, Entry};
 use silo_sign::bundle::{self, Bundle};
 use silo_sign::external::Signer;
 use silo_sign::key::Public;
@@ -40,13 +41,19 @@ impl Signature {
 }
 
 /// Reads the signed statements about a manifest or index. What is malformed, or about something else, is no signature.
+///
+/// A hostile repository could list many statements, and send each of them just fast enough. So all of them together get the time of one
+/// document.
 pub fn of(from: &Repository<'_>, over: Digest, keys: &[Public]) -> Result<Vec<Signature>, Error> {
     let mut found = Vec::new();
-    for entry in from.referrers(over)?.into_iter().take(MAX_READ) {
-        // The list may give the type of the configuration, as cosign writes it for registries without a list of their own.
-        let kind = entry.artifact_type.as_deref().unwrap_or(artifact::EMPTY.0);
-        if kind != bundle::MEDIA_TYPE && kind != artifact::EMPTY.0 {
-            continue;
+    // The list may give the type of the configuration, as cosign writes it for registries without a list of their own.
+    let kinds = [bundle::MEDIA_TYPE, artifact::EMPTY.0];
+    let may_be_one = |entry: &Entry| entry.artifact_type.as_deref().is_none_or(|kind| kinds.contains(&kind));
+    let listed = from.referrers(over)?.into_iter().filter(may_be_one);
+    let (began, time) = (Instant::now(), from.patience().document);
+    for entry in listed.take(MAX_READ) {
+        if began.elapsed() > time {
+            return Err(Error::Slow { place: format!("{}@sha256:{over}", from.location()), time });
         }
         for bundle in bundles(from, entry.pointer.digest)?.iter().filter(|bundle| bundle.is_about(over)) {
             let predicate_type = bundle.statement.predicate_type.clone();

@@ -14,6 +14,8 @@ pub const MEDIA_TYPE: &str = "application/vnd.in-toto+json";
 pub const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
 /// The most subjects of a statement that is read.
 const MAX_SUBJECTS: usize = 1000;
+/// The most bytes of the name of a claim's kind, which is an address.
+const MAX_TYPE_BYTES: usize = 512;
 
 /// A statement.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +59,9 @@ pub fn read(bytes: &[u8]) -> Result<Statement, String> {
     if written.subject.len() > MAX_SUBJECTS {
         return Err(format!("it has {} subjects; at most {MAX_SUBJECTS} are taken", written.subject.len()));
     }
+    if written.predicate_type.len() > MAX_TYPE_BYTES {
+        return Err(format!("the kind of its claim has {} bytes; at most {MAX_TYPE_BYTES} are taken", written.predicate_type.len()));
+    }
     let digest = |subject: &WrittenSubject| Digest::parse(subject.digest.get("sha256")?).ok();
     let subjects = written.subject.iter().filter_map(digest).collect();
     Ok(Statement { subjects, predicate_type: written.predicate_type, predicate: written.predicate })
@@ -73,7 +78,8 @@ mod tests {
         let statement = Statement { subjects: vec![digest], predicate_type: SIGNED.to_owned(), predicate: json!({}) };
         assert_eq!(read(&text), Ok(statement));
         let text = String::from_utf8(text).expect("JSON");
-        for wrong in [String::new(), text.replace("Statement/v1", "Statement/v2"), text.replace("subject", "object")] {
+        let long = text.replace(SIGNED, &"x".repeat(MAX_TYPE_BYTES + 1));
+        for wrong in [String::new(), text.replace("Statement/v1", "Statement/v2"), text.replace("subject", "object"), long] {
             assert!(read(wrong.as_bytes()).is_err(), "{wrong}");
         }
         // A digest of another algorithm is no subject.

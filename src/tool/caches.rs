@@ -22,7 +22,7 @@ use super::Context;
 use super::keys::{self, Named};
 
 /// Takes the images of these tools from the caches, as far as they have them. Failures are reported, and cost nothing but time.
-pub(super) fn take(context: &Context<'_>, shared: &SharedLock, caches: &[CacheSource], targets: &[Target<'_>]) {
+pub fn take(context: &Context<'_>, shared: &SharedLock, caches: &[CacheSource], targets: &[Target<'_>]) {
     let is_missing = |target: &&Target<'_>| !target.anew && silo_build::known(context.home, target).is_none();
     let mut missing: Vec<&Target<'_>> = targets.iter().filter(is_missing).collect();
     if caches.is_empty() || missing.is_empty() || context.check.is_some() {
@@ -47,7 +47,8 @@ pub(super) fn take(context: &Context<'_>, shared: &SharedLock, caches: &[CacheSo
                 Err(error) => {
                     warn(format!("the cache {} failed: {}", cache.location, silo_base::error_chain::of(&error).join(": ")));
                     // A server that does not answer would cost its timeout for each tool.
-                    is_lost |= matches!(error, Error::Fetch(_) | Error::Registry(silo_fetch::registry::Error::Fetch(_)));
+                    is_lost |=
+                        matches!(error, Error::Slow { .. } | Error::Fetch(_) | Error::Registry(silo_fetch::registry::Error::Fetch(_)));
                     left.push(target);
                 }
             }

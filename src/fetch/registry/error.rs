@@ -5,10 +5,9 @@ use std::path::PathBuf;
 
 use silo_store::digest::Digest;
 
-use crate::error::Error as FetchError;
+use silo_base::sanitize::brief;
 
-/// The most characters of a server's text in a message.
-const MAX_QUOTED_CHARS: usize = 200;
+use crate::error::Error as FetchError;
 
 /// Errors of reading an image.
 #[derive(Debug, thiserror::Error)]
@@ -55,11 +54,11 @@ pub enum Error {
         got: Digest,
     },
     /// A document is malformed.
-    #[error("{url}: {what}")]
+    #[error("{url}: {}", brief(.what))]
     Document {
         /// The requested address.
         url: String,
-        /// The error in it.
+        /// The error in it, which may quote it. A message shows the start.
         what: String,
     },
     /// A part of an image is missing.
@@ -124,14 +123,4 @@ impl Error {
         };
         Some(text.to_owned())
     }
-}
-
-/// Returns the start of a server's text, for a message.
-pub(super) fn brief(text: &str) -> String {
-    let mut letters = text.chars().filter(|c| !c.is_control());
-    let mut brief: String = letters.by_ref().take(MAX_QUOTED_CHARS).collect();
-    if letters.next().is_some() {
-        brief.push('…');
-    }
-    brief
 }

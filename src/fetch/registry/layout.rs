@@ -13,7 +13,7 @@ use silo_model::oci::manifest::{self, MAX_DOCUMENT_BYTES, Pointer};
 use silo_model::oci::reference::Reference;
 
 use super::archive::Contents;
-use super::error::{Error, brief};
+use super::error::Error;
 use super::request::PlatformImage;
 
 /// The annotation with the name of an image in a layout.
@@ -42,7 +42,7 @@ impl Layout<'_> {
     /// Finds the manifest or index with a given name in the layout.
     pub fn named(&self, reference: &Reference) -> Result<(String, Vec<u8>), Error> {
         let (url, bytes) = self.document("index.json")?;
-        let wrong = |what: String| Error::Document { url: url.clone(), what: brief(&what) };
+        let wrong = |what: String| Error::Document { url: url.clone(), what };
         let index: ImageIndex = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
         let name = |entry: &Descriptor| entry.annotations().as_ref().and_then(|all| all.get(NAME).cloned());
         let entries = index.manifests();
@@ -98,7 +98,7 @@ pub fn blob(digest: Digest) -> String {
 /// Docker.
 pub fn saved(contents: &Contents, reference: &Reference) -> Result<PlatformImage, Error> {
     let (url, bytes) = contents.document("manifest.json")?;
-    let wrong = |what: String| Error::Document { url: url.clone(), what: brief(&what) };
+    let wrong = |what: String| Error::Document { url: url.clone(), what };
     let images = docker::list(bytes).map_err(wrong)?;
     let image = docker::choose(&images, reference.tag.as_deref()).map_err(wrong)?;
     let (url, bytes) = contents.document(&image.config)?;
@@ -110,8 +110,7 @@ pub fn saved(contents: &Contents, reference: &Reference) -> Result<PlatformImage
             return Err(Error::Digest { url, expected, got: id });
         }
     }
-    let configuration =
-        manifest::configuration(bytes, Arch::host()).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
+    let configuration = manifest::configuration(bytes, Arch::host()).map_err(|what| Error::Document { url: url.clone(), what })?;
     if configuration.diff_ids.len() != image.layers.len() {
         let what = format!("it names {} layers, and manifest.json {}", configuration.diff_ids.len(), image.layers.len());
         return Err(Error::Document { url, what });

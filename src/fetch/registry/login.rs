@@ -7,11 +7,12 @@ use reqwest::Url;
 use serde_json::Value;
 
 use crate::transport::Get;
+use silo_base::sanitize::brief;
 use silo_model::document;
 use silo_model::oci::reference::{Place, Reference};
 
 use super::challenge::{self, Challenge};
-use super::error::{Error, brief};
+use super::error::Error;
 use super::request::{Context, accepted, base};
 use super::{credentials, realm};
 

@@ -31,11 +31,11 @@ use silo_store::digest::Digest;
 
 use crate::download::Request;
 use crate::transport::Get;
+use silo_base::sanitize::brief;
 use silo_base::system::Arch;
 use silo_model::oci::manifest::{self, ACCEPT, Document, MAX_DOCUMENT_BYTES, Pointer};
 use silo_model::oci::reference::{Form, Place, Reference};
 
-use error::brief;
 use layout::Layout;
 use request::{accepted, base};
 
@@ -151,8 +151,7 @@ pub fn take(context: Context<'_>, reference: &Reference, dir: &Path, wanted: &[R
 
 fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<Pointer>, default: Arch) -> Result<PlatformImage, Error> {
     let (url, bytes) = part(source, &config, Part::Blob)?;
-    let configuration =
-        manifest::configuration(&bytes, default).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
+    let configuration = manifest::configuration(&bytes, default).map_err(|what| Error::Document { url: url.clone(), what })?;
     if configuration.diff_ids.len() != layers.len() {
         let what = format!("it names {} layers, and its manifest {}", configuration.diff_ids.len(), layers.len());
         return Err(Error::Document { url, what });
@@ -164,7 +163,7 @@ fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<
 }
 
 fn document(url: &str, bytes: &[u8]) -> Result<Document, Error> {
-    manifest::document(bytes).map_err(|what| Error::Document { url: url.to_owned(), what: brief(&what) })
+    manifest::document(bytes).map_err(|what| Error::Document { url: url.to_owned(), what })
 }
 
 /// The kind of a part: registries serve manifests under another path.

@@ -11,8 +11,9 @@ use silo_model::oci::manifest::{ACCEPT, MAX_DOCUMENT_BYTES, Pointer};
 use silo_model::oci::{self};
 
 use crate::exchange::{Method, Request};
+use crate::retry::RetryPolicy;
 
-use super::error::{Error, brief};
+use super::error::Error;
 use super::layout::{NAME, blob};
 use super::request::Context;
 use super::session::{Session, refused};
@@ -41,6 +42,11 @@ impl<'a> Repository<'a> {
         &self.session.location
     }
 
+    /// Returns the timeouts and retries of its requests.
+    pub fn patience(&self) -> RetryPolicy {
+        self.session.context.transport.patience()
+    }
+
     /// Returns the bytes of the manifest or index with a tag, if there is one.
     pub fn tagged(&self, tag: &str) -> Result<Option<Vec<u8>>, Error> {
         let index = match &self.session.location {
@@ -54,10 +60,11 @@ impl<'a> Repository<'a> {
                 }
             }
         };
-        match index.iter().find(|entry| entry.annotations.get(NAME).map(String::as_str) == Some(tag)) {
-            Some(entry) => self.manifest(entry.pointer.digest),
-            None => Ok(None),
-        }
+        let Some(entry) = index.iter().find(|entry| entry.annotations.get(NAME).map(String::as_str) == Some(tag)) else { return Ok(None) };
+        // A named document that is missing is a fault, and not the same as a missing name.
+        let missing =
+            || Error::Absent { place: self.session.location.to_string(), name: format!("sha256:{}, which is {tag}", entry.pointer.digest) };
+        Ok(Some(self.manifest(entry.pointer.digest)?.ok_or_else(missing)?))
     }
 
     /// Returns the bytes of a manifest or index, if it is there.
@@ -220,7 +227,7 @@ impl<'a> Repository<'a> {
 
     fn document(&self, name: &str, bytes: &[u8]) -> Result<Document, Error> {
         let url = || format!("{}: {name}", self.session.location);
-        artifact::read(bytes).map_err(|what| Error::Document { url: url(), what: brief(&what) })
+        artifact::read(bytes).map_err(|what| Error::Document { url: url(), what })
     }
 
     fn is_there(&self, url: &str) -> Result<bool, Error> {

@@ -6,10 +6,11 @@ use std::sync::atomic::AtomicBool;
 use silo_store::digest::Digest;
 
 use crate::transport::{Answer, Transport};
+use silo_base::sanitize::brief;
 use silo_model::oci::manifest::{Configuration, Pointer};
 use silo_model::oci::reference::Place;
 
-use super::error::{Error, brief};
+use super::error::Error;
 use super::realm;
 
 /// The environment of a registry request.

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use silo_base::sanitize::brief;
 use silo_model::oci::location::Location;
 use silo_model::oci::reference::{Place, Reference};
 
 use crate::exchange::{Reply, Request};
 
-use super::error::{Error, brief};
+use super::error::Error;
 use super::login;
 use super::request::{Context, base};
 

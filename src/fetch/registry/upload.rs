@@ -8,12 +8,13 @@ use std::io::{Seek, SeekFrom};
 
 use reqwest::Url;
 
+use silo_base::sanitize::brief;
 use silo_model::oci::manifest::Pointer;
 
 use crate::exchange::{Method, Reply, Request};
 use crate::retry::{Attempts, Stop};
 
-use super::error::{Error, brief};
+use super::error::Error;
 use super::realm;
 use super::session::{Bytes, Moved, Session, refused};
 
