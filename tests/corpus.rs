@@ -6,6 +6,8 @@ use std::path::Path;
 
 use silo_wire::frame::{Frame, MAX_PAYLOAD_BYTES, Report, StageFailure};
 
+use crate::support::numbers::Numbers;
+
 #[path = "../fuzz/checks.rs"]
 mod checks;
 
@@ -29,17 +31,7 @@ fn the_fuzz_corpus_passes() {
     }
 }
 
-/// The same numbers in every run (xorshift64).
-struct Numbers(u64);
-
 impl Numbers {
-    fn next(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % below
-    }
-
     fn stream(&mut self) -> u32 {
         match self.next(8) {
             0 => self.next(16) as u32,

@@ -25,6 +25,7 @@ mod foreign;
 mod grants;
 mod guards;
 mod hostile;
+mod hostile_cache;
 mod init;
 mod insight;
 mod install;

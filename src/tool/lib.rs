@@ -4,7 +4,7 @@ pub mod journal;
 pub mod keys;
 pub mod shim;
 
-mod caches;
+pub mod caches;
 
 pub mod projects;
 pub mod record;

@@ -5,6 +5,7 @@ pub mod http;
 pub mod images;
 pub mod machine;
 pub mod mmdebstrap;
+pub mod numbers;
 pub mod registry;
 pub mod sandbox;
 pub mod terminal;
