@@ -8,6 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::everyday::commands;
 use crate::support::{As, Done, Silo, done, has, machine, skip};
 
 /// The content of the private files of the home. No output has it.
@@ -239,5 +240,45 @@ fn the_attempts_of_the_agent_work_without_a_sandbox() {
     let traps = ground.traps();
     for trap in ["trapped-by-git-settings", "vendored/trapped-by-nested-repository", "lib/trapped-by-nested-repository"] {
         assert!(traps.iter().any(|sprung| sprung == trap), "{trap}: {traps:?}");
+    }
+}
+
+/// A page of the top directory.
+fn skill() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SKILL.md")).expect("a page")
+}
+
+#[test]
+fn the_commands_of_the_skill_file_work_inside() {
+    let text = skill();
+    let head = text.strip_prefix("---\n").and_then(|text| text.split_once("\n---\n")).expect("a head").0;
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    // Limits of the format.
+    assert_eq!(field("name"), Some("silo"));
+    assert!(field("description").is_some_and(|text| text.len() > 100 && text.len() < 1024), "{head}");
+    let commands = commands(&text);
+    assert!(commands.len() >= 4, "{commands:?}");
+    // The flags that it asks the user for exist.
+    let reference = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/commands.md")).expect("a page");
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
+    let flags: Vec<&str> = words.filter(|word| word.starts_with("--") && word.len() > 3).collect();
+    assert!(flags.len() > 3 && flags.iter().all(|flag| reference.contains(flag)), "{flags:?}");
+    let silo = Silo::shared(As::Me);
+    plant_keys(&silo);
+    for (command, printed) in commands {
+        let done = silo.run(["run", "--review", "sh", "-c", &command]);
+        assert!(done.code == 0 && done.out.lines().eq(printed.iter()), "{command}: {done:?}");
+    }
+}
+
+#[test]
+fn the_recipes_of_the_agents_are_right() {
+    let silo = Silo::new();
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/agent/recipes");
+    for entry in fs::read_dir(recipes).expect("our own directory").flatten() {
+        let name = entry.file_name().into_string().expect("a name");
+        silo.write(&format!(".silo/recipes/{name}"), &fs::read_to_string(entry.path()).expect("our own file"));
+        let shown: Value = serde_json::from_str(&silo.ok(["show", name.trim_end_matches(".toml"), "--json"])).expect("JSON");
+        assert_eq!(shown["review"], "risky", "{shown}");
     }
 }

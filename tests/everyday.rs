@@ -141,7 +141,7 @@ fn at_a_prompt(terminal: &mut Session, command: &str) -> (String, String) {
 }
 
 /// Reads the commands of a page with their output: lines after `$ `, continued by `> `, in blocks of `console`.
-fn commands(text: &str) -> Vec<(String, Vec<String>)> {
+pub fn commands(text: &str) -> Vec<(String, Vec<String>)> {
     let mut commands: Vec<(String, Vec<String>)> = Vec::new();
     let mut inside = false;
     for line in text.lines() {

@@ -134,7 +134,9 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     let project = project(inputs)?;
     let settings = if project.is_some() { view.settings } else { view.user_settings };
     let over = settings.overrides.get(&tool.name).cloned().unwrap_or_default();
-    let review = options.review.unwrap_or_else(|| settings.review(&tool.name, run.and_then(|run| run.review)));
+    // A recipe's default is for systems with review mode. Settings and options ask for it, and fail without it.
+    let by_recipe = run.and_then(|run| run.review).filter(|_| silo_launch::HAS_NATIVE);
+    let review = options.review.unwrap_or_else(|| settings.review(&tool.name, by_recipe));
     let mut mounts = see(inputs, (settings, review), run, project)?;
     mounts.notes.iter().for_each(|note| (inputs.say)(note));
     let cwd = cwd(&over, mounts.project.as_ref(), caller);
