@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -372,4 +373,48 @@ fn a_killed_apply_is_finished_or_undone() {
         }
         assert_eq!(count(&round.to_string()), 60);
     }
+}
+
+#[test]
+fn a_program_of_this_machine_sees_the_changes_and_cannot_change_them() {
+    let silo = Silo::shared(As::Me);
+    let project = project(&silo);
+    fs::write(project.join("silo.toml"), "").expect("our own project");
+    assert!(silo.fails(["review", "--", "true"]).err.contains("no changes to review"));
+    assert_eq!(
+        inside(&silo, &CHANGES.replace("os.mkfifo(\"pipe\")", "open('tool', 'w').write('#!/bin/sh\\n'); os.chmod('tool', 0o755)")).code,
+        0
+    );
+    let before = state(&project);
+    let script = "cat src/a.py; ls .husky src; readlink src/link; test -e deep || echo gone; cat moved/er/file\n\
+                  echo x 2>&- > src/a.py || echo read-only; ./tool 2>&- || echo not executable; id -u";
+    let seen = silo.ok(["review", "--", "sh", "-c", script]);
+    let uid = rustix::process::getuid().as_raw();
+    assert_eq!(
+        seen,
+        format!(
+            "one\nTWO\n.husky:\npost-merge\n\nsrc:\na.py\nlink\nnew.py\nother.py\n../../etc/passwd\ngone\ndeep\nread-only\n\
+             not executable\n{uid}\n"
+        )
+    );
+    assert_eq!(silo.run(["review", "--", "sh", "-c", "exit 7"]).code, 7);
+    assert_eq!(silo.run(["review", "--", "sh", "-c", "kill -TERM $$"]).code, 128 + 15);
+    let missing = silo.fails(["review", "--", "no-such-program"]);
+    assert!(missing.err.contains("starting no-such-program"), "{missing:?}");
+    // The working directory is in the view.
+    let below = crate::support::done(silo.command(["review", "--", "cat", "new.py"]).current_dir(project.join("src")));
+    assert_eq!(below.out, "new\n", "{below:?}");
+
+    // A path for programs that run already; a sandbox may use the layer at the same time.
+    let mut mount = silo.command(["review", "--mount"]).stderr(Stdio::piped()).spawn().expect("silo starts");
+    let mut line = String::new();
+    let _ = BufReader::new(mount.stderr.take().expect("piped")).read_line(&mut line).expect("a line");
+    let shown = line.split_whitespace().find(|word| word.starts_with("/proc/")).expect("a path").to_owned();
+    assert_eq!(fs::read_to_string(Path::new(&shown).join("src/a.py")).expect("it is visible"), "one\nTWO\n");
+    assert!(fs::write(Path::new(&shown).join("src/a.py"), "x").is_err());
+    assert_eq!(inside(&silo, "print(open('src/a.py').read())").out.trim(), "one\nTWO");
+    mount.kill().expect("it runs");
+    mount.wait().expect("it ends");
+    until("the view is gone", || !Path::new(&shown).exists());
+    assert_eq!(state(&project), before);
 }

@@ -241,7 +241,7 @@ fn attended(command: &Command) -> Option<&'static str> {
         Command::Cache(_) => "cache",
         Command::Prune(_) => "prune",
         Command::Clean(_) => "clean",
-        Command::Review(_) => "review",
+        Command::Review(args) if !args.looks() => "review",
         Command::Apply(_) => "apply",
         Command::Config(_) => "config",
         _ => return None,

@@ -1,5 +1,6 @@
 //! `silo review`: shows the changes of tools that ran in review mode.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -30,11 +31,27 @@ pub struct Args {
     /// Write the changes to this file, as one HTML page without other files
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Show the project with its changes at a path for programs of this machine, read-only, until Ctrl-C
+    #[arg(long, conflicts_with_all = ["list", "json", "html", "paths", "command"])]
+    mount: bool,
+    /// Run this program of this machine, not in a sandbox; it sees the project with its changes, read-only
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["list", "json", "html", "paths"])]
+    command: Vec<OsString>,
+}
+
+impl Args {
+    /// True if a program looks at the changes: then silo only waits.
+    pub fn looks(&self) -> bool {
+        self.mount || !self.command.is_empty()
+    }
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let view = open(&setting)?;
+    if args.looks() {
+        return look(view, &args.command);
+    }
     let mut all = match &view {
         Some(view) => deciding::weighed(&setting, view)?,
         None => Vec::new(),
@@ -59,6 +76,24 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         ui::data(&format!("{}{diffs}{}", overview(&view, &all), ways_on(&all)))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a program that sees the project with its changes.
+fn look(view: Option<View>, command: &[OsString]) -> Result<ExitCode, Failure> {
+    let Some(view) = view else {
+        return Err(Failure::usage("this project has no changes to review", "`silo run --review TOOL` makes some"));
+    };
+    let project = view.session.project();
+    let upper = view.session.upper();
+    // Descriptors of the review are not for the program.
+    drop(view);
+    let ready = |process: i32| {
+        let shown = sanitize::path(&project);
+        ui::note(&format!("/proc/{process}/root{shown} is the project with its changes, read-only; Ctrl-C ends it"));
+    };
+    let exit = silo_launch::in_merged_view(&project, &upper, command, &ready).map_err(Failure::other)?;
+    exit.end_by_signal();
+    Ok(ExitCode::from(exit.code()))
 }
 
 /// Lists the changes for a person.

@@ -1,5 +1,6 @@
 //! Selects the tier for a launch: under this system's own kernel, or in a VM.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use crate::check::Check;
@@ -86,6 +87,20 @@ pub fn take_snapshot(spec: &Spec) -> Result<(), Error> {
     spec.check()?;
     require_one_thread()?;
     spec.machine.as_ref().map_or(Ok(()), |machine| vm::snapshot::take(spec, machine))
+}
+
+/// Runs a program of the host that sees a project with the changes in an upper directory, read-only. Without a program, calls `ready` with
+/// the id of a process that sees them, and waits. Like [`launch`], it needs a process with one thread.
+#[cfg(target_os = "linux")]
+pub fn in_merged_view(project: &Path, upper: &Path, argv: &[OsString], ready: &dyn Fn(i32)) -> Result<Exit, Error> {
+    require_one_thread()?;
+    native::merged_view::run(project, upper, argv, ready)
+}
+
+/// Fails: this system has no overlays.
+#[cfg(target_os = "macos")]
+pub fn in_merged_view(_: &Path, _: &Path, _: &[OsString], _: &dyn Fn(i32)) -> Result<Exit, Error> {
+    Err(Error::NoTier)
 }
 
 /// Gives the files of a killed build step to the caller. Like [`launch`], it needs a process with one thread.

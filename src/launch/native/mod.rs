@@ -28,6 +28,7 @@ pub(super) mod supervise;
 mod owners;
 
 mod excluded_dirs;
+pub(super) mod merged_view;
 mod root;
 pub(super) mod userns;
 
