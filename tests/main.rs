@@ -50,6 +50,7 @@ mod review;
 mod rows;
 mod run;
 mod secrets;
+mod seeds;
 mod settings;
 mod shims;
 mod ship;

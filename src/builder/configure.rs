@@ -292,6 +292,7 @@ impl Run<'_> {
             mounts: debs.iter().map(mount).collect(),
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             stdio: Stdio::Log { path: workdir.log.clone() },
+            seed: Some(workdir.seed(&self.drv.id().digest())),
             abi: Abi::of(self.foreign().len()),
             ..Spec::new(
                 root,

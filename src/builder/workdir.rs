@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use silo_store::digest::Digest;
 use silo_store::path_error::PathError;
 use silo_store::private;
 
 use silo_launch::reexec::{self, ProcessSettings};
-use silo_launch::spec::Upper;
+use silo_launch::spec::{Seed, Upper};
 use silo_model::derivation::DrvId;
 
 use super::check::Check;
@@ -92,6 +93,14 @@ impl Workdir {
         let doing = "take back the files of a killed step in";
         reexec::reclaim(&self.program, dir).map_err(|source| Error::File(PathError { doing, path: dir.to_owned(), source }))?;
         silo_store::removal::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
+    }
+
+    /// Returns the seed of a step's random numbers. A second run of a check has another one, so that the check finds results of chance.
+    pub fn seed(&self, derivation: &Digest) -> Seed {
+        match self.circumstances {
+            ProcessSettings::Usual => Seed(*derivation.as_bytes()),
+            ProcessSettings::Other => Seed(*Digest::of(derivation.as_bytes()).as_bytes()),
+        }
     }
 
     /// Returns a path in the directory, for a file that is kept with it.

@@ -3,8 +3,10 @@
 //! Pure: nothing here touches the system. A spec can be sent to another process as JSON ([`Spec::to_json`], [`Spec::from_json`]). Paths,
 //! arguments and variables keep their exact bytes, also empty ones and ones that are not UTF-8.
 
-mod abi;
 mod text;
+
+mod abi;
+mod step;
 
 pub mod host_path;
 pub mod secrets;
@@ -84,6 +86,9 @@ pub struct Spec {
     /// content.
     #[serde(default)]
     pub owners: Vec<Owned>,
+    /// The source of the program's random numbers, for [`Identity::Root`]; without one they are the kernel's.
+    #[serde(default)]
+    pub seed: Option<Seed>,
 }
 
 impl Spec {
@@ -109,31 +114,9 @@ impl Spec {
             network: None,
             machine: None,
             owners: Vec::new(),
+            seed: None,
         }
     }
-}
-
-/// A file or directory of the root with its true metadata. On disk it belongs to the caller and has no capabilities.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Owned {
-    /// The guest path.
-    #[serde(with = "text::one")]
-    pub path: PathBuf,
-    /// The owner.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
-    /// The permission bits.
-    pub mode: u32,
-    /// The modification time, in seconds since 1970.
-    pub mtime: i64,
-    /// The capabilities, as the kernel's attribute of version 2.
-    #[serde(default)]
-    pub capability: Option<Vec<u8>>,
-    /// The first path of a file with several names, if this is another one.
-    #[serde(with = "text::perhaps", default)]
-    pub first: Option<PathBuf>,
 }
 
 /// A virtual machine with a kernel of its own.
@@ -468,6 +451,9 @@ impl Spec {
                 return refuse(format!("guest path {} is not absolute and plain", guest.display()));
             }
         }
+        if self.seed.is_some() && self.identity != Identity::Root {
+            return refuse("only a build step has a seed".to_owned());
+        }
         if let Some(mount) = self.mounts.iter().find(|mount| mount.guest.parent().is_none()) {
             return refuse(format!("{} cannot be mounted over the root", mount.host.path().display()));
         }
@@ -492,6 +478,7 @@ impl Spec {
 }
 
 pub use abi::Abi;
+pub use step::{Owned, Seed};
 pub use text::Bytes;
 
 #[cfg(test)]
@@ -538,6 +525,7 @@ mod tests {
                 capability: Some(vec![1, 0, 0, 2]),
                 first: Some("/etc/first".into()),
             }],
+            seed: None,
         }
     }
 
@@ -555,13 +543,14 @@ mod tests {
     #[test]
     fn refuses_what_no_sandbox_could_be() {
         type Spoil = fn(&mut Spec);
-        let cases: [(&str, Spoil); 9] = [
+        let cases: [(&str, Spoil); 10] = [
             ("argv is empty", |spec| spec.argv.clear()),
             ("no lower", |spec| spec.root.lower.clear()),
             ("hostname", |spec| spec.hostname.clear()),
             ("not absolute", |spec| spec.cwd = "a".into()),
             ("not absolute", |spec| spec.files[0].guest = "/etc/../x".into()),
             ("not absolute", |spec| spec.owners[0].path = "/../etc/shadow".into()),
+            ("seed", |spec| spec.seed = Some(Seed([7; 32]))),
             ("over the root", |spec| spec.mounts[0].guest = "/".into()),
             ("NUL", |spec| spec.argv.push("a\0b".into())),
             ("variable", |spec| drop(spec.env.insert("A=B".into(), "c".into()))),

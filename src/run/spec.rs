@@ -108,6 +108,7 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
         },
         network: parts.network,
         owners: Vec::new(),
+        seed: None,
     }
 }
 

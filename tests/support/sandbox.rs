@@ -82,6 +82,7 @@ impl Bench {
             stdio: Stdio::Auto,
             network: None,
             owners: vec![],
+            seed: None,
             limits: Limits { memory_bytes: Some(MEMORY_BYTES), tasks: Some(TASKS), open_files: Some(FILES), cpu_thousandths: None },
         }
     }

@@ -7,8 +7,8 @@
 
 use libc::{AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, c_long};
 
+use super::notice::Notice;
 use super::seccomp_rule::{Action, CREATES, Condition, EXISTS, Rule, SET_ID_BITS, Test, any_bit, one_of, when};
-use super::sys::Notice;
 
 use Action::{Ask, Fail};
 use libc::EPERM;
@@ -97,6 +97,9 @@ static CALLS: &[Variants] = &[
     call(libc::SYS_setfsuid, &[215, 138], &[215, 138]),
     call(libc::SYS_setfsgid, &[216, 139], &[216, 139]),
     call(libc::SYS_setgroups, &[206, 81], &[206, 81]),
+    call(libc::SYS_getrandom, &[355], &[384]),
+    call(libc::SYS_sched_getaffinity, &[242], &[242]),
+    call(libc::SYS_brk, &[45], &[45]),
 ];
 
 // Calls that only some architectures have, with the same numbers on i386 and ARM.

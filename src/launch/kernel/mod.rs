@@ -1,6 +1,8 @@
 //! A thin layer over the Linux kernel: system calls without a safe wrapper, filters of system calls, and confinement.
 
 pub mod namespaces;
+pub mod notice;
+
 pub mod sys;
 pub mod threads;
 

@@ -172,7 +172,8 @@ fn jump(over: usize) -> Instruction {
 mod tests {
     use super::super::seccomp_rules;
     use super::*;
-    use crate::kernel::sys::Notice;
+    use crate::kernel::notice::Notice;
+    use crate::kernel::seccomp_rules::Addition;
     use crate::spec::{Abi, Identity};
 
     /// Interprets a filter like the kernel.
@@ -274,44 +275,42 @@ mod tests {
 
     #[test]
     fn each_rule_also_holds_for_32_bit_programs() {
-        for identity in [Identity::Caller, Identity::Root] {
-            for removable in [false, true] {
-                if removable && identity == Identity::Root {
-                    continue;
-                }
-                let filter = |abi| match removable {
-                    true => seccomp_rules::filter_with_removable(identity, abi),
-                    false => seccomp_rules::filter(identity, abi),
-                };
-                let (alone, both) = (filter(Abi::Native), filter(Abi::WithCompat));
-                assert!(both.len() < 4096, "the kernel's limit");
-                let rules = seccomp_rules::rules(identity);
-                let mut covered = std::collections::BTreeSet::new();
-                for args in rules.iter().flat_map(|rule| samples(rule)) {
-                    for number in 0..=seccomp_rule::NEWEST + 1 {
-                        let native = judge(&alone, seccomp_rule::ARCHITECTURE, number.into(), &args);
-                        assert_eq!(
-                            judge(&both, seccomp_rule::ARCHITECTURE, number.into(), &args),
-                            native,
-                            "64-bit programs have the same rules"
-                        );
-                        assert_eq!(judge(&alone, compat::ARCHITECTURE, number.into(), &args), KILL_PROCESS);
-                        let mut notice = Notice::default();
-                        (notice.call, notice.args) = (number as i32, args);
-                        let Some(same) = compat::native(&notice) else { continue };
-                        covered.insert(same.call as u32);
-                        let expect = judge(&alone, seccomp_rule::ARCHITECTURE, same.call.into(), &same.args);
-                        let verdict = judge(&both, compat::ARCHITECTURE, number.into(), &args);
-                        assert_eq!(verdict, expect, "call {number} as {identity:?}, natively {}, {args:x?}", same.call);
-                    }
-                }
-                // The older calls of x86-64 have newer names, or rules of their own below.
-                let older = |number: u32| cfg!(target_arch = "x86_64") && (number == 320 || seccomp_rules::is_older(number));
-                let missing: Vec<&str> =
-                    rules.iter().filter(|rule| !covered.contains(&rule.number) && !older(rule.number)).map(|rule| rule.why).collect();
-                assert!(missing.is_empty(), "{missing:?}");
+        let caller = seccomp_rules::rules(Identity::Caller);
+        holds_for_both("the caller", &caller, &|abi| seccomp_rules::filter(Identity::Caller, abi));
+        holds_for_both("excluded directories", &caller, &|abi| seccomp_rules::filter_with_removable(Identity::Caller, abi));
+        for additions in [&[][..], &[Addition::OneId], &[Addition::Seeded], &[Addition::OneId, Addition::Seeded]] {
+            let rules = seccomp_rules::rules_of_step(additions);
+            holds_for_both(&format!("{additions:?}"), &rules, &|abi| seccomp_rules::filter_of_step(additions, abi));
+        }
+        let one_id = seccomp_rules::filter_of_step(&[Addition::OneId], Abi::Native);
+        assert_eq!(seccomp_rules::filter(Identity::Root, Abi::Native), one_id);
+    }
+
+    /// Compares the verdicts of a filter about calls of 64-bit and of 32-bit programs.
+    fn holds_for_both(whose: &str, rules: &[&Rule], filter: &dyn Fn(Abi) -> Vec<Instruction>) {
+        let (alone, both) = (filter(Abi::Native), filter(Abi::WithCompat));
+        assert!(both.len() < 4096, "the kernel's limit");
+        let mut covered = std::collections::BTreeSet::new();
+        for args in rules.iter().flat_map(|rule| samples(rule)) {
+            for number in 0..=seccomp_rule::NEWEST + 1 {
+                let native = judge(&alone, seccomp_rule::ARCHITECTURE, number.into(), &args);
+                let again = judge(&both, seccomp_rule::ARCHITECTURE, number.into(), &args);
+                assert_eq!(again, native, "64-bit programs have the same rules");
+                assert_eq!(judge(&alone, compat::ARCHITECTURE, number.into(), &args), KILL_PROCESS);
+                let mut notice = Notice::default();
+                (notice.call, notice.args) = (number as i32, args);
+                let Some(same) = compat::native(&notice) else { continue };
+                covered.insert(same.call as u32);
+                let expect = judge(&alone, seccomp_rule::ARCHITECTURE, same.call.into(), &same.args);
+                let verdict = judge(&both, compat::ARCHITECTURE, number.into(), &args);
+                assert_eq!(verdict, expect, "call {number} of {whose}, natively {}, {args:x?}", same.call);
             }
         }
+        // The older calls of x86-64 have newer names, or rules of their own below.
+        let older = |number: u32| cfg!(target_arch = "x86_64") && (number == 320 || seccomp_rules::is_older(number));
+        let missing = rules.iter().filter(|rule| !covered.contains(&rule.number) && !older(rule.number));
+        let missing: Vec<&str> = missing.map(|rule| rule.why).collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -238,6 +238,41 @@ static ARCHITECTURE_ROOT: &[Rule] =
 #[cfg(target_arch = "aarch64")]
 static ARCHITECTURE_ROOT: &[Rule] = &[];
 
+/// Added if the random numbers of a build step follow from a seed. PID 1 answers, or only looks at a program that has just started.
+static SEEDED: &[Rule] = &[
+    rule(libc::SYS_getrandom, &[], Ask, "follows from the seed"),
+    rule(libc::SYS_sched_getaffinity, &[], Ask, "one processor is visible"),
+    rule(libc::SYS_brk, &[one_of(0, &[0])], Ask, "a program has started"),
+];
+/// The same, for calls that only this architecture has.
+#[cfg(target_arch = "x86_64")]
+static ARCHITECTURE_SEEDED: &[Rule] = &[rule(libc::SYS_arch_prctl, &[one_of(0, &[SET_THREAD_POINTER])], Ask, "a program has started")];
+/// The same, for calls that only this architecture has.
+#[cfg(target_arch = "aarch64")]
+static ARCHITECTURE_SEEDED: &[Rule] = &[];
+/// `ARCH_SET_FS`.
+#[cfg(target_arch = "x86_64")]
+const SET_THREAD_POINTER: u32 = 0x1002;
+
+/// Rules that a build step has in addition to those for every sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addition {
+    /// Only one id is mapped, and PID 1 records owners.
+    OneId,
+    /// Random numbers follow from a seed.
+    Seeded,
+}
+
+impl Addition {
+    /// Returns the rules for calls of all architectures, and those for calls that only this one has.
+    fn rules(self) -> [&'static [Rule]; 2] {
+        match self {
+            Addition::OneId => [ROOT, ARCHITECTURE_ROOT],
+            Addition::Seeded => [SEEDED, ARCHITECTURE_SEEDED],
+        }
+    }
+}
+
 const MAP_TYPE_AND_ANONYMOUS: u32 = (libc::MAP_TYPE | libc::MAP_ANONYMOUS) as u32;
 const SHARED_ANONYMOUS: u32 = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u32;
 const SHARED_VALIDATE_ANONYMOUS: u32 = (libc::MAP_SHARED_VALIDATE | libc::MAP_ANONYMOUS) as u32;
@@ -282,17 +317,10 @@ pub fn rules(identity: Identity) -> Vec<&'static Rule> {
     [ALWAYS, ARCHITECTURE_ALWAYS, own[0], own[1]].into_iter().flatten().collect()
 }
 
-/// Returns the filter for a PID 1 that sets modes for its program, for a build step with a range of ids, and for a process without a PID 1
-/// to ask.
+/// Returns the filter for a PID 1 that answers calls of its program, and for a process without a PID 1 to ask.
 pub fn filter_for_all() -> Vec<Instruction> {
     let rules: Vec<&Rule> = [ALWAYS, ARCHITECTURE_ALWAYS].into_iter().flatten().collect();
     compile(&rules, ARCHITECTURE, NEWEST)
-}
-
-/// Returns the filter for a build step with a range of ids and with 32-bit programs.
-pub fn filter_for_all_with_compat() -> Vec<Instruction> {
-    let native: Vec<&Rule> = [ALWAYS, ARCHITECTURE_ALWAYS].into_iter().flatten().collect();
-    whole(&native, Abi::WithCompat, || compat::rules(&ALWAYS.iter().collect::<Vec<_>>(), Whose::StepInRange))
 }
 
 /// Returns the filter for a program with excluded directories, which it may remove.
@@ -300,6 +328,19 @@ pub fn filter_with_removable(identity: Identity, abi: Abi) -> Vec<Instruction> {
     let rules: Vec<&Rule> = rules(identity).into_iter().chain(REMOVABLE).chain(ARCHITECTURE_REMOVABLE).collect();
     let common: Vec<&'static Rule> = common(identity).into_iter().chain(REMOVABLE).collect();
     whole(&rules, abi, || compat::rules(&common, Whose::CallerWithRemovable))
+}
+
+/// Returns the filter of a build step.
+pub fn filter_of_step(additions: &[Addition], abi: Abi) -> Vec<Instruction> {
+    let older = if additions.contains(&Addition::OneId) { Whose::Step } else { Whose::StepInRange };
+    let common: Vec<&'static Rule> = ALWAYS.iter().chain(additions.iter().flat_map(|addition| addition.rules()[0])).collect();
+    whole(&rules_of_step(additions), abi, || compat::rules(&common, older))
+}
+
+/// Returns all rules of a build step.
+pub fn rules_of_step(additions: &[Addition]) -> Vec<&'static Rule> {
+    let own = additions.iter().flat_map(|addition| addition.rules());
+    [ALWAYS, ARCHITECTURE_ALWAYS].into_iter().chain(own).flatten().collect()
 }
 
 /// Returns the filter program for an identity.
@@ -336,6 +377,6 @@ pub fn check_socket(call: libc::c_long, args: &[u32]) -> Result<(), i32> {
 /// Returns true for a call that only this architecture has.
 #[cfg(test)]
 pub fn is_older(number: u32) -> bool {
-    let older = [ARCHITECTURE_ALWAYS, ARCHITECTURE_CALLER, ARCHITECTURE_ROOT];
+    let older = [ARCHITECTURE_ALWAYS, ARCHITECTURE_CALLER, ARCHITECTURE_ROOT, ARCHITECTURE_SEEDED];
     older.into_iter().flatten().any(|rule| rule.number == number)
 }

@@ -11,6 +11,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use super::notice::{Addition, Notice, Verdict};
+
 /// `fchmodat2`; the libc crate does not define it for every C library.
 pub const FCHMODAT2: libc::c_long = 452;
 /// `chmod`; aarch64 does not have it, and no call has this number there.
@@ -355,41 +357,6 @@ pub fn filter_with_listener(program: &[Instruction]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// A system call that waits for an answer.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Notice {
-    /// The id of this wait.
-    pub id: u64,
-    /// The calling thread, in this process's pid namespace.
-    pub pid: u32,
-    flags: u32,
-    /// The system call's number.
-    pub call: i32,
-    /// The audit number of its calling convention.
-    pub architecture: u32,
-    instruction_pointer: u64,
-    /// Its arguments.
-    pub args: [u64; 6],
-}
-
-#[repr(C)]
-struct Verdict {
-    id: u64,
-    value: i64,
-    error: i32,
-    flags: u32,
-}
-
-#[repr(C)]
-struct Addition {
-    id: u64,
-    flags: u32,
-    own: c_int,
-    there: c_int,
-    flags_there: c_int,
-}
-
 /// The flag with which [`give`] also answers the call; since Linux 5.14.
 pub const SEND: u32 = 1 << 1;
 
@@ -420,8 +387,8 @@ pub fn let_through(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
 }
 
 /// Answers a call: it returns this value.
-pub fn answer_with(listener: BorrowedFd<'_>, id: u64, value: u32) -> io::Result<()> {
-    reply(listener, Verdict { id, value: value.into(), error: 0, flags: 0 })
+pub fn answer_with(listener: BorrowedFd<'_>, id: u64, value: i64) -> io::Result<()> {
+    reply(listener, Verdict { id, value, error: 0, flags: 0 })
 }
 
 fn reply(listener: BorrowedFd<'_>, mut verdict: Verdict) -> io::Result<()> {
@@ -452,6 +419,22 @@ pub fn read_memory(pid: i32, address: u64, into: &mut [u8]) -> io::Result<usize>
     // SAFETY: the local range is `into`; the remote one is only an address for the kernel to check.
     let read = unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
     checked(read as c_long).map(|read| read as usize)
+}
+
+/// Copies bytes to the memory of another process; returns the number of bytes written.
+pub fn write_memory(pid: i32, address: u64, bytes: &[u8]) -> io::Result<usize> {
+    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast::<c_void>(), iov_len: bytes.len() };
+    let remote = libc::iovec { iov_base: address as *mut c_void, iov_len: bytes.len() };
+    // SAFETY: the local range is `bytes`, which the call only reads; the remote one is only an address for the kernel to check.
+    let written = unsafe { libc::process_vm_writev(pid, &local, 1, &remote, 1, 0) };
+    checked(written as c_long).map(|written| written as usize)
+}
+
+/// Turns the randomisation of addresses off for programs that this process executes.
+pub fn fix_addresses() -> io::Result<()> {
+    const NO_RANDOMIZE: libc::c_ulong = 0x4_0000;
+    // SAFETY: only a number is passed.
+    checked(c_long::from(unsafe { libc::personality(NO_RANDOMIZE) })).map(drop)
 }
 
 /// Returns the version of Landlock, if it is enabled in the kernel.

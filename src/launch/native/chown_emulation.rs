@@ -11,9 +11,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, XattrFlags, chmodat, getxattr, open, removexattr, setxattr, statx};
 use rustix::io::Errno;
 
-use super::syscall_path::{CallHandler, Named, Verdict};
+use super::syscall_path::Named;
 use crate::failure::{Failure, StepContext};
-use crate::kernel::sys::{self, Notice};
+use crate::kernel::notice::Notice;
 
 /// The attribute with a file's owner, as `uid:gid` in decimal; absent means 0:0.
 const OWNER: &str = "user.silo.owner";
@@ -23,7 +23,6 @@ const UNCHANGED: u32 = u32::MAX;
 
 /// Answers the calls of one sandbox.
 pub struct Recorder {
-    listener: OwnedFd,
     root: OwnedFd,
     root_mount: u64,
 }
@@ -36,39 +35,30 @@ struct Change {
 }
 
 impl Recorder {
-    /// Starts to listen; create it inside the sandbox's root.
-    pub fn new(listener: OwnedFd) -> Result<Recorder, Failure> {
+    /// Opens the root; call it inside the sandbox's root.
+    pub fn new() -> Result<Recorder, Failure> {
         let step = "opening the root";
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open("/", flags, Mode::empty()).during(step)?;
         let root_mount = mount_id(root.as_fd()).during(step)?;
-        Ok(Recorder { listener, root, root_mount })
+        Ok(Recorder { root, root_mount })
     }
 
-    fn serve(&self, notice: &Notice) -> Result<(), Errno> {
+    /// Answers a call.
+    pub fn serve(&self, notice: &Notice, still_waits: &dyn Fn() -> bool) -> Result<(), Errno> {
         let pid = i32::try_from(notice.pid).map_err(|_| Errno::SRCH)?;
         let change = read(notice, pid)?;
         if change.named.path.as_ref().is_some_and(is_elsewhere) {
             return Ok(());
         }
         let target = change.named.open(self.root.as_fd(), pid)?;
-        if !sys::still_waits(self.listener.as_fd(), notice.id) {
+        if !still_waits() {
             return Err(Errno::SRCH);
         }
         if mount_id(target.as_fd())? != self.root_mount {
             return Ok(());
         }
         record(target.as_fd(), change.uid, change.gid)
-    }
-}
-
-impl CallHandler for Recorder {
-    fn listener(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
-    }
-
-    fn judge(&self, notice: &Notice) -> Result<Verdict, Errno> {
-        self.serve(notice).map(|()| Verdict::Done)
     }
 }
 

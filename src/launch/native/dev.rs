@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fstat, mkdirat, open, openat, stat, symlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fcntl_getfl, fstat, linkat, mkdirat, mknodat, open, openat, stat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount,
 };
@@ -12,6 +12,7 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use super::mounts::{attach, clone_tree, open_in};
 use crate::failure::{Failure, StepContext};
 use crate::kernel::sys;
+use crate::spec::Seed;
 
 /// Devices that every program may expect, and that reveal nothing of the host.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -28,22 +29,36 @@ const LINKS: [(&str, &str); 5] = [
 const LOCKED: u64 =
     MountAttrFlags::MOUNT_ATTR_RDONLY.union(MountAttrFlags::MOUNT_ATTR_NOSUID).union(MountAttrFlags::MOUNT_ATTR_NOEXEC).bits() as u64;
 
-/// The host's devices, as detached mounts.
-pub struct Sources(Vec<OwnedFd>);
+/// The pipe in place of the devices for random numbers, for a sandbox with a seed.
+pub const RANDOM_PIPE: &str = "/dev/urandom";
 
-/// Opens the host's devices.
-pub fn open_sources() -> Result<Sources, Failure> {
-    let one = |name: &&str| clone_tree(CWD, Path::new("/dev").join(name)).during_this(|| format!("opening /dev/{name}"));
-    Ok(Sources(DEVICES.iter().map(one).collect::<Result<_, _>>()?))
+/// The devices for random numbers.
+const RANDOM: [&str; 2] = ["urandom", "random"];
+
+/// The host's devices, as detached mounts with their names.
+pub struct Sources(Vec<(&'static str, OwnedFd)>);
+
+/// Opens the host's devices; with a seed, without those for random numbers.
+pub fn open_sources(seed: Option<&Seed>) -> Result<Sources, Failure> {
+    let one = |name: &'static str| {
+        let device = clone_tree(CWD, Path::new("/dev").join(name)).during_this(|| format!("opening /dev/{name}"))?;
+        Ok((name, device))
+    };
+    Ok(Sources(DEVICES.into_iter().filter(|name| !(seed.is_some() && RANDOM.contains(name))).map(one).collect::<Result<_, _>>()?))
 }
 
 /// Mounts `/dev`, which is created in the scratch tmpfs.
 pub fn attach_dev(root: &OwnedFd, scratch: &OwnedFd, sources: Sources) -> Result<(), Failure> {
     let step = "mounting /dev";
     let dev = open_in(scratch.as_fd(), Path::new("dev")).during(step)?;
-    for name in DEVICES {
+    let is_there = |wanted: &str| sources.0.iter().any(|(name, _)| *name == wanted);
+    if !RANDOM.into_iter().any(is_there) {
+        mknodat(&dev, RANDOM[0], FileType::Fifo, Mode::from_raw_mode(0o666), 0).during(step)?;
+        linkat(&dev, RANDOM[0], &dev, RANDOM[1], AtFlags::empty()).during(step)?;
+    }
+    for (name, _) in &sources.0 {
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
-        openat(&dev, name, flags, Mode::from_raw_mode(0o666)).during(step)?;
+        openat(&dev, *name, flags, Mode::from_raw_mode(0o666)).during(step)?;
     }
     for (target, name) in LINKS {
         symlinkat(target, &dev, name).during(step)?;
@@ -55,7 +70,7 @@ pub fn attach_dev(root: &OwnedFd, scratch: &OwnedFd, sources: Sources) -> Result
     attach(&tree, root, Path::new("/dev")).during(step)?;
     // From here on `tree` is the attached mount, so mounts on its entries appear in the guest.
     let from_here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    for (name, device) in DEVICES.iter().zip(&sources.0) {
+    for (name, device) in &sources.0 {
         // A read-only mount still allows writing to a device, but not changing its owner or mode. Only the host may do that; a program of
         // the host's root could otherwise do it as the owner.
         sys::mount_setattr(device.as_fd(), LOCKED).during_this(|| format!("closing /dev/{name}"))?;

@@ -33,7 +33,8 @@ use super::mounts::{clone_tree, move_onto, open_in};
 use super::remount_guard::close_all_but;
 use super::syscall_path::{Named, Verdict};
 use crate::failure::{Failure, StepContext};
-use crate::kernel::sys::{self, Notice};
+use crate::kernel::notice::Notice;
+use crate::kernel::sys;
 use crate::spec::Spec;
 
 /// Time limit for the mounting process. It takes microseconds, unless the program has stopped it.

@@ -32,6 +32,9 @@ const STEP_IN_RANGE: CapabilitySet = STEP
     .union(CapabilitySet::SETPCAP)
     .union(CapabilitySet::KILL);
 
+/// Capabilities of PID 1 of such a step, which also answers calls of other users' processes.
+const KEEPER: CapabilitySet = STEP_IN_RANGE.union(CapabilitySet::SYS_PTRACE);
+
 /// Capabilities of PID 1, which also resolves the descriptors and directories of a script's processes.
 const RECORDER: CapabilitySet = STEP.union(CapabilitySet::SYS_PTRACE);
 
@@ -54,9 +57,14 @@ pub fn drop_capabilities(identity: Identity) -> Result<(), Failure> {
     }
 }
 
-/// Drops the capabilities that a build step with a range of ids, or its PID 1, does not need.
+/// Drops the capabilities that a build step with a range of ids does not need.
 pub fn drop_capabilities_in_range() -> Result<(), Failure> {
     reduce_to(STEP_IN_RANGE)
+}
+
+/// Drops the capabilities that PID 1 of such a step does not need.
+pub fn drop_capabilities_of_keeper() -> Result<(), Failure> {
+    reduce_to(KEEPER)
 }
 
 /// Drops the capabilities that PID 1 does not need for recording owners.

@@ -30,8 +30,9 @@ use super::excluded_dirs::{self, ExcludedDirs};
 use super::host_facts::Plan;
 use super::init_messages::{self, Order, Report};
 use super::owners::{Changes, Owners};
-use super::syscall_path::{CallHandler, Sockets};
-use super::{chown_emulation, dev, exec, identity, remount_guard, rlimits, root, set_id_dirs};
+use super::step_calls::{self, Answers, StepCalls};
+use super::syscall_path::CallHandler;
+use super::{dev, exec, identity, remount_guard, rlimits, root, set_id_dirs};
 use crate::failure::{Cause, Failure, StepContext};
 use crate::host::job_control::Place;
 use crate::host::signal_escalation::Scope;
@@ -71,6 +72,7 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     let (no_files, changes) = root::enter(spec, owners)?;
     rlimits::bound_processes(&spec.limits)?;
     super::proc::mask(no_files, plan.uid)?;
+    super::proc::fix(spec.seed.as_ref())?;
     keys(spec, socket)?;
     let terminal = terminal(&plan.streams, socket)?;
     umask(plan.umask);
@@ -91,8 +93,7 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
         Identity::Caller | Identity::Machine => {
             start_caller(spec, plan, Peers { socket, agent, guard, changes: None }, removable, terminal)
         }
-        Identity::Root if owners == Owners::Real => start_in_range(spec, plan, Peers { socket, agent, guard, changes }, terminal),
-        Identity::Root => start_root(spec, plan, Peers { socket, agent, guard, changes: None }, terminal),
+        Identity::Root => start_step(spec, plan, Peers { socket, agent, guard, changes }, terminal, owners),
     }
 }
 
@@ -157,42 +158,41 @@ fn start_caller(
     }
 }
 
-/// PID 1 keeps the capabilities for recording owners; the program drops more.
-fn start_root(spec: &Spec, plan: &Plan, outside: Peers<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
-    // PID 1 has the filter, too, but makes none of the calls that it would have to answer itself.
-    let listener = sys::filter_with_listener(&seccomp_rules::filter(spec.identity, spec.abi)).during("filtering system calls")?;
-    let recorder = chown_emulation::Recorder::new(listener)?;
+/// Starts a build step. With a range of ids the kernel changes owners and users itself, and PID 1 keeps the step's capabilities to record
+/// the owners after the step. Otherwise PID 1 records each change of an owner.
+fn start_step(spec: &Spec, plan: &Plan, mut outside: Peers<'_>, terminal: Option<OwnedFd>, owners: Owners) -> Result<Infallible, Failure> {
+    let step = "filtering system calls";
+    outside.changes.as_mut().map_or(Ok(()), Changes::keep_streams)?;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
+    // Before the program can change files that the answers need.
+    let answers = Answers::new(spec.seed, owners)?;
     match sys::fork().during("starting the program")? {
         None => {
-            drop(recorder);
-            identity::drop_capabilities(spec.identity)?;
+            drop((ours, outside, answers));
+            match owners {
+                Owners::Real => identity::drop_capabilities_in_range()?,
+                Owners::Recorded => identity::drop_capabilities(spec.identity)?,
+            }
+            if spec.seed.is_some() {
+                sys::fix_addresses().during("fixing addresses")?;
+            }
+            let filter = seccomp_rules::filter_of_step(&step_calls::additions(spec.seed, owners), spec.abi);
+            let listener = sys::filter_with_listener(&filter).during(step)?;
+            init_messages::hand_over(theirs.as_fd(), listener).during(step)?;
             become_program(spec, plan, terminal)
         }
         Some(pid) => {
-            identity::drop_capabilities_of_recorder()?;
-            watch(pid, &outside, terminal, Some(&recorder as &dyn CallHandler))
-        }
-    }
-}
-
-/// The kernel changes owners and users itself. PID 1 keeps the step's capabilities, and records the owners after the step.
-fn start_in_range(spec: &Spec, plan: &Plan, mut outside: Peers<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
-    outside.changes.as_mut().map_or(Ok(()), Changes::keep_streams)?;
-    let step = "filtering system calls";
-    let sockets = match spec.abi {
-        Abi::Native => {
+            drop(theirs);
             sys::filter(&seccomp_rules::filter_for_all()).during(step)?;
-            None
+            match owners {
+                Owners::Real => identity::drop_capabilities_of_keeper()?,
+                Owners::Recorded => identity::drop_capabilities_of_recorder()?,
+            }
+            // `None` if the program could not start; it has reported the reason, and is reaped.
+            let listener = init_messages::take_over(ours.as_fd()).during(step)?;
+            let judge = listener.map(|listener| StepCalls::new(listener, answers));
+            watch(pid, &outside, terminal, judge.as_ref().map(|judge| judge as &dyn CallHandler))
         }
-        Abi::WithCompat => Some(Sockets::new(sys::filter_with_listener(&seccomp_rules::filter_for_all_with_compat()).during(step)?)),
-    };
-    identity::drop_capabilities_in_range()?;
-    match sys::fork().during("starting the program")? {
-        None => {
-            drop((outside, sockets));
-            become_program(spec, plan, terminal)
-        }
-        Some(pid) => watch(pid, &outside, terminal, sockets.as_ref().map(|sockets| sockets as &dyn CallHandler)),
     }
 }
 
@@ -348,6 +348,7 @@ fn watch(program: i32, outside: &Peers<'_>, terminal: Option<OwnedFd>, judge: Op
         let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::new(&children, PollFlags::IN)];
         let judge = judge.filter(|_| is_asked);
         fds.extend(judge.map(|judge| PollFd::from_borrowed_fd(judge.listener(), PollFlags::IN)));
+        fds.extend(judge.and_then(|judge| judge.fills()).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)));
         match poll(&mut fds, None) {
             Err(Errno::INTR) => continue,
             result => result.during(step)?,
@@ -363,6 +364,9 @@ fn watch(program: i32, outside: &Peers<'_>, terminal: Option<OwnedFd>, judge: Op
             // No process with the filter is left, and poll would report the hangup again and again.
             is_asked = !fds[2].revents().contains(PollFlags::HUP);
             judge.answer_one();
+        }
+        if let (true, Some(judge)) = (ready(3), judge) {
+            judge.fill();
         }
     }
 }

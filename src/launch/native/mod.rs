@@ -25,11 +25,13 @@ mod proc;
 mod remount_guard;
 pub(super) mod supervise;
 
+mod fixed_random;
 mod owners;
 
 mod excluded_dirs;
 pub(super) mod merged_view;
 mod root;
+mod step_calls;
 pub(super) mod userns;
 
 pub mod probe;

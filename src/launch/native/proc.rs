@@ -4,6 +4,7 @@
 //! `/proc/sys/kernel/core_pattern`. So writable parts are mounted read-only, and entries with information about the host are hidden.
 //! Without capabilities the guest cannot undo a mount.
 
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -13,6 +14,8 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, f
 use super::mounts::{attach, clone_tree};
 use crate::failure::{Failure, StepContext};
 use crate::kernel::sys;
+use crate::spec::Seed;
+use silo_store::digest::Hasher;
 
 /// Entries readable by all users, hidden with `/dev/null`.
 const HIDDEN_FILES: [&str; 14] = [
@@ -50,6 +53,9 @@ const HIDDEN_DIRS: [&str; 4] = ["acpi", "asound", "driver", "scsi"];
 
 /// Directories mounted read-only, because some entry in them changes the host.
 const READ_ONLY: [&str; 5] = ["sys", "irq", "bus", "fs", "mtrr"];
+
+/// Place of a file until it is mounted.
+const FIXED: &str = "/dev/.fixed";
 
 /// An empty read-only directory for each of [`HIDDEN_DIRS`] that exists.
 pub struct EmptyDirs(Vec<(&'static str, OwnedFd)>);
@@ -102,6 +108,45 @@ pub fn mask(no_files: EmptyDirs, caller: u32) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Hides the number of processors and random ids, for a sandbox with a seed; call it after [`mask`].
+pub fn fix(seed: Option<&Seed>) -> Result<(), Failure> {
+    let Some(seed) = seed else { return Ok(()) };
+    let stat =
+        "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\nintr 0\nctxt 0\nbtime 0\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n";
+    for (name, text) in [
+        ("stat", stat.to_owned()),
+        ("cpuinfo", "processor\t: 0\n\n".to_owned()),
+        ("uptime", "0.00 0.00\n".to_owned()),
+        ("loadavg", "0.00 0.00 0.00 1/1 1\n".to_owned()),
+        ("sys/kernel/random/boot_id", uuid(seed, "boot")),
+        ("sys/kernel/random/uuid", uuid(seed, "uuid")),
+    ] {
+        let step = || format!("fixing /proc/{name}");
+        fs::write(FIXED, text).during_this(step)?;
+        let tree = clone_tree(rustix::fs::CWD, FIXED).during_this(step)?;
+        read_only(&tree).during_this(step)?;
+        let from_here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&tree, "", rustix::fs::CWD, Path::new("/proc").join(name), from_here).during_this(step)?;
+        // The mount keeps the file.
+        fs::remove_file(FIXED).during_this(step)?;
+    }
+    Ok(())
+}
+
+/// Returns a random UUID (version 4) of a seed.
+fn uuid(seed: &Seed, name: &str) -> String {
+    let mut hasher = Hasher::new();
+    hasher.update(&seed.0);
+    hasher.update(name.as_bytes());
+    let digest = hasher.finish();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest.as_bytes()[..16]);
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}\n", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 fn read_only(tree: &OwnedFd) -> std::io::Result<()> {

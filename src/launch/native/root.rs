@@ -136,7 +136,7 @@ fn open_sources(spec: &Spec) -> Result<Sources, Failure> {
         sys::mount_setattr(tree.as_fd(), u64::from(flags.bits())).during_this(step)?;
         mounts.push(tree);
     }
-    Ok(Sources { lower, kept, mounts, devices: dev::open_sources()? })
+    Ok(Sources { lower, kept, mounts, devices: dev::open_sources(spec.seed.as_ref())? })
 }
 
 /// Opens a mount's source; fails if the path's inode differs from the checked one.

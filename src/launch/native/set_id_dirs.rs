@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use super::excluded_dirs::{self, ExcludedDirs};
 use super::syscall_path::{CallHandler, Named, Verdict};
 use crate::failure::{Failure, StepContext};
-use crate::kernel::sys::{self, Notice};
+use crate::kernel::notice::Notice;
+use crate::kernel::sys;
 
 /// Answers the calls of one sandbox.
 pub struct Modes {

@@ -5,16 +5,15 @@
 //! instead, another thread could change the arguments after the check. PID 1 is in the same network namespace, and has no capability for
 //! networks.
 
-use std::fs::File;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with, socketpair};
 
 use crate::kernel::compat::{MAKES_PAIR, SOCKETCALL};
-use crate::kernel::sys::{self, Notice};
+use crate::kernel::notice::Notice;
+use crate::kernel::sys;
 use crate::kernel::{compat, seccomp_rules};
 
 /// The bits of a socket's type that are not flags.
@@ -63,18 +62,21 @@ fn serve(listener: BorrowedFd<'_>, notice: &Notice) -> Result<(), Errno> {
         return match give(&socket, sys::SEND) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 let number = give(&socket, 0).map_err(failed)?;
-                sys::answer_with(listener, notice.id, number).map_err(failed)
+                sys::answer_with(listener, notice.id, number.into()).map_err(failed)
             }
             given => given.map(drop).map_err(failed),
         };
     }
     let (one, other) = socketpair(family, kind, own, protocol)?;
     let place = u64::from(words[3]);
-    let memory = File::options().write(true).open(format!("/proc/{pid}/mem")).map_err(failed)?;
     if !sys::still_waits(listener, notice.id) {
         return Err(Errno::SRCH);
     }
-    let write = |numbers: [u32; 2]| memory.write_all_at(numbers.map(u32::to_ne_bytes).as_flattened(), place).map_err(|_| Errno::FAULT);
+    let write = |numbers: [u32; 2]| {
+        let bytes = numbers.map(u32::to_ne_bytes);
+        let bytes = bytes.as_flattened();
+        sys::write_memory(pid, place, bytes).ok().filter(|written| *written == bytes.len()).map(drop).ok_or(Errno::FAULT)
+    };
     // First without the descriptors, because the caller keeps them even if the call fails.
     write([u32::MAX; 2])?;
     write([give(&one, 0).map_err(failed)?, give(&other, 0).map_err(failed)?])?;

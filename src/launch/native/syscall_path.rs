@@ -14,7 +14,8 @@ use rustix::io::Errno;
 
 use super::socketcall;
 use crate::kernel::compat;
-use crate::kernel::sys::{self, Notice};
+use crate::kernel::notice::Notice;
+use crate::kernel::sys;
 
 /// The kernel's limit on a path, including its NUL.
 const PATH_BYTES: usize = 4096;
@@ -27,6 +28,8 @@ const PAGE_BYTES: u64 = 4096;
 pub enum Verdict {
     /// PID 1 has performed it: the call succeeds.
     Done,
+    /// PID 1 has performed it: the call returns this value.
+    Value(i64),
     /// The kernel makes the call as if there were no filter. Only for calls that the program may make with any arguments: the program can
     /// change them in memory after PID 1 has read them.
     Continue,
@@ -36,6 +39,14 @@ pub enum Verdict {
 pub trait CallHandler {
     /// Returns the descriptor that is readable while a call waits.
     fn listener(&self) -> BorrowedFd<'_>;
+
+    /// Returns a descriptor to be kept full, if any; [`CallHandler::fill`] is called when it is writable.
+    fn fills(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Fills the descriptor.
+    fn fill(&self) {}
 
     /// Performs a call on behalf of its caller.
     fn judge(&self, notice: &Notice) -> Result<Verdict, Errno>;
@@ -63,29 +74,10 @@ pub trait CallHandler {
         };
         let _ = match self.judge(&notice) {
             Ok(Verdict::Done) => sys::answer(self.listener(), notice.id, 0),
+            Ok(Verdict::Value(value)) => sys::answer_with(self.listener(), notice.id, value),
             Ok(Verdict::Continue) => sys::let_through(self.listener(), notice.id),
             Err(errno) => sys::answer(self.listener(), notice.id, errno.raw_os_error()),
         };
-    }
-}
-
-/// Answers no calls but those that make sockets for 32-bit programs.
-pub struct Sockets(OwnedFd);
-
-impl Sockets {
-    /// Listens for calls.
-    pub fn new(listener: OwnedFd) -> Sockets {
-        Sockets(listener)
-    }
-}
-
-impl CallHandler for Sockets {
-    fn listener(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn judge(&self, _: &Notice) -> Result<Verdict, Errno> {
-        Err(Errno::NOSYS)
     }
 }
 

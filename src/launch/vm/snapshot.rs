@@ -103,6 +103,7 @@ fn plain(spec: &Spec, machine: &VmFiles) -> Spec {
     plain.dirs.clear();
     plain.read_only.clear();
     plain.owners.clear();
+    plain.seed = None;
     plain.network = None;
     plain.limits.tasks = None;
     plain.env.retain(|name, _| name == "PATH");

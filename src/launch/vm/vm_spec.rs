@@ -223,6 +223,7 @@ pub fn make(spec: &Spec, machine: &VmFiles, processor: Processor, start: Start) 
             network: None,
             machine: None,
             owners: Vec::new(),
+            seed: None,
         },
         inner: inner(spec, machine, &shares, memory),
         shares: shares.hosts.len(),
@@ -381,6 +382,7 @@ mod tests {
             network: None,
             machine: None,
             owners: Vec::new(),
+            seed: None,
         }
     }
 

@@ -122,6 +122,7 @@ mod tests {
             network: None,
             machine: None,
             owners: Vec::new(),
+            seed: None,
         }
     }
 

@@ -1,0 +1,49 @@
+//! System calls that wait for PID 1's answer, and the answers, as the kernel lays them out.
+
+use std::ffi::c_int;
+
+/// A system call that waits for an answer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Notice {
+    /// The id of this wait.
+    pub id: u64,
+    /// The calling thread, in this process's pid namespace.
+    pub pid: u32,
+    flags: u32,
+    /// The system call's number.
+    pub call: i32,
+    /// The audit number of its calling convention.
+    pub architecture: u32,
+    instruction_pointer: u64,
+    /// Its arguments.
+    pub args: [u64; 6],
+}
+
+/// The answer to a call.
+#[repr(C)]
+pub(super) struct Verdict {
+    /// The id of the wait.
+    pub id: u64,
+    /// The result, if there is no error.
+    pub value: i64,
+    /// The negated error number, or 0.
+    pub error: i32,
+    /// Flags.
+    pub flags: u32,
+}
+
+/// A descriptor for the caller.
+#[repr(C)]
+pub(super) struct Addition {
+    /// The id of the wait.
+    pub id: u64,
+    /// Flags.
+    pub flags: u32,
+    /// The descriptor in this process.
+    pub own: c_int,
+    /// Its number there, if a flag asks for one.
+    pub there: c_int,
+    /// Its flags there.
+    pub flags_there: c_int,
+}
