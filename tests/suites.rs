@@ -1,6 +1,7 @@
 //! Roots of more than one Debian suite: other apt archives with their keys, files beside the recipe, answers, backports.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -42,30 +43,30 @@ impl Own {
 
     /// Makes a .deb that has one file, and a script that prints debconf's answer.
     fn deb(&self, to: &Path, name: &str, version: &str) {
-        let tree = self.path(&format!("tree-{name}-{version}"));
-        let write = |path: &str, text: &str| {
-            let path = tree.join(path);
-            fs::create_dir_all(path.parent().expect("a directory")).expect("our own directory");
-            fs::write(path, text).expect("our own file");
-        };
-        let control = format!(
-            "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: a <a@example.com>\nDepends: debconf\nDescription: a test\n"
-        );
-        write("DEBIAN/control", &control);
-        write("DEBIAN/templates", &format!("Template: {name}/word\nType: string\nDefault: none\nDescription: a word\n"));
+        let control = format!("Package: {name}\nVersion: {version}\nArchitecture: all\nDepends: debconf\n");
+        let templates = format!("Template: {name}/word\nType: string\nDefault: none\nDescription: a word\n");
         let script = format!("#!/bin/sh\nset -e\n. /usr/share/debconf/confmodule\ndb_get {name}/word\necho \"$RET\" > /etc/{name}.word\n");
-        write("DEBIAN/postinst", &script);
         // A file of the old place, in a package that knows nothing of a merged /usr.
-        write(&format!("bin/{name}"), &format!("#!/bin/sh\necho {name} {version}\n"));
-        let execute = |path: &str| {
-            use std::os::unix::fs::PermissionsExt;
-            fs::set_permissions(tree.join(path), fs::Permissions::from_mode(0o755)).expect("our own file");
-        };
-        execute("DEBIAN/postinst");
-        execute(&format!("bin/{name}"));
+        let (program, text) = (format!("bin/{name}"), format!("#!/bin/sh\necho {name} {version}\n"));
+        self.deb_of(to, &control, &[("DEBIAN/templates", &templates), ("DEBIAN/postinst", &script), (&program, &text)]);
+    }
+
+    /// Makes a .deb of these files. Files that begin with `#!` are executable.
+    fn deb_of(&self, to: &Path, control: &str, files: &[(&str, &str)]) {
+        let tree = tempfile::tempdir_in(self.dir.path()).expect("a directory");
+        let control = format!("{control}Maintainer: a <a@example.com>\nDescription: a test\n");
+        for (path, text) in [("DEBIAN/control", control.as_str())].iter().chain(files) {
+            let path = tree.path().join(path);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("our own directory");
+            fs::write(&path, text).expect("our own file");
+            let mode = if text.starts_with("#!") { 0o755 } else { 0o644 };
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("our own file");
+        }
+        fs::set_permissions(tree.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
         let mut command = Command::new("dpkg-deb");
-        command.args(["--root-owner-group", "--build"]).arg(&tree).arg(to).env("SOURCE_DATE_EPOCH", "1700000000");
-        assert!(command.output().expect("dpkg-deb runs").status.success());
+        command.args(["--root-owner-group", "--build"]).arg(tree.path()).arg(to).env("SOURCE_DATE_EPOCH", "1700000000");
+        let done = command.output().expect("dpkg-deb runs");
+        assert!(done.status.success(), "{done:?}");
     }
 
     /// Publishes versions of a package as a suite.
@@ -214,4 +215,53 @@ fn no_image_contains_generated_secrets() {
     fs::copy(one.path("recipes/keys.lock"), two.path("recipes/keys.lock")).expect("our own file");
     let _ = two.ok(["install", "--quiet", "--frozen", "keys"]);
     assert_eq!(one.image_id("keys"), two.image_id("keys"));
+}
+
+/// dpkg puts a configuration file in its place only when it configures the package, so hooks of unconfigured packages do not run.
+#[test]
+fn configuration_files_appear_when_their_packages_are_configured() {
+    let Some(own) = Own::new() else { return };
+    let silo = Silo::seeded();
+    fs::create_dir_all(silo.path("recipes/debs")).expect("our own directory");
+    let deb = |name: &str, more: &str, files: &[(&str, &str)]| {
+        let control = format!("Package: {name}\nVersion: 1\nArchitecture: all\n{more}");
+        own.deb_of(&silo.path(&format!("recipes/debs/{name}.deb")), &control, files);
+    };
+    let runner = "#!/bin/sh\nset -e\nrun-parts --exit-on-error /etc/hooks.d\ncat /etc/hostname /etc/resolv.conf > /etc/runner.name\n";
+    deb("runner", "", &[("DEBIAN/postinst", runner)]);
+    // Its hook fails before its script has run.
+    deb(
+        "hooked",
+        "Depends: runner\n",
+        &[
+            ("DEBIAN/conffiles", "/etc/hooks.d/hooked\n/etc/hooked.conf\n/etc/replaced.conf\n"),
+            ("DEBIAN/postinst", "#!/bin/sh\nset -e\ntest -f /etc/hooks.d/hooked\ntouch /etc/hooked.ready\n/etc/hooks.d/hooked\n"),
+            ("etc/hooks.d/hooked", "#!/bin/sh\ntest -e /etc/hooked.ready\n"),
+            ("etc/hooked.conf", "hooked\n"),
+            ("etc/replaced.conf", "of hooked\n"),
+        ],
+    );
+    let divert = "#!/bin/sh\nset -e\ndpkg-divert --package diverting --add --rename --divert /etc/hooked.conf.own /etc/hooked.conf\n";
+    deb("diverting", "", &[("DEBIAN/preinst", divert), ("DEBIAN/postinst", "#!/bin/sh\n")]);
+    deb(
+        "replacing",
+        "Replaces: hooked\nDepends: hooked\n",
+        &[("DEBIAN/conffiles", "/etc/replaced.conf\n"), ("DEBIAN/postinst", "#!/bin/sh\n"), ("etc/replaced.conf", "of replacing\n")],
+    );
+    // A step may remove the files with the host's name.
+    let step = "[[steps]]\nrun = [\"sh\", \"-c\", \"cat /etc/hostname /etc/resolv.conf > /root/step.name; hostname >> /root/step.name; rm /etc/hostname /etc/resolv.conf\"]\n";
+    let debs = ["runner", "hooked", "diverting", "replacing"].map(|name| format!("\"debs/{name}.deb\"")).join(", ");
+    let recipe = format!("command = [\"sh\"]\n[debian]\npackages = [\"dash\"]\ndebs = [{debs}]\n{step}");
+    silo.write(".silo/recipes/hooks.toml", &recipe);
+    let _ = silo.ok(["install", "--quiet", "hooks"]);
+    let script = "find /etc -name '*.dpkg-*'; cat /etc/hooked.conf.own /etc/replaced.conf; ls /etc/hooked.conf /etc/hooks.d 2> /dev/null; \
+                  dpkg --verify; grep -c newconffile /var/lib/dpkg/status; cat /etc/runner.name /root/step.name; true";
+    let said = silo.ok(["hooks", "-c", script]);
+    assert_eq!(said, "hooked\nof replacing\n/etc/hooks.d:\nhooked\n0\nsilo\nsearch localdomain\nsilo\nsearch localdomain\nsilo\n");
+    // Files equal to those of the package's layer are in no other layer, and the step's own files are in none.
+    let why = silo.ok(["why", "hooks", "/etc/hooks.d/hooked"]);
+    assert!(why.contains("hooked") && !why.contains("configure"), "{why}");
+    for name in ["etc/hosts", "etc/hostname", "etc/resolv.conf"] {
+        assert!(!silo.image_root("hooks").join(name).exists(), "{name} is in the image");
+    }
 }

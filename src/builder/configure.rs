@@ -35,7 +35,7 @@ use super::split::{self, Parts};
 use super::state::State;
 use super::step::{self, Prepared, StepRun};
 use super::workdir::Workdir;
-use super::{dpkg_status, generated_secrets, packages, script};
+use super::{conffiles, dpkg_status, generated_secrets, packages, script};
 
 /// dpkg's list of diverted paths.
 const DIVERSIONS: &str = "var/lib/dpkg/diversions";
@@ -203,6 +203,11 @@ impl Run<'_> {
         Ok(by_dpkg.iter().map(|package| package.label()).zip(paths).collect())
     }
 
+    /// Lists the configuration files that are not in their place until dpkg configures their packages.
+    fn unconfigured_files(&self) -> BTreeMap<&str, &str> {
+        conffiles::unconfigured(self.step.tier, self.earlier, self.step.choice)
+    }
+
     /// Lists the foreign architectures of the step's packages.
     fn foreign(&self) -> BTreeSet<&str> {
         let choice = self.step.choice;
@@ -224,11 +229,10 @@ impl Run<'_> {
         };
         self.merge_usr(upper)?;
         let mut stanzas = stanzas_of(ctx, &self.previous)?;
-        stanzas.extend(self.step.choice.present.iter().map(|package| {
-            let scripted =
-                ["preinst", "postinst", "config", "triggers", "templates"].iter().any(|member| package.record.members.contains(*member));
-            // A package without scripts is marked as configured.
-            dpkg_status::stanza(&package.record, if scripted { "install ok unpacked" } else { "install ok installed" })
+        let new = self.unconfigured_files();
+        stanzas.extend(self.step.choice.present.iter().map(|package| match conffiles::is_scripted(package) {
+            true => dpkg_status::unpacked(&package.record, &|path| new.contains_key(path)),
+            false => dpkg_status::installed(&package.record),
         }));
         write(STATUS.to_owned(), &dpkg_status::write(stanzas), 0o644)?;
         let there = || self.earlier.iter().chain(&self.step.choice.present);
@@ -288,16 +292,15 @@ impl Run<'_> {
             guest: format!("{}/{name}.deb", script::DEBS).into(),
             access: Access::ReadOnly,
         };
+        let packages = script::Packages { choice: self.step.choice, earlier: self.earlier, unconfigured_files: &self.unconfigured_files() };
+        let script = script::script(&packages, &self.step.answers);
         Spec {
             mounts: debs.iter().map(mount).collect(),
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             stdio: Stdio::Log { path: workdir.log.clone() },
             seed: Some(workdir.seed(&self.drv.id().digest())),
             abi: Abi::of(self.foreign().len()),
-            ..Spec::new(
-                root,
-                vec!["/bin/sh".into(), "-c".into(), script::script(self.step.choice, self.earlier, &self.step.answers).into()],
-            )
+            ..Spec::new(root, vec!["/bin/sh".into(), "-c".into(), script.into()])
         }
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, epoch: i64, below: &State) -> Resu
     }
     let began = Instant::now();
     let mut stanzas = stanzas_of(ctx, &configured)?;
-    stanzas.extend(state.plain.iter().map(|package| dpkg_status::stanza(&package.record, "install ok installed")));
+    stanzas.extend(state.plain.iter().map(|package| dpkg_status::installed(&package.record)));
     let mut files = BTreeMap::from([(STATUS.to_owned(), dpkg_status::write(stanzas))]);
     files.extend(dpkg_status::architectures(&foreign).map(|text| (ARCHITECTURES.to_owned(), text)));
     if has_triggers {

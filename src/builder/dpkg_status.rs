@@ -35,12 +35,25 @@ const ORDER: [&str; 24] = [
 /// The fields that dpkg writes after the relations.
 const LATE: [&str; 2] = ["Conffiles", "Description"];
 
-/// Returns the stanza of a package in `state` (such as `install ok installed`), with its configuration files.
-pub fn stanza(record: &Record, state: &str) -> Stanza {
+/// dpkg's word for the MD5 of a configuration file that it has not put in its place yet.
+const NEW: &str = "newconffile";
+
+/// Returns the stanza of an installed package, with its configuration files.
+pub fn installed(record: &Record) -> Stanza {
+    stanza(record, "install ok installed", &|_| false)
+}
+
+/// Returns the stanza of a package that is unpacked and not configured. `is_new` names the configuration files that are not in their place.
+pub fn unpacked(record: &Record, is_new: &dyn Fn(&str) -> bool) -> Stanza {
+    stanza(record, "install ok unpacked", is_new)
+}
+
+fn stanza(record: &Record, state: &str, is_new: &dyn Fn(&str) -> bool) -> Stanza {
     let mut stanza = record.stanza.clone();
     stanza.set("Status", state.to_owned());
     if !record.conffiles.is_empty() {
-        let lines: Vec<String> = record.conffiles.iter().map(|(path, md5)| format!("\n {path} {md5}")).collect();
+        let line = |(path, md5): &(String, String)| format!("\n {path} {}", if is_new(path) { NEW } else { md5 });
+        let lines: Vec<String> = record.conffiles.iter().map(line).collect();
         stanza.set("Conffiles", lines.concat());
     }
     stanza

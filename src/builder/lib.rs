@@ -14,9 +14,11 @@ mod dpkg_status;
 mod error;
 mod java_keystore;
 mod scheduler;
-mod script;
 mod scrub;
 mod select_packages;
+
+mod conffiles;
+mod script;
 
 mod ca_certificates;
 pub mod check;
@@ -33,6 +35,7 @@ mod workdir;
 
 mod step_root;
 
+mod host_name;
 mod state;
 
 mod compare;

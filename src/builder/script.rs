@@ -4,6 +4,7 @@
 //! few packages that need it, and `dpkg --configure -a` configures all. Each preinst runs with the variables that dpkg sets for it (dpkg's
 //! `lib/dpkg/execname.c`, `src/main/script.c`).
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -40,6 +41,24 @@ run_preinst() {
 }
 "#;
 
+/// Renames configuration files of packages that are not configured as dpkg does when it unpacks them; see `conffiles`. Each line of its input
+/// is a package and a path. The file of a diverted path is at another one, except for the package that diverts it.
+const RENAME: &str = r#"perl -e '
+my %diverted;
+if (open my $list, "<", "/var/lib/dpkg/diversions") {
+  chomp(my @lines = <$list>);
+  while (my ($from, $to, $by) = splice @lines, 0, 3) { $diverted{$from} = [$to, $by]; }
+}
+while (<STDIN>) {
+  chomp;
+  my ($package, $path) = split / /, $_, 2;
+  my $place = $diverted{$path};
+  $path = $place->[0] if $place and $place->[1] ne $package;
+  next unless -f $path;
+  rename $path, "$path.dpkg-new" or die "$path: $!\n";
+}
+'"#;
+
 /// Recompiles Python's caches with a fixed hash seed.
 ///
 /// Before Python 3.11 a compiled set is in hash order, with a random seed in each process. Debian starts its compiler with `-E`, so the
@@ -60,11 +79,22 @@ for line in sys.stdin:
 done
 "#;
 
-/// Terminator of the here-document with the debconf answers; an answer always has several words.
+/// Terminator of the here-documents, whose lines have several words.
 const END: &str = "SILO-END";
 
-/// Generates the script of a step; debconf gets `answers` first. `earlier` are the packages of the earlier steps.
-pub fn script(choice: &Candidates, earlier: &[Arc<Unpacked>], answers: &[&str]) -> String {
+/// The packages of a step.
+pub struct Packages<'a> {
+    /// The step's packages.
+    pub choice: &'a Candidates,
+    /// The packages of the earlier steps.
+    pub earlier: &'a [Arc<Unpacked>],
+    /// The configuration files that are not in their place until dpkg configures their packages, by path.
+    pub unconfigured_files: &'a BTreeMap<&'a str, &'a str>,
+}
+
+/// Generates the script of a step; debconf gets `answers` first.
+pub fn script(packages: &Packages<'_>, answers: &[&str]) -> String {
+    let Packages { choice, earlier, unconfigured_files } = packages;
     let mut text = format!("set -e\numask 022\ncd /\n: > /tmp/silo-began\n{PREINST}");
     if !answers.is_empty() {
         write!(text, "debconf-set-selections <<'{END}'\n{}\n{END}\n", answers.join("\n")).expect("writing to a string cannot fail");
@@ -82,6 +112,10 @@ pub fn script(choice: &Candidates, earlier: &[Arc<Unpacked>], answers: &[&str]) 
     }
     for package in &choice.by_dpkg {
         line(format_args!("{DPKG} --unpack '{DEBS}/{}.deb'", package.label()));
+    }
+    if !unconfigured_files.is_empty() {
+        let lines: String = unconfigured_files.iter().map(|(path, package)| format!("{package} {path}\n")).collect();
+        line(format_args!("{RENAME} <<'{END}'\n{lines}{END}"));
     }
     line(format_args!("{DPKG} --configure -a"));
     text.push_str(PYTHON);

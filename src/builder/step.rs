@@ -30,7 +30,7 @@ use super::error::Error;
 use super::state::State;
 use super::step_root::StepRoot;
 use super::workdir::Workdir;
-use super::{compare, java_keystore, log, scrub};
+use super::{compare, host_name, java_keystore, log, scrub};
 
 /// File name of the launch spec that is kept with a failed step.
 pub const SPEC: &str = "spec.json";
@@ -137,6 +137,7 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
     let began = Instant::now();
     let mut prepared = step.kind.prepare(ctx, workdir, Root { lower: root.mounts(ctx), upper: workdir.overlay() })?;
     prepared.spec.owners = root.owners();
+    host_name::add(&mut prepared.spec, root);
     let mut attempt = Attempt { ctx, workdir, root, spec: &prepared.spec };
     attempt.launch(step)?;
     let settled = step.kind.settle(ctx, &attempt.workdir.upper()).and_then(|()| date_keystore(&attempt.workdir.upper(), step.epoch));

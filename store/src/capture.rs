@@ -101,6 +101,11 @@ impl<'a> Lower<'a> {
         all.into_values().collect()
     }
 
+    /// Checks if the trees have an entry at a path.
+    pub fn has(&self, path: &LayerPath) -> bool {
+        self.get(path).is_some()
+    }
+
     fn get(&self, path: &LayerPath) -> Option<&'a Entry> {
         self.0.iter().find_map(|index| index.get(path))
     }
