@@ -42,11 +42,22 @@ pub struct Blob {
 
 /// Returns the remembered blob of a key, which is a layer or a list of merged ones. An unreadable memory counts as none.
 pub fn remembered(home: &Home, key: Digest, form: Form) -> Option<Blob> {
-    let text = fs::read_to_string(memory(home, key, form)).ok()?;
+    parse(&fs::read_to_string(memory(home, key, form)).ok()?, form)
+}
+
+/// Parses the text of a remembered blob.
+pub fn parse(text: &str, form: Form) -> Option<Blob> {
     let mut words = text.strip_prefix(HEADER)?.strip_suffix('\n')?.split(' ');
     let (layer, digest, size) = (words.next()?, words.next()?, words.next()?);
     let pointer = Pointer { digest: Digest::parse(digest).ok()?, size: size.parse().ok()? };
-    words.next().is_none().then_some(Blob { layer: LayerId::parse(layer).ok()?, pointer, form })
+    let blob = Blob { layer: LayerId::parse(layer).ok()?, pointer, form };
+    // Each blob has one text: no signs, no leading zeros, no further words.
+    (to_text(&blob) == text).then_some(blob)
+}
+
+/// Returns the text of a remembered blob.
+pub fn to_text(blob: &Blob) -> String {
+    format!("{HEADER}{} {} {}\n", blob.layer, blob.pointer.digest, blob.pointer.size)
 }
 
 /// Remembers the blob of a key.
@@ -54,8 +65,7 @@ pub fn remember(home: &Home, key: Digest, blob: &Blob) -> Result<(), Error> {
     private::make_dir(&home.blobs())?;
     let path = memory(home, key, blob.form);
     let staged = path.with_extension(format!("{}.new", std::process::id()));
-    let text = format!("{HEADER}{} {} {}\n", blob.layer, blob.pointer.digest, blob.pointer.size);
-    private::write(&staged, text.as_bytes()).map_err(at("write", &staged))?;
+    private::write(&staged, to_text(blob).as_bytes()).map_err(at("write", &staged))?;
     fs::rename(&staged, &path).map_err(at("write", &path))?;
     Ok(())
 }

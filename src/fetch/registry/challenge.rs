@@ -58,7 +58,7 @@ fn value(rest: &mut &str) -> Option<String> {
         let end = rest.find([',', ' ', '\t', '"']).unwrap_or(rest.len());
         let (word, after) = rest.split_at(end);
         *rest = after;
-        return Some(word.to_owned());
+        return (!word.contains(char::is_control)).then(|| word.to_owned());
     };
     let mut value = String::new();
     let mut letters = quoted.char_indices();
@@ -102,9 +102,18 @@ mod tests {
         let long = format!("Bearer realm=\"{}\"", "a".repeat(MAX_BYTES));
         let many: String = (0..MAX_PARAMETERS + 1).map(|at| format!("p{at}=x, ")).collect();
         let many = format!("Bearer {many}");
-        for header in
-            ["=", "realm=x", "Bearer realm=\"x", "Bearer realm=\"x\\", "Bearer realm=a, realm=b", "Bearer \"x\"", "{}", &long, &many]
-        {
+        for header in [
+            "=",
+            "realm=x",
+            "Bearer realm=\"x",
+            "Bearer realm=\"x\\",
+            "Bearer realm=a, realm=b",
+            "Bearer \"x\"",
+            "{}",
+            "Bearer realm=\u{1}",
+            &long,
+            &many,
+        ] {
             assert_eq!(parse(header), None, "{header}");
         }
     }

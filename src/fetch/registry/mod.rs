@@ -3,7 +3,7 @@
 //! A registry may answer with an authentication challenge. If podman or docker stores a login for it, silo uses that; otherwise it asks for
 //! an anonymous token. Every document is verified by its digest, except the one that a tag names.
 
-mod challenge;
+pub mod challenge;
 mod credentials;
 mod error;
 mod realm;

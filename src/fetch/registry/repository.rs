@@ -23,6 +23,8 @@ pub use super::session::{Bytes, Moved};
 
 /// The most bytes of an answer without a document.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
+/// The most manifests of a layout's index that are read to find those about an image.
+const MAX_COPIED: usize = 64;
 /// Attempts to add a manifest to an index that others change at the same time.
 const INDEX_ATTEMPTS: u32 = 4;
 
@@ -49,22 +51,27 @@ impl<'a> Repository<'a> {
 
     /// Returns the bytes of the manifest or index with a tag, if there is one.
     pub fn tagged(&self, tag: &str) -> Result<Option<Vec<u8>>, Error> {
-        let index = match &self.session.location {
-            Location::Registry { .. } => return self.manifest_at(tag),
-            Location::Directory(dir) => layout_writer::entries(dir)?,
-            Location::Web(url) => {
-                let url = format!("{url}/{}", layout_writer::INDEX);
-                match self.get(&url, MAX_DOCUMENT_BYTES)? {
-                    Some(bytes) => layout_writer::index(&url, &bytes)?,
-                    None => return Ok(None),
-                }
-            }
-        };
+        if let Location::Registry { .. } = &self.session.location {
+            return self.manifest_at(tag);
+        }
+        let index = self.entries()?;
         let Some(entry) = index.iter().find(|entry| entry.annotations.get(NAME).map(String::as_str) == Some(tag)) else { return Ok(None) };
         // A named document that is missing is a fault, and not the same as a missing name.
         let missing =
             || Error::Absent { place: self.session.location.to_string(), name: format!("sha256:{}, which is {tag}", entry.pointer.digest) };
         Ok(Some(self.manifest(entry.pointer.digest)?.ok_or_else(missing)?))
+    }
+
+    /// Returns the entries of a layout's index; a registry has none.
+    fn entries(&self) -> Result<Vec<Entry>, Error> {
+        match &self.session.location {
+            Location::Registry { .. } => Ok(Vec::new()),
+            Location::Directory(dir) => layout_writer::entries(dir),
+            Location::Web(url) => {
+                let url = format!("{url}/{}", layout_writer::INDEX);
+                self.get(&url, MAX_DOCUMENT_BYTES)?.map_or(Ok(Vec::new()), |bytes| layout_writer::index(&url, &bytes))
+            }
+        }
     }
 
     /// Returns the bytes of a manifest or index, if it is there.
@@ -106,10 +113,20 @@ impl<'a> Repository<'a> {
             }
         }
         let tag = fallback(digest);
-        match self.tagged(&tag)? {
-            Some(bytes) => Ok(self.document(&tag, &bytes)?.manifests),
-            None => Ok(Vec::new()),
+        let mut listed = match self.tagged(&tag)? {
+            Some(bytes) => self.document(&tag, &bytes)?.manifests,
+            None => Vec::new(),
+        };
+        // Other programs, such as oras, copy the manifests about an image into a layout, and list them in its index only.
+        let copied = self.entries()?.into_iter().filter(|entry| entry.artifact_type.is_some()).take(MAX_COPIED);
+        for entry in copied {
+            let is_listed = listed.iter().any(|other| other.pointer.digest == entry.pointer.digest);
+            let is_about = |bytes: Vec<u8>| artifact::read(&bytes).is_ok_and(|document| document.subject == Some(digest));
+            if !is_listed && self.manifest(entry.pointer.digest)?.is_some_and(is_about) {
+                listed.push(entry);
+            }
         }
+        Ok(listed)
     }
 
     /// Returns true if a blob is there.

@@ -129,7 +129,9 @@ fn archive(text: &str, form: Form) -> Result<Reference, String> {
 /// Checks the name of an image in an archive, which is compared with names there and shown to the user.
 fn check_name(name: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/+".contains(c);
-    match name.len() <= MAX_REPOSITORY + MAX_TAG && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(plain) {
+    let is_long = name.len() > MAX_REPOSITORY + MAX_TAG;
+    // A name that ends with a colon has an empty tag.
+    match !is_long && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(plain) && !name.ends_with(':') {
         true => Ok(name.to_owned()),
         false => Err(format!("\"{name}\" is not a name of an image")),
     }
@@ -209,6 +211,7 @@ mod tests {
             ("oci-archive:x.tar", "must be absolute"),
             ("docker-archive:/x.tar:", "is not a name of an image"),
             ("docker-archive:/x.tar:@0", "is not a name of an image"),
+            ("docker-archive:/x.tar:a/b:", "is not a name of an image"),
             ("docker-archive:/x.tar@sha256:0", "64 hexadecimal digits"),
             ("exa mple.com/x", "not a host"),
         ] {
