@@ -10,10 +10,23 @@ use crate::support::numbers::Numbers;
 
 #[path = "../fuzz/checks.rs"]
 mod checks;
+#[path = "../fuzz/documents.rs"]
+mod documents;
+
+/// The readers of pushed images.
+const DOCUMENTS: [(&str, fn(&[u8])); 7] = [
+    ("contents", documents::contents),
+    ("document", documents::document),
+    ("reference", documents::reference),
+    ("bundle", documents::bundle),
+    ("key", documents::key),
+    ("memory", documents::memory),
+    ("login", documents::login),
+];
 
 #[test]
 fn the_fuzz_corpus_passes() {
-    for (name, check) in [
+    let of_guests = [
         ("wire", checks::wire as fn(&[u8])),
         ("hello", checks::hello),
         ("request", checks::request),
@@ -21,13 +34,77 @@ fn the_fuzz_corpus_passes() {
         ("git_index", checks::git_index),
         ("git_pack", checks::git_pack),
         ("git_loose", checks::git_loose),
-    ] {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
-        let files: Vec<_> = fs::read_dir(&dir).expect("they are in the repository").flatten().map(|entry| entry.path()).collect();
-        assert!(!files.is_empty(), "{name}");
-        for file in files {
-            check(&fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
+    ];
+    for (name, check) in of_guests.into_iter().chain(DOCUMENTS) {
+        saved(name).iter().for_each(|input| check(input));
+    }
+}
+
+/// The saved inputs of a target.
+fn saved(name: &str) -> Vec<Vec<u8>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+    let mut files: Vec<_> = fs::read_dir(&dir).expect("they are in the repository").flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{name}");
+    files.iter().map(|file| fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))).collect()
+}
+
+/// Documents of a hostile repository: each saved one, changed in 1,500 ways.
+#[test]
+fn changed_documents_of_a_repository_are_read_the_same_or_refused() {
+    for (name, check) in DOCUMENTS {
+        let saved = saved(name);
+        for (number, intact) in saved.iter().enumerate() {
+            for seed in 0..1500 {
+                let mut numbers = Numbers::of((number * 10_000 + seed) as u64);
+                let mut changed = intact.clone();
+                for _ in 0..1 + numbers.next(3) {
+                    change(&mut changed, &saved, &mut numbers);
+                }
+                let result = std::panic::catch_unwind(|| check(&changed));
+                assert!(result.is_ok(), "{name}, {number}, {seed}: {:?}", String::from_utf8_lossy(&changed));
+            }
         }
+    }
+}
+
+/// Changes some bytes: other bits, a part less, a part twice, a part of another input, or a word that readers may trip over.
+fn change(bytes: &mut Vec<u8>, others: &[Vec<u8>], numbers: &mut Numbers) {
+    const WORDS: [&[u8]; 16] = [
+        b"\"",
+        b"\\",
+        b"\0",
+        b"{}",
+        b"[]",
+        b"null",
+        b"-1",
+        b"+1",
+        b"00",
+        b"18446744073709551616",
+        b"\xff",
+        "é".as_bytes(),
+        b"sha256:",
+        b"@",
+        b":",
+        b"\n",
+    ];
+    let at = numbers.next(bytes.len() + 1);
+    let end = at + numbers.next(bytes.len() - at + 1).min(40);
+    match numbers.next(6) {
+        0 if at < bytes.len() => bytes[at] ^= 1 << numbers.next(8),
+        1 => drop(bytes.drain(at..end)),
+        2 => {
+            let part = bytes[at..end].to_vec();
+            drop(bytes.splice(at..at, part));
+        }
+        3 => {
+            let other = numbers.one(others);
+            let from = numbers.next(other.len().max(1)).min(other.len());
+            let part = other[from..other.len().min(from + numbers.next(60))].to_vec();
+            drop(bytes.splice(at..end, part));
+        }
+        4 => bytes.truncate(at),
+        _ => drop(bytes.splice(at..at, numbers.one(&WORDS).iter().copied())),
     }
 }
 
