@@ -45,6 +45,7 @@ mod prose;
 mod recipes;
 mod records;
 mod reference;
+mod registry_clients;
 mod reproducible;
 mod review;
 mod rows;

@@ -348,34 +348,6 @@ fn keys_sign_from_files_variables_and_programs() {
     assert!(silo.ok(["verify", &other]).contains("proved      signed by one"));
 }
 
-/// cosign and silo accept each other's signatures.
-#[test]
-fn cosign_verifies_images_and_signs_them() {
-    if !has("docker-registry") || !has("cosign") {
-        return skip("there is no docker-registry or no cosign");
-    }
-    let (silo, registry) = (greeter(&two()), Registry::start());
-    let reference = format!("{}/team/greeter:v1", registry.host);
-    drop(silo.ok(["key", "new", "laptop"]));
-    let pushed = json(&silo.ok(["push", "--json", "greeter", &reference]));
-    let cosign = |args: &[&str]| {
-        let mut cosign = Command::new("cosign");
-        let done = done(cosign.args(args).env("COSIGN_PASSWORD", "").env("HOME", silo.home()).current_dir(silo.project()));
-        assert_eq!(done.code, 0, "{done:?}");
-    };
-    let key = key_of(&silo, "laptop");
-    cosign(&["verify", "--key", &key, "--insecure-ignore-tlog=true", "--allow-insecure-registry", &reference]);
-    cosign(&["generate-key-pair"]);
-    let by_digest = format!("{}/team/greeter@{}", registry.host, pushed["digest"].as_str().expect("a digest"));
-    let sign =
-        ["sign", "--key", "cosign.key", "--tlog-upload=false", "--use-signing-config=false", "--allow-insecure-registry", "-y", &by_digest];
-    cosign(&sign);
-    let there = Silo::new();
-    drop(there.ok(["key", "trust", &silo.project().join("cosign.pub").display().to_string()]));
-    assert!(there.ok(["verify", &reference]).contains("proved      signed by cosign"));
-    assert!(Path::new(&silo.project()).join("cosign.pub").exists());
-}
-
 /// Writes the user's settings with one cache.
 fn use_cache(silo: &Silo, location: &str) {
     silo.write(".silo/silo.toml", &format!("[[caches]]\nlocation = \"{location}\"\n"));
