@@ -1,0 +1,174 @@
+//! The python image to and from a registry on this machine, compared with podman, and with skopeo and umoci.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::registry::Registry;
+use crate::support::{As, Silo, has};
+use crate::table::{Promise, Table, timed};
+
+/// The most time of a push and of a pull, as multiples of podman's.
+const PUSH_TIMES: f64 = 0.5;
+const PULL_TIMES: f64 = 0.3;
+/// The most time of an install from a cache, as a multiple of a build from .debs that are here.
+const CACHED_TIMES: f64 = 0.25;
+/// A package that the image has, and that a copy of its recipe leaves out.
+const LEFT_OUT: &str = "python-is-python3";
+
+pub fn run(rounds: usize) -> bool {
+    let warm = Silo::shared(As::Me);
+    let needed = [
+        ("docker-registry", "docker-registry is not installed"),
+        ("skopeo", "skopeo is not installed"),
+        ("umoci", "umoci is not installed"),
+        ("podman", "podman is not installed"),
+    ];
+    if let Some((_, lacking)) = needed.into_iter().find(|(program, _)| !has(program)) {
+        let mut table = Table::new("the python image to and from a registry on this machine");
+        let row = table.row("silo push, silo pull");
+        table.absent("everything", lacking);
+        return table.print(row, &[]);
+    }
+    let smaller = smaller(&warm);
+    let moved = moves(&warm, &smaller, rounds);
+    cached(&warm, rounds) && moved
+}
+
+/// A silo with a python of one package less.
+fn smaller(warm: &Silo) -> Silo {
+    let silo = Silo::seeded();
+    silo.write(".silo/silo.toml", "[ecosystems]\npypi = [\"registry.example.com\"]\n");
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let recipe = fs::read_to_string(recipes.join("python.toml")).expect("a recipe");
+    let without = recipe.replace(&format!("\"{LEFT_OUT}\", "), "").replace(&format!(", \"{LEFT_OUT}\""), "");
+    assert_ne!(recipe, without, "the recipe has {LEFT_OUT}");
+    silo.write(".silo/recipes/python.toml", &without);
+    drop(silo.ok(["install", "--quiet", "python"]));
+    drop(warm.ok(["list"]));
+    silo
+}
+
+/// The rows of one table: silo, podman, skopeo with umoci.
+struct Rows {
+    table: Table,
+    ours: usize,
+    podman: usize,
+    others: usize,
+}
+
+impl Rows {
+    fn new(title: &'static str, ours: &str, podman: &str, others: &str) -> Rows {
+        let mut table = Table::new(title);
+        let (ours, podman, others) = (table.row(ours), table.row(podman), table.row(others));
+        Rows { table, ours, podman, others }
+    }
+
+    fn print(self, times: f64) -> bool {
+        self.table.print(self.podman, &[Promise::AtMost { row: self.ours, times, of: self.podman }])
+    }
+}
+
+fn moves(warm: &Silo, smaller: &Silo, rounds: usize) -> bool {
+    let mut push = Rows::new("push of the python image, cold", "silo push", "podman push", "skopeo copy from a layout");
+    let mut push_more = Rows::new("push with one layer changed", "silo push", "podman push", "umoci insert, skopeo copy");
+    let mut pull = Rows::new("pull of the python image, cold", "silo pull", "podman pull, storage driver vfs", "skopeo copy, umoci unpack");
+    let mut pull_more =
+        Rows::new("pull with one layer changed", "silo pull", "podman pull, storage driver vfs", "skopeo copy, umoci unpack");
+    // All that is made stays until the end: for each new inode ext4 searches past those that were freed a moment ago.
+    let mut made = Vec::new();
+    for _ in 0..rounds {
+        let registry = Registry::start();
+        let (ours, theirs) = (format!("{}/ours", registry.host), format!("{}/theirs", registry.host));
+        let there = Silo::new();
+        let dir = there.project();
+        let silo = |silo: &Silo, tag: &str| timed(&mut silo.command(["push", "--quiet", "--no-sign", "python", &format!("{ours}:{tag}")]));
+        push.table.add(push.ours, silo(smaller, "v1"));
+        push_more.table.add(push_more.ours, silo(warm, "v2"));
+        let take = |tag: &str| timed(&mut there.command(["pull", "--quiet", "--unsigned", &format!("{ours}:{tag}")]));
+        pull.table.add(pull.ours, take("v1"));
+        pull_more.table.add(pull_more.ours, take("v2"));
+
+        // The others get the same image with gzip, which umoci needs, and change it by one small layer.
+        drop(smaller.ok(["push", "--quiet", "--no-sign", "--gzip", "python", &format!("{}/gzip:v1", registry.host)]));
+        prepared(
+            &dir,
+            &format!("skopeo copy --quiet --insecure-policy --src-tls-verify=false docker://{}/gzip:v1 oci:layout:v1", registry.host),
+        );
+        prepared(&dir, &podman("from", "pull --quiet oci:layout:v1 && podman_ tag $(podman_ images --quiet) localhost/python:v1"));
+        let send = |tag: &str| format!("push --quiet --tls-verify=false localhost/python:{tag} {theirs}-podman:{tag}");
+        push.table.add(push.podman, timed(shell(&podman("from", &send("v1"))).current_dir(&dir)));
+        let copy = |tag: &str| {
+            format!("skopeo copy --quiet --insecure-policy --dest-tls-verify=false oci:layout:{tag} docker://{theirs}-skopeo:{tag}")
+        };
+        push.table.add(push.others, timed(shell(&copy("v1")).current_dir(&dir)));
+        fs::write(dir.join("change"), "x").expect("our own");
+        let insert = "umoci insert --rootless --image layout:v1 --tag v2 change /opt/change";
+        push_more.table.add(push_more.others, timed(shell(&format!("{insert} && {}", copy("v2"))).current_dir(&dir)));
+        prepared(
+            &dir,
+            &podman("from", "pull --quiet oci:layout:v2 && podman_ tag $(podman_ images --quiet | head -n 1) localhost/python:v2"),
+        );
+        push_more.table.add(push_more.podman, timed(shell(&podman("from", &send("v2"))).current_dir(&dir)));
+        for (rows, tag) in [(&mut pull, "v1"), (&mut pull_more, "v2")] {
+            let script = podman("to", &format!("pull --quiet --tls-verify=false {theirs}-podman:{tag}"));
+            rows.table.add(rows.podman, timed(shell(&script).current_dir(&dir)));
+            let script = format!(
+                "skopeo copy --quiet --insecure-policy --src-tls-verify=false docker://{theirs}-skopeo:{tag} oci:back:{tag} && umoci unpack --rootless --image back:{tag} bundle-{tag}"
+            );
+            rows.table.add(rows.others, timed(shell(&script).current_dir(&dir)));
+        }
+        made.push(there);
+    }
+    let all = [push.print(PUSH_TIMES), push_more.print(PUSH_TIMES), pull.print(PULL_TIMES), pull_more.print(PULL_TIMES)];
+    all.into_iter().all(|is_kept| is_kept)
+}
+
+/// An install from a cache, beside a build.
+fn cached(warm: &Silo, rounds: usize) -> bool {
+    let mut table = Table::new("silo install python on a machine with nothing");
+    let (ours, cold) = (table.row("from a cache on this machine"), table.row("built from .debs that are here"));
+    let registry = Registry::start();
+    let location = format!("{}/team/silo", registry.host);
+    let maker = Silo::new();
+    drop(maker.ok(["key", "new", "maker"]));
+    let secret = maker.path("keys/own/maker.pem").display().to_string();
+    drop(warm.ok(["cache", "push", "--to", &location, "--sign", &secret, "python"]));
+    let key = maker.project().join("maker.pub");
+    fs::write(&key, maker.ok(["key", "export", "maker"])).expect("our own");
+    // The network request that learns pip's registry is part of neither.
+    let learned = "[ecosystems]\npypi = [\"registry.example.com\"]\n";
+    let mut made = Vec::new();
+    for _ in 0..rounds {
+        let silo = Silo::new();
+        silo.seed_locks();
+        silo.write(".silo/silo.toml", &format!("{learned}[[caches]]\nlocation = \"{location}\"\n"));
+        drop(silo.ok(["key", "trust", &key.display().to_string()]));
+        table.add(ours, timed(&mut silo.command(["install", "--quiet", "python"])));
+        made.push(silo);
+        let silo = Silo::seeded();
+        silo.write(".silo/silo.toml", learned);
+        table.add(cold, timed(&mut silo.command(["install", "--quiet", "python"])));
+        made.push(silo);
+    }
+    table.print(cold, &[Promise::AtMost { row: ours, times: CACHED_TIMES, of: cold }])
+}
+
+/// A script with podman, which keeps its images in a directory of that name; `podman_` is the same podman.
+fn podman(storage: &str, words: &str) -> String {
+    let own =
+        format!("--root $PWD/{storage} --runroot $PWD/{storage}-run --storage-driver vfs --cgroup-manager cgroupfs --events-backend none");
+    format!("podman_() {{ podman {own} \"$@\"; }}; podman_ {words}")
+}
+
+fn shell(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-ec", script]).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Runs a script that is not measured.
+fn prepared(dir: &Path, script: &str) {
+    let done = shell(script).current_dir(dir).env("REGISTRY_AUTH_FILE", dir.join("logins.json")).status().expect("sh starts");
+    assert!(done.success(), "{script}");
+}
