@@ -68,9 +68,10 @@ fn value(rest: &mut &str) -> Option<String> {
                 *rest = &quoted[at + 1..];
                 return Some(value);
             }
-            '\\' => value.push(letters.next()?.1),
-            letter if letter.is_control() => return None,
-            letter => value.push(letter),
+            letter => {
+                let letter = if letter == '\\' { letters.next()?.1 } else { letter };
+                value.push(Some(letter).filter(|letter| !letter.is_control())?);
+            }
         }
     }
     None
@@ -110,7 +111,7 @@ mod tests {
             "Bearer realm=a, realm=b",
             "Bearer \"x\"",
             "{}",
-            "Bearer realm=\u{1}",
+            "Bearer realm=\u{1}", "Bearer realm=\"\\\u{1}\"",
             &long,
             &many,
         ] {
