@@ -106,7 +106,8 @@ impl Transport {
             Method::Delete => reqwest::Method::DELETE,
         };
         let writes = !matches!(request.method, Method::Head | Method::Get | Method::Delete);
-        let mut sent = net.client.request(method, url);
+        let reads = matches!(request.method, Method::Head | Method::Get);
+        let mut sent = if reads { &net.client } else { net.writer()? }.request(method, url);
         for (name, value) in [(ACCEPT, request.accept), (CONTENT_TYPE, request.media_type)] {
             if let Some(value) = value {
                 sent = sent.header(name, value);

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
 use tokio::runtime::Runtime;
 
 use super::address::{local_path, shown};
@@ -81,6 +81,9 @@ pub struct Answer {
 pub(super) struct Net {
     runtime: Runtime,
     pub(super) client: Client,
+    /// The client of requests that write, from the first of them on.
+    writer: OnceLock<Result<Client, String>>,
+    patience: RetryPolicy,
     authorities: bool,
 }
 
@@ -262,27 +265,30 @@ fn start(patience: RetryPolicy) -> Result<Net, String> {
     // Fails if the process has a provider already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|err| err.to_string())?;
-    let builder = || {
-        Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(patience.connect)
-            .read_timeout(patience.idle)
-            .redirect(Policy::custom(|attempt| match refuse(attempt.previous(), attempt.url()) {
-                Some(why) => attempt.error(why),
-                None => attempt.follow(),
-            }))
-            .referer(false)
-            .dns_resolver(Arc::new(Lookup))
-    };
-    match builder().build() {
-        Ok(client) => Ok(Net { runtime, client, authorities: true }),
+    let net = |client, authorities| Net { runtime, client, writer: OnceLock::new(), patience, authorities };
+    match builder(patience, refuse).build() {
+        Ok(client) => Ok(net(client, true)),
         // A minimal Debian system has no ca-certificates, but plain http to its mirror still works: signatures and digests verify the
         // files. Https then fails with an error that names the missing certificates.
-        Err(_) => match builder().tls_certs_only([]).build() {
-            Ok(client) => Ok(Net { runtime, client, authorities: false }),
+        Err(_) => match builder(patience, refuse).tls_certs_only([]).build() {
+            Ok(client) => Ok(net(client, false)),
             Err(err) => Err(innermost(&err)),
         },
     }
+}
+
+/// Returns the builder of a client that asks `refuse` for the reason not to follow a redirect.
+fn builder(patience: RetryPolicy, refuse: fn(&[Url], &Url) -> Option<String>) -> ClientBuilder {
+    Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(patience.connect)
+        .read_timeout(patience.idle)
+        .redirect(Policy::custom(move |attempt| match refuse(attempt.previous(), attempt.url()) {
+            Some(why) => attempt.error(why),
+            None => attempt.follow(),
+        }))
+        .referer(false)
+        .dns_resolver(Arc::new(Lookup))
 }
 
 /// DNS lookups through the system's resolver. The client's own resolver panics when the system refuses a thread.
@@ -315,7 +321,23 @@ fn refuse(previous: &[Url], next: &Url) -> Option<String> {
     (secure && next.scheme() != "https").then(|| "it redirects from https to http".to_owned())
 }
 
+/// Like [`refuse`], for requests that write: another server would receive the bytes, and act on them.
+fn refuse_others(previous: &[Url], next: &Url) -> Option<String> {
+    let leaves = previous.first().is_some_and(|first| first.origin() != next.origin());
+    refuse(previous, next).or_else(|| leaves.then(|| format!("it sends what is written to {}", next.origin().ascii_serialization())))
+}
+
 impl Net {
+    /// Returns the client for requests that write.
+    pub(super) fn writer(&self) -> Result<&Client, Error> {
+        let start = || {
+            let builder = builder(self.patience, refuse_others);
+            let builder = if self.authorities { builder } else { builder.tls_certs_only([]) };
+            builder.build().map_err(|err| innermost(&err))
+        };
+        self.writer.get_or_init(start).as_ref().map_err(|cause| Error::Client { cause: cause.clone() })
+    }
+
     /// Waits for `work` on `url`; checks for cancellation and for the timeout.
     pub(super) fn wait<T>(&self, stop: &Stop, url: &str, within: Duration, work: impl Future<Output = T>) -> Result<T, Error> {
         stop.check()?;

@@ -111,7 +111,8 @@ mod tests {
             "Bearer realm=a, realm=b",
             "Bearer \"x\"",
             "{}",
-            "Bearer realm=\u{1}", "Bearer realm=\"\\\u{1}\"",
+            "Bearer realm=\u{1}",
+            "Bearer realm=\"\\\u{1}\"",
             &long,
             &many,
         ] {
