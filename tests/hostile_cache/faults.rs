@@ -100,7 +100,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "the head has no end", variants: 4, weight: Weight::Heavy, make: head },
     Fault { name: "the body has no end", variants: 8, weight: Weight::Heavy, make: body },
     Fault { name: "the document is a bomb", variants: 14, weight: Weight::Heavy, make: bomb },
-    Fault { name: "the server is silent", variants: 6, weight: Weight::Silent, make: silent },
+    Fault { name: "the server is silent", variants: 7, weight: Weight::Silent, make: silent },
 ];
 
 fn with_body(case: &Case<'_>, body: &[u8]) -> Reply {
@@ -197,8 +197,15 @@ fn changed(value: &Value, case: &mut Case<'_>) -> Value {
         (_, 0) => Value::Null,
         (Value::Number(number), pick) => {
             let own = number.as_u64().unwrap_or(0);
-            [json!(0), json!(-1), json!(own + 1), json!(own.wrapping_sub(1)), json!(u64::MAX), json!(1e300), json!(own.to_string())]
-                [pick - 1]
+            [
+                json!(0),
+                json!(-1),
+                json!(own.wrapping_add(1)),
+                json!(own.wrapping_sub(1)),
+                json!(u64::MAX),
+                json!(1e300),
+                json!(own.to_string()),
+            ][pick - 1]
                 .clone()
         }
         (Value::String(_), 1 | 2) => {
@@ -234,8 +241,7 @@ fn changed(value: &Value, case: &mut Case<'_>) -> Value {
     }
 }
 
-const STATUSES: &[u16] =
-    &[199, 201, 202, 204, 206, 300, 301, 304, 305, 400, 401, 403, 404, 405, 410, 416, 418, 451, 500, 502, 507, 599, 999];
+const STATUSES: &[u16] = &[201, 202, 204, 206, 300, 301, 304, 305, 400, 401, 403, 404, 405, 410, 416, 418, 451, 500, 502, 507, 599, 999];
 
 fn status(case: &mut Case<'_>) -> Reply {
     let status = STATUSES[case.variant];
@@ -478,6 +484,8 @@ fn silent(case: &mut Case<'_>) -> Reply {
     let parts = match case.variant {
         0 => vec![Part::Stall],
         1 => vec![Part::Bytes(b"HTTP/1.1 200 O".to_vec()), Part::Stall],
+        // The client waits for the answer that follows.
+        5 => vec![Part::Bytes(b"HTTP/1.1 199 X\r\n\r\n".to_vec()), Part::Stall],
         2 => vec![Part::Bytes([&head[..], &honest[..honest.len() / 2]].concat()), Part::Stall],
         3 => vec![Part::Drip(head, drip), Part::Stall],
         4 => vec![Part::Bytes(head), Part::Drip(honest.iter().copied().take(500).collect(), drip), Part::Stall],

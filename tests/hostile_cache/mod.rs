@@ -4,6 +4,7 @@
 
 mod faults;
 mod forgeries;
+mod pushes;
 mod server;
 mod world;
 

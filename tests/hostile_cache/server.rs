@@ -9,14 +9,20 @@ use std::time::Duration;
 
 /// The longest write, and the longest silence. A client of a test ends far earlier.
 const MAX_WAIT: Duration = Duration::from_secs(20);
+/// The most bytes of a request's body.
+const MAX_BODY_BYTES: u64 = 16 << 20;
 /// The interval at which a silent server looks if the client is still there.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// A request.
 #[derive(Clone, Debug)]
 pub struct Ask {
+    /// The method.
+    pub method: String,
     /// The target.
     pub target: String,
+    /// The start of the body.
+    pub body: Vec<u8>,
     /// The first byte of the requested range.
     pub from: Option<usize>,
 }
@@ -126,14 +132,20 @@ fn read(reader: &mut impl BufRead) -> io::Result<Option<Ask>> {
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);
     }
-    let target = line.split_whitespace().nth(1).unwrap_or_default().to_owned();
-    let mut ask = Ask { target, from: None };
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let mut ask = Ask { method: words.next().unwrap_or_default(), target: words.next().unwrap_or_default(), body: Vec::new(), from: None };
+    let mut length: u64 = 0;
     loop {
         let mut header = String::new();
         if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
+            Read::by_ref(reader).take(length.min(MAX_BODY_BYTES)).read_to_end(&mut ask.body)?;
             return Ok(Some(ask));
         }
-        if let Some(range) = header.to_ascii_lowercase().strip_prefix("range: bytes=") {
+        let header = header.to_ascii_lowercase();
+        if let Some(value) = header.strip_prefix("content-length: ") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+        if let Some(range) = header.strip_prefix("range: bytes=") {
             ask.from = range.trim().trim_end_matches('-').parse().ok();
         }
     }

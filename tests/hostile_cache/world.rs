@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::Value;
+use silo_base::error_chain;
 use silo_base::event::{Event, Sink};
 use silo_base::home::Home;
 use silo_build::host_network::HostNetwork;
@@ -16,14 +18,15 @@ use silo_fetch::retry::RetryPolicy;
 use silo_fetch::transport::Transport;
 use silo_model::config::{CacheSource, Settings};
 use silo_model::lock::Lock;
-use silo_model::oci;
+use silo_model::oci::{self, location::Location};
 use silo_model::recipe::catalog::RecipeSources;
+use silo_ship::push::Options;
 use silo_store::index::Index;
 use silo_store::layout::Store;
 use silo_store::{flock, layout, verify};
 use silo_tool::definition::{self, Definition, Scope};
 use silo_tool::lock_files;
-use silo_tool::{Context, caches};
+use silo_tool::{Context, caches, share};
 use tar::EntryType::{Directory, Regular, Symlink};
 
 use super::faults::Honest;
@@ -225,6 +228,27 @@ impl<'a> Asking<'a> {
         world.furnish(&root);
         let (definition, lock) = defined(&home);
         Asking { world, dir, store, home, definition, lock, settings: Settings::default(), stop: AtomicBool::new(false) }
+    }
+
+    /// Returns a copy of the home in which the image was made.
+    pub fn of_maker(world: &'a World) -> Asking<'a> {
+        let dir = temporary();
+        let root = dir.path().join(".silo");
+        let copied = Command::new("cp").arg("-a").arg(world.maker.path("")).arg(&root).status().expect("cp starts");
+        assert!(copied.success());
+        let (store, home) = (Store::open(&root).expect("a store"), Home::new(root));
+        let (definition, lock) = defined(&home);
+        Asking { world, dir, store, home, definition, lock, settings: Settings::default(), stop: AtomicBool::new(false) }
+    }
+
+    /// Pushes the image with the tag v1; an error is a warning.
+    pub fn push(&self, location: Location, transport: &Transport) -> Asked {
+        let to = share::Target { location, tag: "v1".to_owned(), digest: None };
+        let options = Options { tag: Some(to.tag.clone()), ..Options::default() };
+        let source = share::Source { id: self.world.expected, tool: None };
+        let pushed = share::push(&self.context(transport, &|_| {}), source, &to, &options, None);
+        let warnings = pushed.as_ref().err().map(|error| error_chain::of(error).join(": "));
+        Asked { is_taken: pushed.is_ok(), warnings: warnings.into_iter().collect(), notes: Vec::new() }
     }
 
     /// Asks a cache; fails unless the result is the image, or nothing.

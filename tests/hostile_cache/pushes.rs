@@ -1,0 +1,116 @@
+//! A hostile registry, to which an image is pushed: each wrong answer ends in a push or in an error, and no other server gets a byte.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use silo_model::oci::location::Location;
+
+use super::faults::{Case, FAULTS, Honest, Weight};
+use super::server::{Ask, Reply, Server};
+use super::world::{Asking, Interface, World, answers, patient};
+use super::{Counts, WORKERS, lock};
+use crate::support::numbers::Numbers;
+
+/// The kinds of requests of a push.
+const KINDS: [&str; 7] =
+    ["HEAD blobs", "POST uploads", "PUT uploads", "PUT manifests/sha256", "PUT manifests/sha256-", "PUT manifests/v1", "GET manifests/"];
+
+/// The kind of a request.
+fn kind(ask: &Ask) -> Option<usize> {
+    let path = ask.target.strip_prefix("/v2/team/silo/").unwrap_or_default();
+    let path = path.strip_prefix("blobs/").filter(|rest| rest.starts_with("uploads")).unwrap_or(path);
+    let is_of = |kind: &str| {
+        let (method, start) = kind.split_once(' ').expect("two words");
+        ask.method == method && path.starts_with(start)
+    };
+    // The longest name counts.
+    (0..KINDS.len()).filter(|at| is_of(KINDS[*at])).max_by_key(|at| KINDS[*at].len())
+}
+
+/// A registry that takes everything, but for requests of one kind.
+struct State {
+    /// The wrong kind, the fault and its variant.
+    wrong: Option<(usize, usize, usize)>,
+    count: usize,
+    /// The written manifests, by target.
+    manifests: BTreeMap<String, Vec<u8>>,
+    kinds: BTreeSet<usize>,
+    host: String,
+}
+
+impl State {
+    fn reply(&mut self, ask: &Ask, others: &BTreeMap<String, Honest>, elsewhere: &str) -> Reply {
+        let kind = kind(ask);
+        self.kinds.extend(kind);
+        let (status, headers) = match (ask.method.as_str(), ask.target.contains("/uploads/")) {
+            ("POST", _) => (202, "Location: /v2/team/silo/blobs/uploads/1\r\n"),
+            ("PATCH", _) => (202, "Location: /v2/team/silo/blobs/uploads/1\r\nRange: 0-0\r\n"),
+            ("PUT", _) => (201, ""),
+            ("GET", _) if self.manifests.contains_key(&ask.target) => (200, ""),
+            _ => (404, ""),
+        };
+        let body = if status == 200 { self.manifests[&ask.target].clone() } else { Vec::new() };
+        if ask.method == "PUT" {
+            self.manifests.insert(ask.target.clone(), ask.body.clone());
+        }
+        let honest = Honest { status, kind: "application/json".into(), body };
+        let Some((_, fault, variant)) = self.wrong.filter(|(wrong, ..)| Some(*wrong) == kind) else {
+            return Reply::whole(status, headers, &honest.body);
+        };
+        self.count += 1;
+        let numbers = Numbers::of((fault * 1000 + variant) as u64);
+        let (target, host) = (ask.target.as_str(), self.host.as_str());
+        (FAULTS[fault].make)(&mut Case { honest: &honest, target, others, old: others, host, elsewhere, variant, numbers })
+    }
+}
+
+#[test]
+fn a_push_to_a_hostile_registry_ends_and_no_other_server_gets_a_byte() {
+    let world = World::new();
+    let others = Arc::new(answers(&world.place, Interface::Tags));
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&written);
+    let elsewhere = Server::start(move |ask| {
+        if ask.method != "GET" && ask.method != "HEAD" {
+            lock(&log).push(format!("{} {:.100}", ask.method, ask.target));
+        }
+        Reply::whole(201, "Location: /v2/team/silo/blobs/uploads/1\r\n", b"")
+    });
+    let light: Vec<usize> = (0..FAULTS.len()).filter(|at| FAULTS[*at].weight == Weight::Light).collect();
+    let mut plans = Vec::new();
+    for kind in 0..KINDS.len() {
+        plans.extend(light.iter().flat_map(|fault| (0..FAULTS[*fault].variants).map(move |variant| (kind, *fault, variant))));
+    }
+    let (counts, next, wrong) = (Counts::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+    let kinds = Mutex::new(BTreeSet::new());
+    let work = || {
+        let state =
+            Arc::new(Mutex::new(State { wrong: None, count: 0, manifests: BTreeMap::new(), kinds: BTreeSet::new(), host: String::new() }));
+        let (shared, others, other_host) = (Arc::clone(&state), Arc::clone(&others), elsewhere.host.clone());
+        let server = Server::start(move |ask| lock(&shared).reply(ask, &others, &other_host));
+        lock(&state).host.clone_from(&server.host);
+        let (transport, maker) = (patient(), Asking::of_maker(&world));
+        while let Some((kind, fault, variant)) = plans.get(next.fetch_add(1, Ordering::Relaxed)) {
+            {
+                let mut state = lock(&state);
+                (state.wrong, state.manifests) = (Some((*kind, *fault, *variant)), BTreeMap::new());
+            }
+            let title = format!("{}: {} ({variant})", KINDS[*kind], FAULTS[*fault].name);
+            let location = Location::Registry { host: server.host.clone(), repository: "team/silo".into() };
+            let _ = counts.count(&title, || maker.push(location, &transport));
+        }
+        wrong.fetch_add(lock(&state).count, Ordering::Relaxed);
+        lock(&kinds).extend(lock(&state).kinds.iter().copied());
+    };
+    thread::scope(|scope| (0..WORKERS).for_each(|_| drop(scope.spawn(work))));
+    let failures = lock(&counts.failures);
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures[..failures.len().min(20)].join("\n"));
+    assert_eq!(*lock(&written), Vec::<String>::new(), "another server was written to");
+    // All kinds of requests were answered wrongly, with both results.
+    let (pushed, refused) = (counts.taken.load(Ordering::Relaxed), counts.refused.load(Ordering::Relaxed));
+    println!("{} wrong answers: {pushed} pushes, {refused} errors", wrong.load(Ordering::Relaxed));
+    assert_eq!(lock(&kinds).len(), KINDS.len());
+    assert!(wrong.into_inner() >= 1000 && pushed > 20 && refused > 500, "{pushed} {refused}");
+}
