@@ -65,6 +65,7 @@ mod tars;
 mod terminal;
 mod traces;
 mod trust;
+mod vendor;
 mod vm;
 mod words;
 mod world;

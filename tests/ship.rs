@@ -45,6 +45,11 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
 }
 
+/// Two layers without a program that runs, for tests of transfers.
+fn small() -> [Layer; 2] {
+    [Layer::plain(upper()), Layer::plain(tar(&[(Regular, "opt/more", 0o644, "more\n")]))]
+}
+
 fn two() -> [Layer; 2] {
     [Layer::plain(base()), Layer::plain(upper())]
 }
@@ -63,7 +68,7 @@ fn an_image_is_pushed_to_a_registry_and_built_nowhere_else() {
     let again = json(&here.ok(["push", "--json", "greeter", &reference]));
     assert_eq!((&again["sent"], &again["digest"]), (&0.into(), &first["digest"]));
     let shown = json(&here.ok(["inspect", "--json", &reference]));
-    assert_eq!(shown["signatures"].as_array().map(Vec::len), Some(1), "{shown}");
+    assert_eq!(shown["signatures"].as_array().map(Vec::len), Some(4), "{shown}");
     let there = with_lock_of(&here);
     let refused = there.fails(["pull", &reference]);
     assert!(refused.err.contains("is not signed by a key that you trust") && refused.err.contains("silo key trust"), "{refused:?}");
@@ -192,7 +197,7 @@ fn replace_top(place: &Path, document: &Value) {
 /// Whoever can write the repository can add an image for another platform to a tag. The next push must not sign it with its own.
 #[test]
 fn a_push_signs_no_image_of_another_platform() {
-    let here = greeter(&two());
+    let here = greeter(&small());
     let place = here.project().join("shared");
     let reference = format!("oci:{}:v1", place.display());
     drop(here.ok(["key", "new", "laptop"]));
@@ -229,7 +234,7 @@ fn a_push_signs_no_image_of_another_platform() {
 /// Changes each byte of a pushed image in turn, or removes the file: the pull gives the same image or fails, and leaves nothing wrong.
 #[test]
 fn a_changed_repository_gives_the_same_image_or_an_error() {
-    let here = greeter(&two());
+    let here = greeter(&small());
     drop(here.ok(["key", "new", "laptop"]));
     let place = here.project().join("shared");
     let reference = format!("oci:{}:v1", place.display());
@@ -273,6 +278,54 @@ fn a_changed_repository_gives_the_same_image_or_an_error() {
 }
 
 #[test]
+fn claims_are_signed_and_compared() {
+    let silo = greeter(&small());
+    let place = silo.project().join("shared");
+    let reference = format!("oci:{}:v1", place.display());
+    // Without a key, the bills of materials are there for programs that read no signatures.
+    drop(silo.ok(["push", "greeter", &reference]));
+    let kinds = || -> Vec<String> {
+        let read = |entry: fs::DirEntry| serde_json::from_slice::<Value>(&fs::read(entry.path()).ok()?).ok();
+        let documents: Vec<Value> = fs::read_dir(place.join("blobs/sha256")).expect("our own").flatten().filter_map(read).collect();
+        let mut kinds: Vec<String> = documents
+            .iter()
+            .filter(|document| document["subject"].is_object())
+            .filter_map(|document| document["artifactType"].as_str().map(str::to_owned))
+            .collect();
+        kinds.sort();
+        kinds
+    };
+    let plain = ["application/spdx+json", "application/vnd.cyclonedx+json", "application/vnd.silo.image.v1+json"];
+    assert_eq!(kinds(), plain);
+    assert!(silo.run(["verify", &reference]).out.contains("not proved  nobody signed it"));
+    drop(silo.ok(["key", "new", "laptop"]));
+    drop(silo.ok(["push", "greeter", &reference]));
+    let predicates = || {
+        let shown = json(&silo.ok(["inspect", "--json", &reference]));
+        let all = shown["signatures"].as_array().expect("a list").iter();
+        all.map(|one| (one["predicateType"].as_str().expect("a type").to_owned(), one["by"] == "laptop")).collect::<Vec<_>>()
+    };
+    let types =
+        ["https://cyclonedx.org/bom", "https://sigstore.dev/cosign/sign/v1", "https://slsa.dev/provenance/v1", "https://spdx.dev/Document"];
+    let expect: Vec<(String, bool)> = types.iter().map(|kind| ((*kind).to_owned(), true)).collect();
+    assert_eq!(predicates(), expect);
+    let count = kinds().len();
+    // The signature and the provenance are over the index too.
+    assert_eq!(count, plain.len() + 4 + 2);
+    let verified = silo.ok(["verify", &reference]);
+    let lock = silo.ok(["inspect", "--lock", &reference]);
+    let stated = format!("proved      the signer states a build from the lock sha256:{}", silo_store::digest::Digest::of(lock.as_bytes()));
+    assert!(verified.contains(&stated) && verified.contains("silo challenge"), "{verified}");
+    // The same push again changes nothing.
+    drop(silo.ok(["push", "greeter", &reference]));
+    assert_eq!((kinds().len(), predicates()), (count, expect));
+    // What somebody else signs is shown, and proves nothing.
+    let there = Silo::new();
+    let done = there.run(["verify", &reference]);
+    assert!(done.code == 1 && !done.out.contains("the signer states") && done.out.contains("by a key that you do not trust"), "{done:?}");
+}
+
+#[test]
 fn uploads_survive_broken_connections() {
     if !has("docker-registry") {
         return skip("there is no docker-registry");
@@ -310,7 +363,7 @@ fn uploads_survive_broken_connections() {
 
 #[test]
 fn keys_sign_from_files_variables_and_programs() {
-    let silo = greeter(&two());
+    let silo = greeter(&small());
     let place = silo.project().join("shared");
     let reference = format!("oci:{}:v1", place.display());
     drop(silo.ok(["key", "new", "one"]));
@@ -323,7 +376,9 @@ fn keys_sign_from_files_variables_and_programs() {
     assert_eq!(mode & 0o077, 0);
     let signers = |silo: &Silo| {
         let shown = json(&silo.ok(["inspect", "--json", &reference]));
-        shown["signatures"].as_array().expect("a list").iter().map(|one| one["by"].as_str().unwrap_or("?").to_owned()).collect::<Vec<_>>()
+        let all = shown["signatures"].as_array().expect("a list").iter();
+        let signed = all.filter(|one| one["predicateType"] == "https://sigstore.dev/cosign/sign/v1");
+        signed.map(|one| one["by"].as_str().unwrap_or("?").to_owned()).collect::<Vec<_>>()
     };
     let mut push = silo.command(["push", "--quiet", "greeter", &reference]);
     let pushed = done(push.env("SILO_SIGNING_KEY", &text));
@@ -370,6 +425,13 @@ fn a_cache_is_asked_before_a_build() {
     here.write(".silo/silo.toml", &format!("[[caches]]\nlocation = \"{}\"\npush = true\n", place.display()));
     let pushed = json(&here.ok(["cache", "push", "--json"]));
     assert_eq!((&pushed[0]["tool"], &pushed[0]["sent"]), (&"greeter".into(), &2.into()), "{pushed}");
+    // A build pushes by itself to such a cache.
+    let mine = "version = \"1\"\ncommand = [\"greet\"]\nimage = \"IMAGE\"\nsteps = [\"echo > /opt/mine\"]\n";
+    let layout_of = here.project().join("again");
+    layout(&layout_of, &two());
+    here.write(".silo/recipes/mine.toml", &mine.replace("IMAGE", &format!("oci:{}:v1", layout_of.display())));
+    let built = here.run(["install", "mine"]);
+    assert!(built.code == 0 && built.err.contains(&format!("mine to oci:{}: 3 layers, 1 blobs sent", place.display())), "{built:?}");
     let server = served(&place);
     let mut locations = vec![place.display().to_string(), server.url("")];
     let registry = has("docker-registry").then(Registry::start);

@@ -92,6 +92,16 @@ pub(super) fn realise(ctx: &BuildContext<'_>, target: &Target<'_>) -> Result<Sta
     Ok(State { over, made, ..State::default() })
 }
 
+/// Fetches the compressed layers of the base image, lowest first, and verifies their digests.
+pub(super) fn files(ctx: &BuildContext<'_>, target: &Target<'_>) -> Result<Vec<PathBuf>, Error> {
+    let items: Vec<Item<'_>> = image_of(target)?.layers.iter().enumerate().map(|(at, layer)| Item { at, layer }).collect();
+    let paths = fetch(ctx, target, &items.iter().collect::<Vec<_>>())?;
+    for (item, path) in items.iter().zip(&paths) {
+        download::verify_file(path, item.layer.sha256.0.as_bytes())?;
+    }
+    Ok(paths)
+}
+
 /// Returns the base image in the lock.
 fn image_of<'a>(target: &Target<'a>) -> Result<&'a Base, Error> {
     let arch = Arch::host();
@@ -148,7 +158,8 @@ fn fetch(ctx: &BuildContext<'_>, target: &Target<'_>, missing: &[&Item<'_>]) -> 
         missing.iter().map(request).collect()
     };
     let nowhere = requests(&|_| Vec::new());
-    let absent: Vec<Request> = nowhere.iter().filter(|request| !download::is_present(&dir, request)).cloned().collect();
+    let is_known = |request: &Request| download::is_present(&dir, request) || !ctx.transport.offers(&request.sha256).is_empty();
+    let absent: Vec<Request> = nowhere.iter().filter(|request| !is_known(request)).cloned().collect();
     // Without missing files the registry is not contacted.
     let requests = match (absent.is_empty(), &reference.place) {
         (true, _) => nowhere,

@@ -129,6 +129,9 @@ impl step::Kind for Run<'_> {
     }
 
     fn prepare(&self, ctx: &BuildContext<'_>, workdir: &Workdir, root: Root) -> Result<Prepared, Error> {
+        if ctx.transport.is_offline() && !self.fields.network.is_empty() {
+            return Err(Error::Offline { command: self.task.step.title() });
+        }
         let project = if self.fields.project { Some(open_project(self.task)?) } else { None };
         let mounts = project.as_ref().map(|project| Mount { host: project.host(), guest: PROJECT.into(), access: Access::ReadOnly });
         let env = self.fields.env.iter().filter_map(|pair| pair.split_once('='));

@@ -78,6 +78,12 @@ pub enum Error {
         /// The command.
         command: String,
     },
+    /// A step needs the network, which the command may not use.
+    #[error("`{command}` needs the network, and --offline is set")]
+    Offline {
+        /// The command.
+        command: String,
+    },
     /// The output of a step differs from the lock.
     #[error("the output of `{command}` differs from the lock: layer {made:.12}, but {pinned:.12} is locked\n{told}", made = .made.to_string(), pinned = .pinned.to_string())]
     OtherOutput {

@@ -5,7 +5,7 @@ use silo_store::digest::{Digest, LayerId};
 
 use silo_model::derivation::Derivation;
 
-use super::context::{BuildContext, read_index};
+use super::context::{BuildContext, Target, project_key, read_index};
 use super::error::Error;
 
 /// Most differences that an error lists.
@@ -13,7 +13,16 @@ const SHOWN: usize = 20;
 
 /// Returns the key of the record that a step made this layer. `project` is empty for a step without project files.
 pub(super) fn key(drv: &Derivation, layer: LayerId, project: &str) -> Digest {
-    let drv = drv.id().digest();
+    of_step(drv.id().digest(), layer, project)
+}
+
+/// Returns the keys of the record that a step made this layer: for a step without project files, and for one with those of this tool.
+pub fn output_keys(target: &Target<'_>, step: Digest, layer: LayerId) -> Vec<Digest> {
+    let project = target.project.and_then(project_key);
+    [String::new()].into_iter().chain(project).map(|project| of_step(step, layer, &project)).collect()
+}
+
+fn of_step(drv: Digest, layer: LayerId, project: &str) -> Digest {
     Digest::of(format!("silo fixed output 1\n{drv}\n{layer}\n{project}\n").as_bytes())
 }
 

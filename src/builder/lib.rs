@@ -50,6 +50,8 @@ mod base_image;
 mod command;
 mod configure;
 
+pub mod inputs;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -75,6 +77,7 @@ use state::State;
 
 pub use context::{BuildContext, PATH, Target};
 pub use error::Error;
+pub use fixed_output::output_keys;
 pub use realisation_writer::RealisationWriter;
 pub use step::SPEC;
 
@@ -111,6 +114,11 @@ pub fn known(home: &Home, target: &Target<'_>) -> Option<ImageId> {
 /// Returns the derivation of an image, which follows from the definition and the lock.
 pub fn derivation_of(target: &Target<'_>) -> DrvId {
     image_drv(target, None)
+}
+
+/// Returns the derivation that names the inputs: the image's, without the project. The same lock has the same inputs in every project.
+pub fn derivation_of_inputs(target: &Target<'_>) -> DrvId {
+    derivation_of(&Target { project: None, ..*target })
 }
 
 /// Returns the image of an earlier build with the same inputs, or the error if the lock has nothing for this architecture.

@@ -9,7 +9,10 @@ use silo_build::image::ImageId;
 use silo_insight::image_view;
 use silo_model::oci::location::{self, Location};
 use silo_ship::push::{Options, Pushed};
+use silo_sign::external::Signer;
+use silo_sign::statement::Claim;
 use silo_tool::compress;
+use silo_tool::record::Installed;
 use silo_tool::share;
 use silo_tool::{collect, usage};
 
@@ -34,6 +37,7 @@ enum Verb {
     Compress(Compress),
     Clean(Clean),
     Push(Push),
+    Prune(Prune),
     #[command(hide = true)]
     Restore(Restore),
 }
@@ -48,6 +52,29 @@ struct Push {
     to: Option<String>,
     #[command(flatten)]
     sign: SignArgs,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Remove the images of a cache that no kept tag needs
+///
+/// A registry removes the blobs by itself, when its administrator collects garbage. In a directory, blobs without a name are removed if they
+/// are older than an hour.
+#[derive(clap::Args)]
+struct Prune {
+    /// The cache: a repository of a registry, or a directory
+    #[arg(value_name = "LOCATION")]
+    from: String,
+    /// Keep this tag and the image that it names; a * at the end stands for any rest
+    #[arg(long, value_name = "TAG", required_unless_present = "keep_installed")]
+    keep: Vec<String>,
+    /// Keep the images of this machine and their inputs
+    #[arg(long)]
+    keep_installed: bool,
+    /// Show the tags to remove, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -120,6 +147,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         Verb::Compress(args) => squeeze(&setting(globals)?, args),
         Verb::Clean(args) => clean(&setting(globals)?, args),
         Verb::Push(args) => push(&setting(globals)?, args),
+        Verb::Prune(args) => prune(&setting(globals)?, args),
         Verb::Restore(args) => restore(&setting(globals)?, args),
     }
 }
@@ -212,11 +240,7 @@ fn push(setting: &Setting, args: &Push) -> Result<ExitCode, Failure> {
             "name one with --to, or set push = true for a cache in ~/.silo/silo.toml",
         ));
     }
-    let parse = |text: &String| {
-        let hint = "as in registry.example.com/team/silo, or /srv/cache for a directory";
-        location::parse(text).map_err(|what| Failure::usage(format!("\"{}\": {what}", sanitize::line(text)), hint))
-    };
-    let locations: Vec<Location> = locations.iter().map(parse).collect::<Result<_, _>>()?;
+    let locations: Vec<Location> = locations.iter().map(|text| located(text)).collect::<Result<_, _>>()?;
     let mut tools = image_view::tools(&look(setting)?)?;
     if let Some(unknown) = args.tools.iter().find(|name| !tools.iter().any(|tool| tool.name == **name)) {
         return Err(Failure::found(
@@ -229,27 +253,91 @@ fn push(setting: &Setting, args: &Push) -> Result<ExitCode, Failure> {
     if signer.is_none() {
         setting.note("nothing is signed, so no cache's user takes it; `silo key new NAME` makes a key".to_owned());
     }
-    let mut rows = Vec::new();
-    setting.with(|context| {
-        for location in &locations {
-            let to = share::Target { location: location.clone(), tag: String::new(), digest: None };
-            for tool in &tools {
-                let pushed =
-                    share::push(context, share::Source { id: tool.image, tool: Some(tool) }, &to, &Options::default(), signer.as_ref())?;
-                rows.push((tool.name.clone(), location.to_string(), pushed));
-            }
-        }
-        Ok(())
-    })?;
+    let rows = push_all(setting, &locations, &tools, signer.as_ref())?;
     if args.json {
         let row = |(tool, cache, pushed): &(String, String, Pushed)| serde_json::json!({ "tool": tool, "cache": cache, "layers": pushed.layers, "sent": pushed.sent, "bytes": pushed.bytes });
         ui::json(&rows.iter().map(row).collect())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let line = |(tool, cache, pushed): &(String, String, Pushed)| {
-        format!("{tool} to {cache}: {} layers, {} blobs sent ({})\n", pushed.layers, pushed.sent, units::size(pushed.bytes))
-    };
     ui::data(&rows.iter().map(line).collect::<String>())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The result of a push: the tool, the cache, and the sent blobs.
+type Row = (String, String, Pushed);
+
+/// Pushes the images of tools to caches.
+fn push_all(setting: &Setting, locations: &[Location], tools: &[Installed], signer: Option<&Signer>) -> Result<Vec<Row>, Failure> {
+    let claims: Vec<Vec<Claim>> =
+        tools.iter().map(|tool| super::push::claims(setting, tool.image, Some(tool))).collect::<Result<_, _>>()?;
+    let mut rows = Vec::new();
+    setting.with(|context| {
+        for location in locations {
+            let to = share::Target { location: location.clone(), tag: String::new(), digest: None };
+            for (tool, claims) in tools.iter().zip(&claims) {
+                let source = share::Source { id: tool.image, tool: Some(tool), claims };
+                let pushed = share::push(context, source, &to, &Options::default(), signer)?;
+                rows.push((tool.name.clone(), location.to_string(), pushed));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+/// Pushes tools that were just built to the caches with `push = true`. A failure is reported, since the build succeeded.
+pub fn push_made(setting: &Setting, names: &[&str]) {
+    let locations: Vec<&str> =
+        setting.user_settings.caches.iter().filter(|cache| cache.push).map(|cache| cache.location.as_str()).collect();
+    if locations.is_empty() || names.is_empty() {
+        return;
+    }
+    let pushed = (|| {
+        let Some(signer) = SignArgs::default().signer(&setting.home)? else {
+            return Err(Failure::found("there is no key to sign with", "`silo key new NAME` makes one"));
+        };
+        let locations: Vec<Location> = locations.iter().map(|text| located(text)).collect::<Result<_, _>>()?;
+        let mut tools = image_view::tools(&look(setting)?)?;
+        tools.retain(|tool| names.contains(&tool.name.as_str()));
+        push_all(setting, &locations, &tools, Some(&signer))
+    })();
+    match pushed {
+        Ok(rows) => rows.iter().for_each(|row| setting.note(line(row).trim_end().to_owned())),
+        Err(failure) => setting.note(format!("the caches were not filled: {}", failure.message())),
+    }
+}
+
+fn line((tool, cache, pushed): &Row) -> String {
+    format!("{tool} to {cache}: {} layers, {} blobs sent ({})\n", pushed.layers, pushed.sent, units::size(pushed.bytes))
+}
+
+/// Parses the location of a cache.
+fn located(text: &str) -> Result<Location, Failure> {
+    let hint = "as in registry.example.com/team/silo, or /srv/cache for a directory";
+    location::parse(text).map_err(|what| Failure::usage(format!("\"{}\": {what}", sanitize::line(text)), hint))
+}
+
+fn prune(setting: &Setting, args: &Prune) -> Result<ExitCode, Failure> {
+    let from = located(&args.from)?;
+    let keep = share::KeptTags { patterns: args.keep.clone(), installed: args.keep_installed };
+    let (plan, pruned) = setting.with(|context| {
+        let plan = share::plan_prune(context, &from, &keep)?;
+        let pruned = if args.dry_run { None } else { Some(share::prune(context, &from, &plan)?) };
+        Ok((plan, pruned))
+    })?;
+    if args.json {
+        ui::json(&serde_json::json!({
+            "kept": plan.kept, "removed": plan.gone, "dryRun": args.dry_run, "manifests": pruned.map(|pruned| pruned.manifests),
+            "blobs": pruned.map(|pruned| pruned.blobs), "bytes": pruned.map(|pruned| pruned.bytes),
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (done, verb) = match pruned {
+        Some(pruned) => (format!(", {} manifests and {} blobs ({})", pruned.manifests, pruned.blobs, units::size(pruned.bytes)), "removed"),
+        None => (String::new(), "would be removed"),
+    };
+    let gone: String = plan.gone.iter().map(|tag| format!("{}\n", sanitize::line(tag))).collect();
+    ui::data(&format!("{gone}{} tags {verb}{done}; {} stay\n", plan.gone.len(), plan.kept.len()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -15,7 +15,7 @@ use silo_base::sanitize;
 use silo_build::RealisationWriter;
 use silo_build::check::Check;
 use silo_fetch::retry::RetryPolicy;
-use silo_fetch::transport::Transport;
+use silo_fetch::transport::{Reach, Transport};
 use silo_insight::image_view::LockedHome;
 use silo_launch::spec::VmFiles;
 use silo_model::config::legacy::SettingsOwner;
@@ -42,6 +42,9 @@ pub struct Globals {
     /// Show no progress, only results and errors
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// Fetch nothing: use only files and caches of this machine. Programs keep their network
+    #[arg(long, global = true)]
+    pub offline: bool,
 }
 
 /// Everything a command has read at its start; it makes a [`Context`] from this.
@@ -147,7 +150,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         keep_failed: false,
         check: None,
         machine: None,
-        transport: Transport::new(RetryPolicy::default()),
+        transport: Transport::with_reach(RetryPolicy::default(), if globals.offline { Reach::Files } else { Reach::Network }),
         ui: Ui::new(Verbosity::of_flag(globals.quiet)),
         stop: Arc::default(),
     })

@@ -216,6 +216,49 @@ impl From<silo_tool::share::Error> for Failure {
     }
 }
 
+impl From<silo_tool::vendor::Error> for Failure {
+    fn from(error: silo_tool::vendor::Error) -> Failure {
+        use silo_tool::vendor::Error as E;
+        let hint = match &error {
+            E::Definition(error) => definition_hint(error),
+            E::Lock(error) => locking_hint(error),
+            E::Build(error) => build_hint(error),
+            E::Ship(error) => error.hint(),
+            E::NoOutput { .. } => {
+                Some("`silo sync` in the project, or `silo install`, builds the tool; then its outputs are here".to_owned())
+            }
+            E::Store(_) => None,
+        };
+        let stopped = match &error {
+            E::Ship(error) => error.is_stopped(),
+            E::Build(error) => matches!(error, silo_build::Error::Stopped | silo_build::Error::Fetch(silo_fetch::error::Error::Cancelled)),
+            _ => false,
+        };
+        let failure = Failure::hinted(&error, hint);
+        if stopped { failure.with_code(STOPPED) } else { failure }
+    }
+}
+
+impl From<silo_tool::challenge::Error> for Failure {
+    fn from(error: silo_tool::challenge::Error) -> Failure {
+        use silo_tool::challenge::Error as E;
+        let hint = match error {
+            E::Share(error) => return error.into(),
+            E::Ship(error) => return silo_tool::share::Error::Ship(error).into(),
+            E::Definition(ref error) => definition_hint(error),
+            E::Build(ref error) => build_hint(error),
+            E::NoLock { .. } => Some("only the images of tools have one; `silo inspect` shows the image".to_owned()),
+            E::OtherRecipe { .. } => {
+                Some("run it with the silo.toml and the recipes from which the image was built, and the same version of silo".to_owned())
+            }
+            E::Lock { .. } | E::Image(_) | E::File(_) => None,
+        };
+        let stopped = matches!(&error, E::Build(silo_build::Error::Stopped));
+        let failure = Failure::hinted(&error, hint);
+        if stopped { failure.with_code(STOPPED) } else { failure }
+    }
+}
+
 impl From<silo_tool::keys::Error> for Failure {
     fn from(error: silo_tool::keys::Error) -> Failure {
         let hint = keys_hint(&error);
@@ -407,6 +450,9 @@ fn build_hint(error: &silo_build::Error) -> Option<String> {
         silo_build::Error::Budget { .. } => {
             Some("look at its output with `silo log`; build.maxStepSize in ~/.silo/silo.toml allows more".to_owned())
         }
+        silo_build::Error::Offline { .. } => Some(
+            "run the same command without --offline, or name a cache of this machine with its output: `silo vendor` fills one".to_owned(),
+        ),
         silo_build::Error::NotPinned { .. } => Some("without --frozen it is run, and its output is pinned in the lock".to_owned()),
         silo_build::Error::OtherOutput { .. } => {
             Some("if the new output is correct, `silo sync --force` pins it; otherwise a file that the step fetched has changed".to_owned())

@@ -8,7 +8,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Settings and safety", &["config", "trust", "doctor", "verify"]),
     ("Commands on PATH", &["shellenv", "pin", "unpin", "shim", "which"]),
     ("Look inside", &["why", "graph", "diff", "log", "debug", "sbom", "export"]),
-    ("Share", &["push", "pull", "inspect", "tag", "key"]),
+    ("Share", &["push", "pull", "inspect", "tag", "key", "vendor", "challenge"]),
     ("Disk", &["gc", "cache", "prune", "reset"]),
     ("For shells and editors", &["completions", "man", "schema"]),
 ];

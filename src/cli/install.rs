@@ -14,7 +14,7 @@ use silo_tool::shims as tool_shims;
 
 use super::context::{Globals, setting};
 use super::error::Failure;
-use super::{env, legacy, shims, tier, ui};
+use super::{cache, env, legacy, shims, tier, ui};
 
 /// Build a tool's image from its recipe and lock, and install it
 ///
@@ -88,6 +88,8 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     } else {
         ui::data(&outcomes.iter().map(line).collect::<String>())?;
     }
+    let made: Vec<&str> = outcomes.iter().filter(|outcome| outcome.made > 0).map(|outcome| outcome.tool.name.as_str()).collect();
+    cache::push_made(&setting, &made);
     for outcome in outcomes.iter().filter(|outcome| outcome.fresh) {
         shims::tell(&setting, &outcome.tool.name)?;
         tier::announce(&setting, &outcome.tool.name);

@@ -28,6 +28,7 @@ mod apply;
 mod argv0;
 mod build;
 mod cache;
+mod challenge;
 mod completions;
 mod config;
 mod current;
@@ -69,6 +70,7 @@ mod trust;
 mod uninstall;
 mod update;
 mod use_tool;
+mod vendor;
 mod verify;
 mod which;
 mod why;
@@ -146,6 +148,8 @@ enum Command {
     Inspect(pull::InspectArgs),
     Key(key::Args),
     Tag(push::TagArgs),
+    Vendor(vendor::Args),
+    Challenge(challenge::Args),
     Gc(gc::Args),
     Cache(cache::Args),
     Prune(gc::PruneArgs),
@@ -237,6 +241,8 @@ fn attended(command: &Command) -> Option<&'static str> {
         Command::Pull(_) => "pull",
         Command::Inspect(_) => "inspect",
         Command::Tag(_) => "tag",
+        Command::Vendor(_) => "vendor",
+        Command::Challenge(_) => "challenge",
         Command::Gc(_) => "gc",
         Command::Cache(_) => "cache",
         Command::Prune(_) => "prune",
@@ -293,6 +299,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Inspect(args) => pull::inspect(globals, &args),
         Command::Key(args) => key::run(globals, &args),
         Command::Tag(args) => push::tag(globals, &args),
+        Command::Vendor(args) => vendor::run(globals, &args),
+        Command::Challenge(args) => challenge::run(globals, &args),
         Command::Gc(args) => gc::run(globals, &args),
         Command::Cache(args) => cache::run(globals, &args),
         Command::Prune(args) => gc::prune(globals, &args),

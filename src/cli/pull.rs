@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use silo_base::sanitize;
-use silo_base::system::Arch;
+use silo_base::system::{Arch, UnknownArch};
 use silo_base::units;
 use silo_model::oci::contents::Layer;
 use silo_ship::find::Found;
@@ -29,6 +29,9 @@ pub struct Args {
     /// Take the image although no key that you trust signed it
     #[arg(long)]
     unsigned: bool,
+    /// The platform, as in linux/amd64 or arm64; by default this machine's
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    platform: Option<Arch>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -37,7 +40,8 @@ pub struct Args {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let from = share::target(&args.from)?;
-    let (found, pulled, signers) = setting.with(|context| Ok(share::pull(context, &from, NeedOfSignature::of_flag(args.unsigned))?))?;
+    let (arch, need) = (args.platform.unwrap_or_else(Arch::host), NeedOfSignature::of_flag(args.unsigned));
+    let (found, pulled, signers) = setting.with(|context| Ok(share::pull(context, &from, arch, need)?))?;
     if args.json {
         ui::json(&serde_json::json!({
             "image": pulled.image.to_string(), "tool": found.contents.tool.as_ref().map(|(name, _)| name), "layers": pulled.layers,
@@ -58,6 +62,11 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Parses a platform: `linux/amd64` or `amd64`.
+fn platform(text: &str) -> Result<Arch, String> {
+    text.strip_prefix("linux/").unwrap_or(text).parse().map_err(|error: UnknownArch| error.to_string())
+}
+
 fn title(found: &Found) -> String {
     match &found.contents.tool {
         Some((name, version)) => format!("{name} {version}"),
@@ -71,8 +80,8 @@ pub struct InspectArgs {
     /// The image: registry.example.com/team/python:3.13, or oci:/path:tag for a directory
     #[arg(value_name = "REF")]
     from: String,
-    /// The architecture, amd64 or arm64; by default this machine's
-    #[arg(long, value_name = "ARCH")]
+    /// The platform, as in linux/amd64 or arm64; by default this machine's
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
     platform: Option<Arch>,
     /// Also list the layers
     #[arg(long)]

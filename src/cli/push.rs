@@ -5,10 +5,14 @@ use std::process::ExitCode;
 
 use silo_base::home::Home;
 use silo_base::units;
+use silo_build::image::{self, ImageId};
 use silo_insight::image_view::{self, Subject};
+use silo_insight::provenance;
 use silo_ship::push::Options;
 use silo_sign::external::Signer;
+use silo_sign::statement::Claim;
 use silo_tool::keys::{self, Choice};
+use silo_tool::record::Installed;
 use silo_tool::share;
 
 use super::context::{Globals, Setting, look, setting};
@@ -42,7 +46,7 @@ pub struct Args {
 }
 
 /// Options of signing.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub struct SignArgs {
     /// The key that signs the image: its name, or a file with a slash in its path; by default your only key, or that of SILO_SIGNING_KEY
     #[arg(long, value_name = "KEY")]
@@ -81,10 +85,12 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         return Err(Failure::usage(format!("\"{}\" has a digest, which only a pull can know", args.to), "name a tag"));
     }
     let (id, tool) = subject(&setting, &args.what)?;
+    let claims = claims(&setting, id, tool.as_ref())?;
     let signer = args.sign.signer(&setting.home)?;
     let options = Options { tag: Some(to.tag.clone()), gzip: args.gzip, mount: args.mount.clone() };
-    let pushed =
-        setting.with(|context| Ok(share::push(context, share::Source { id, tool: tool.as_ref() }, &to, &options, signer.as_ref())?))?;
+    let pushed = setting.with(|context| {
+        Ok(share::push(context, share::Source { id, tool: tool.as_ref(), claims: &claims }, &to, &options, signer.as_ref())?)
+    })?;
     if args.json {
         ui::json(&serde_json::json!({
             "image": id.to_string(), "digest": format!("sha256:{}", pushed.digest), "manifest": format!("sha256:{}", pushed.manifest),
@@ -108,8 +114,15 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Returns the claims about an image, which are pushed with it.
+pub fn claims(setting: &Setting, id: ImageId, tool: Option<&Installed>) -> Result<Vec<Claim>, Failure> {
+    let lock = tool.map(|tool| share::lock_of(setting.view(), tool)).transpose()?.flatten();
+    let derivations = image::derivations(&setting.home, id).map_err(Failure::other)?;
+    Ok(provenance::claims(&image_view::open(&look(setting)?, id)?, lock.as_deref(), &derivations)?)
+}
+
 /// Returns the image that an argument names, and its tool.
-fn subject(setting: &Setting, word: &str) -> Result<(silo_build::image::ImageId, Option<silo_tool::record::Installed>), Failure> {
+fn subject(setting: &Setting, word: &str) -> Result<(ImageId, Option<Installed>), Failure> {
     match image_view::subject(&look(setting)?, word)? {
         Subject::Image(inside) => {
             let named = inside.tools.iter().find(|tool| tool.name == word).or_else(|| inside.tools.first()).cloned();

@@ -11,7 +11,7 @@ use silo_tool::sync::{self, SyncOptions, Synced, ToolChanges};
 use super::context::{Globals, Setting, setting, setting_at};
 use super::error::Failure;
 use super::flags::Effect;
-use super::{tier, trust, ui};
+use super::{cache, tier, trust, ui};
 
 /// Lock and build the project's tools as silo.toml and silo.lock define them
 ///
@@ -78,6 +78,10 @@ pub fn report(all: &[Synced], setting: &Setting, effect: Effect) -> Result<ExitC
     }
     let lines = all.iter().filter_map(|one| Some(line(&one.tool, one.outcome.as_ref().ok()?, effect)));
     ui::data(&lines.collect::<String>())?;
+    if effect == Effect::Change {
+        let is_made = |one: &&Synced| one.outcome.as_ref().is_ok_and(|done| done.made > 0);
+        cache::push_made(setting, &all.iter().filter(is_made).map(|one| one.tool.as_str()).collect::<Vec<_>>());
+    }
     failures(all).map_or(Ok(ExitCode::SUCCESS), Err)
 }
 

@@ -2,9 +2,14 @@
 
 use std::process::ExitCode;
 
+use silo_store::digest::Digest;
+
 use silo_base::sanitize;
 use silo_base::system::Arch;
-use silo_sign::statement::SIGNED;
+use silo_insight::provenance;
+use silo_ship::find::Found;
+use silo_ship::signatures::Signature;
+use silo_sign::statement::{PROVENANCE, SIGNED};
 use silo_tool::share;
 use silo_tool::verify::{self, VerifyScope};
 
@@ -80,10 +85,30 @@ fn of_repository(setting: &Setting, args: &Args, name: &str) -> Result<ExitCode,
         if signed.is_empty() {
             text += "  not proved  nobody signed it\n";
         }
+        for signature in signatures.iter().filter(|signature| signature.signer.is_some()) {
+            text += &provenance_line(&found, signature).unwrap_or_default();
+        }
         let layers = found.contents.layers.len();
         text += &format!("  proved      the manifest names the configuration and {layers} layers by digest; `silo pull` verifies each\n");
-        text += "  not proved  that a build from the lock gives these layers\n";
+        text += "  not proved  that a build from the lock gives these layers; `silo challenge` builds them again\n";
         ui::data(&text)?;
     }
     Ok(if by.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Compares a provenance by a trusted key with the image's contents; returns a line about it.
+fn provenance_line(found: &Found, signature: &Signature) -> Option<String> {
+    if signature.predicate_type != PROVENANCE {
+        return None;
+    }
+    let Some(stated) = provenance::read(&signature.predicate) else {
+        return Some("  not proved  the provenance is not of a build by silo\n".to_owned());
+    };
+    let lock = found.contents.lock.as_ref().map(|lock| Digest::of(lock.as_bytes()));
+    // A tag's index has the provenance of the platform that was pushed last.
+    if stated.lock != lock || stated.derivations.is_disjoint(&found.contents.derivations) {
+        return (signature.over == found.manifest).then(|| "  not proved  the provenance is of another lock\n".to_owned());
+    }
+    let lock = lock.map_or_else(|| "no lock".to_owned(), |lock| format!("the lock sha256:{lock}"));
+    Some(format!("  proved      the signer states a build from {lock} with {} inputs\n", stated.inputs))
 }

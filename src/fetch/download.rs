@@ -64,6 +64,11 @@ pub fn is_present(dir: &Path, request: &Request) -> bool {
 /// Calls `on_done` once for each finished file, on the thread that fetched it: during the call the other threads continue to fetch. The
 /// first failure cancels the others; partial files are kept.
 pub fn fetch_all(context: &Context, requests: &[Request], on_done: &(dyn Fn(usize, &Path) + Sync)) -> Result<Vec<PathBuf>, Error> {
+    let with_offers = |request: &Request| {
+        let candidates = context.transport.offers(&request.sha256).into_iter().chain(request.candidates.iter().cloned()).collect();
+        Request { candidates, ..request.clone() }
+    };
+    let requests: &[Request] = &requests.iter().map(with_offers).collect::<Vec<_>>();
     let paths: Vec<Option<PathBuf>> = requests.iter().map(|request| present(context.dir, pin(request))).collect();
     let missing: Vec<usize> = (0..requests.len()).filter(|at| paths[*at].is_none()).collect();
     let run = Run { context, requests, on_done, stop: Stop::new(context.cancel), sick: Mutex::default() };

@@ -132,6 +132,12 @@ pub enum Error {
         /// The name of the file.
         name: String,
     },
+    /// The transport asks no server.
+    #[error("{url}: not fetched, because of --offline")]
+    Offline {
+        /// The address, without credentials.
+        url: String,
+    },
     /// A local file operation failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -210,6 +216,7 @@ impl Error {
             | Error::Gone { .. }
             | Error::Everywhere { .. }
             | Error::Nowhere { .. }
+            | Error::Offline { .. }
             | Error::Io { .. }
             | Error::Client { .. }
             | Error::Cancelled => false,
@@ -253,6 +260,9 @@ impl Error {
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "free some space, then run the same command again: it goes on where it stopped"
             }
+            Error::Offline { .. } => {
+                "run the same command without --offline, or name a cache of this machine with its inputs: `silo vendor DIR` fills one"
+            }
             Error::Everywhere { reasons, .. } => return reasons.iter().find_map(Error::hint),
             Error::Status { .. }
             | Error::Redirect { .. }
@@ -278,6 +288,14 @@ pub(super) fn verdict(name: &str, urls: Vec<String>, mut reasons: Vec<Error>) ->
     }
     if reasons.iter().all(Error::is_gone) {
         return Error::Gone { name: name.to_owned(), urls };
+    }
+    // A local file with a fault matters more than the servers that were not asked.
+    let is_offline = |reason: &Error| matches!(reason, Error::Offline { .. });
+    if reasons.iter().any(|reason| !is_offline(reason) && !reason.is_gone()) {
+        reasons.retain(|reason| !is_offline(reason));
+    } else if reasons.iter().any(is_offline) {
+        reasons.retain(is_offline);
+        reasons.truncate(1);
     }
     if reasons.len() == 1 {
         return reasons.remove(0);
@@ -324,6 +342,9 @@ mod tests {
         assert!(!mixed.is_gone());
         assert!(mixed.to_string().contains("404 (not found); http://example.com/a: the server answered 403 (forbidden)"));
         assert!(matches!(verdict("a", Vec::new(), Vec::new()), Error::Nowhere { .. }));
+        let offline = || Error::Offline { url: "http://example.com/b".to_owned() };
+        assert!(matches!(verdict("a", urls.to_vec(), vec![status(404), offline(), offline()]), Error::Offline { .. }));
+        assert!(matches!(verdict("a", urls.to_vec(), vec![status(403), offline()]), Error::Status { status: 403, .. }));
     }
 
     #[test]

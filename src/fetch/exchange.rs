@@ -95,8 +95,8 @@ impl Transport {
 
     /// Sends a request once.
     pub(super) fn exchange_once(&self, request: &Request<'_>, stop: &Stop) -> Result<Reply, Error> {
-        let net = self.net()?;
         let url = request.url;
+        let net = self.net(url)?;
         let method = match request.method {
             Method::Head => reqwest::Method::HEAD,
             Method::Get => reqwest::Method::GET,
@@ -137,7 +137,7 @@ impl Transport {
     }
 
     fn body(&self, mut response: Response, request: &Request<'_>, stop: &Stop) -> Result<Vec<u8>, Error> {
-        let (net, patience, url) = (self.net()?, self.patience(), request.url);
+        let (net, patience, url) = (self.net(request.url)?, self.patience(), request.url);
         let until = Instant::now() + patience.document;
         let mut pace = SpeedMeter::new(patience);
         let mut bytes = Vec::new();

@@ -8,6 +8,7 @@
 //! verifier: on Linux the system's certificate store, or SSL_CERT_FILE and SSL_CERT_DIR; on macOS the keychain. The libraries read both
 //! themselves, like other programs on the machine.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fs::File;
 use std::future::Future;
@@ -42,13 +43,26 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Bytes of one read of a local file.
 const FILE_CHUNK_BYTES: usize = 256 << 10;
 
+/// The servers that a transport may ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Any server.
+    #[default]
+    Network,
+    /// None: only files of this machine are read.
+    Files,
+}
+
 /// The HTTP client, created once a process and shared by all fetches; it costs nothing before its first use.
 #[derive(Debug, Default)]
 pub struct Transport {
     patience: RetryPolicy,
+    reach: Reach,
     net: OnceLock<Result<Net, String>>,
     /// Values of the `Authorization` header, by address prefix.
     passes: Mutex<Vec<(String, String)>>,
+    /// Further addresses of files, by digest.
+    offers: Mutex<BTreeMap<[u8; 32], Vec<String>>>,
 }
 
 /// A request for a small document.
@@ -113,7 +127,31 @@ struct Stream {
 impl Transport {
     /// Returns a transport that has opened nothing yet.
     pub fn new(patience: RetryPolicy) -> Transport {
-        Transport { patience, net: OnceLock::new(), passes: Mutex::default() }
+        Transport::with_reach(patience, Reach::Network)
+    }
+
+    /// Returns a transport that asks these servers alone.
+    pub fn with_reach(patience: RetryPolicy, reach: Reach) -> Transport {
+        Transport { patience, reach, net: OnceLock::new(), passes: Mutex::default(), offers: Mutex::default() }
+    }
+
+    /// Returns true if the transport asks no server.
+    pub fn is_offline(&self) -> bool {
+        self.reach == Reach::Files
+    }
+
+    /// Adds an address of a file, which downloads try first. Every file is verified by its digest, whatever its address.
+    pub fn offer(&self, sha256: [u8; 32], url: String) {
+        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        let urls = offers.entry(sha256).or_default();
+        if !urls.contains(&url) {
+            urls.push(url);
+        }
+    }
+
+    /// Returns the addresses that were added for a file.
+    pub fn offers(&self, sha256: &[u8; 32]) -> Vec<String> {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner).get(sha256).cloned().unwrap_or_default()
     }
 
     /// Returns the timeouts and retries of this transport.
@@ -156,7 +194,7 @@ impl Transport {
 
     fn ask_once(&self, get: Get<'_>, stop: &Stop) -> Result<Answer, Error> {
         let Get { url, accept, pass, max_bytes } = get;
-        let net = self.net()?;
+        let net = self.net(url)?;
         let mut request = net.client.get(url).header(ACCEPT, accept);
         if let Some(pass) = pass.map(str::to_owned).or_else(|| self.pass(url)) {
             request = request.header(AUTHORIZATION, pass);
@@ -192,8 +230,11 @@ impl Transport {
         Ok(Answer { status, challenge, elsewhere, bytes })
     }
 
-    /// Returns the client, and starts it for the first request.
-    pub(super) fn net(&self) -> Result<&Net, Error> {
+    /// Returns the client for a request to this address, and starts it for the first one.
+    pub(super) fn net(&self, url: &str) -> Result<&Net, Error> {
+        if self.is_offline() {
+            return Err(Error::Offline { url: shown(url) });
+        }
         match self.net.get_or_init(|| start(self.patience)) {
             Ok(net) => Ok(net),
             Err(cause) => Err(Error::Client { cause: cause.clone() }),
@@ -201,7 +242,7 @@ impl Transport {
     }
 
     fn open_net(&self, url: &str, from: u64, stop: &Stop) -> Result<Body<'_>, Error> {
-        let net = self.net()?;
+        let net = self.net(url)?;
         let mut request = net.client.get(url);
         if let Some(pass) = self.pass(url) {
             request = request.header(AUTHORIZATION, pass);

@@ -20,3 +20,5 @@ pub mod why_installed;
 
 pub mod sbom;
 pub mod why;
+
+pub mod provenance;

@@ -19,5 +19,9 @@ pub mod signatures;
 
 pub mod pull;
 
+pub mod vendor;
+
+pub mod prune;
+
 pub use context::Context;
 pub use error::Error;

@@ -64,8 +64,17 @@ pub struct Attachment {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// The object that gets attachments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// The manifest of an image.
+    Manifest,
+    /// The index of a tag, which names a manifest for each platform.
+    Index,
+}
+
 /// Makes the attachments of a manifest or index from its digest.
-pub type AttachmentsOf<'a> = dyn Fn(&Repository<'_>, Digest) -> Result<Vec<Attachment>, Error> + 'a;
+pub type AttachmentsOf<'a> = dyn Fn(&Repository<'_>, Over, Digest) -> Result<Vec<Attachment>, Error> + 'a;
 
 /// The attachments of a push, such as signatures.
 #[derive(Clone, Copy)]
@@ -122,7 +131,7 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, optio
     let (manifest, silo) = documents(context, to, subject, &blobs, &stacked)?;
     to.put_manifest(oci::MANIFEST, &manifest)?;
     to.put_referrer(Digest::of(&manifest), Entry::of_artifact(CONTENTS, &silo), &silo)?;
-    attached(to, &manifest, oci::MANIFEST, attach)?;
+    attached(to, Over::Manifest, &manifest, attach)?;
     for drv in derivations(context, subject.id)? {
         to.put_tag(&tag_of(&drv), oci::MANIFEST, &manifest)?;
     }
@@ -130,7 +139,7 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, optio
     if let Some(tag) = &options.tag {
         let index = index(to, tag, subject.image.arch, &manifest, attach)?;
         to.put_manifest(oci::INDEX, &index)?;
-        attached(to, &index, oci::INDEX, attach)?;
+        attached(to, Over::Index, &index, attach)?;
         to.put_tag(tag, oci::INDEX, &index)?;
         pushed.digest = Digest::of(&index);
     }
@@ -276,9 +285,13 @@ fn documents(
 }
 
 /// Writes the attachments of a manifest or index.
-fn attached(to: &Repository<'_>, manifest: &[u8], media_type: &'static str, attach: Attach<'_>) -> Result<(), Error> {
-    let about = Named::of(media_type, manifest);
-    for attachment in (attach.make)(to, about.digest)? {
+fn attached(to: &Repository<'_>, over: Over, document: &[u8], attach: Attach<'_>) -> Result<(), Error> {
+    let media_type = match over {
+        Over::Manifest => oci::MANIFEST,
+        Over::Index => oci::INDEX,
+    };
+    let about = Named::of(media_type, document);
+    for attachment in (attach.make)(to, over, about.digest)? {
         attach_one(to, &about, &attachment)?;
     }
     Ok(())

@@ -12,10 +12,25 @@ const TYPE: &str = "https://in-toto.io/Statement/v1";
 pub const MEDIA_TYPE: &str = "application/vnd.in-toto+json";
 /// The predicate of a plain signature, as cosign writes it.
 pub const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
+/// The predicate of provenance in SLSA, version 1.
+pub const PROVENANCE: &str = "https://slsa.dev/provenance/v1";
+/// The predicate of a bill of materials in SPDX.
+pub const SPDX: &str = "https://spdx.dev/Document";
+/// The predicate of a bill of materials in CycloneDX.
+pub const CYCLONEDX: &str = "https://cyclonedx.org/bom";
 /// The most subjects of a statement that is read.
 const MAX_SUBJECTS: usize = 1000;
 /// The most bytes of the name of a claim's kind, which is an address.
 const MAX_TYPE_BYTES: usize = 512;
+
+/// A claim about an image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// The kind of the claim.
+    pub predicate_type: &'static str,
+    /// The claim.
+    pub predicate: Value,
+}
 
 /// A statement.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,26 +2,33 @@
 //!
 //! An image is found by its derivation, which follows from the lock alone. What a cache answers counts only if a key that this user trusts
 //! signed it, and if it names this derivation. So a cache can withhold an image and be slow; it cannot give another one. Whatever is wrong
-//! with an answer is reported, and the image is built.
+//! with an answer is reported, and the image is built. For that build the cache may have the inputs, which count by their digests.
 
+use silo_store::digest::Digest;
 use silo_store::flock::SharedLock;
+use silo_store::realisation;
 
 use silo_base::event::Event;
 use silo_base::system::Arch;
 use silo_base::units;
 use silo_build::Target;
+use silo_fetch::registry::repository::Repository;
 use silo_model::config::CacheSource;
 use silo_model::derivation::DrvId;
-use silo_model::oci::location;
+use silo_model::lock::Sha256;
+use silo_model::oci::inputs::{Inputs, Output};
+use silo_model::oci::location::{self, Location};
 use silo_ship::find::find;
 use silo_ship::push::tag_of;
-use silo_ship::{Error, pull, signatures};
+use silo_ship::signatures::Signature;
+use silo_ship::{Error, pull, signatures, vendor};
 use silo_sign::key::Public;
 
 use super::Context;
 use super::keys::{self, Named};
 
-/// Takes the images of these tools from the caches, as far as they have them. Failures are reported, and cost nothing but time.
+/// Takes the images of these tools from the caches, as far as they have them, and learns which inputs they have for the others. Failures are
+/// reported, and cost nothing but time.
 pub fn take(context: &Context<'_>, shared: &SharedLock, caches: &[CacheSource], targets: &[Target<'_>]) {
     let is_missing = |target: &&Target<'_>| !target.anew && silo_build::known(context.home, target).is_none();
     let mut missing: Vec<&Target<'_>> = targets.iter().filter(is_missing).collect();
@@ -30,17 +37,29 @@ pub fn take(context: &Context<'_>, shared: &SharedLock, caches: &[CacheSource], 
     }
     let warn = |text: String| (context.sink)(Event::Warning { text });
     let trusted = match keys::trusted(context.home) {
-        Ok(trusted) if trusted.is_empty() => {
-            return warn("the caches are not asked: there is no key whose signatures count; `silo key trust FILE` adds one".to_owned());
-        }
         Ok(trusted) => trusted,
         Err(error) => return warn(format!("the caches are not asked: {}", silo_base::error_chain::of(&error).join(": "))),
     };
+    if trusted.is_empty() {
+        warn("no image is taken from the caches: there is no key whose signatures count; `silo key trust FILE` adds one".to_owned());
+    }
     for cache in caches {
+        let location = match location::parse(&cache.location) {
+            Ok(location) => location,
+            Err(what) => {
+                warn(format!("the cache {}: {what}", cache.location));
+                continue;
+            }
+        };
+        if context.transport.is_offline() && !matches!(location, Location::Directory(_)) {
+            continue;
+        }
+        let repository = shipping(context, shared).repository(location);
+        let asked = Asked { context, shared, cache, repository: &repository, trusted: &trusted };
         let mut left = Vec::new();
         let mut is_lost = false;
         for target in missing {
-            match if is_lost { Ok(None) } else { take_one(context, shared, cache, target, &trusted) } {
+            match if is_lost { Ok(None) } else { asked.take(target) } {
                 Ok(Some(text)) => (context.sink)(Event::Note { text: format!("{}: {text}", target.recipe.name) }),
                 Ok(None) => left.push(target),
                 Err(error) if error.is_stopped() => return,
@@ -57,35 +76,84 @@ pub fn take(context: &Context<'_>, shared: &SharedLock, caches: &[CacheSource], 
     }
 }
 
-/// Takes one image from a cache; returns a line about it, or `None` if the cache has no image that counts.
-fn take_one(
-    context: &Context<'_>,
-    shared: &SharedLock,
-    cache: &CacheSource,
-    target: &Target<'_>,
-    trusted: &[Named],
-) -> Result<Option<String>, Error> {
-    let drv = silo_build::derivation_of(target);
-    let location = location::parse(&cache.location).map_err(|what| wrong(cache, &drv, what))?;
-    let shipping = shipping(context, shared);
-    let repository = shipping.repository(location);
-    let found = match find(&repository, &tag_of(&drv), None, Arch::host()) {
-        Err(Error::Absent { name, .. }) if name == tag_of(&drv) => return Ok(None),
-        found => found?,
-    };
-    let keys: Vec<Public> = trusted.iter().map(|key| key.public.clone()).collect();
-    let signers = signatures::signers(&repository, &found, &keys)?;
-    let Some(signer) = signers.first() else {
-        return Err(wrong(cache, &drv, "its answer is not signed by a key that you trust".to_owned()));
-    };
-    if !found.contents.derivations.contains(&drv.digest()) || found.contents.arch != Arch::host() {
-        return Err(wrong(cache, &drv, "its answer is the image of another lock or platform".to_owned()));
+/// A cache that is asked.
+struct Asked<'a> {
+    context: &'a Context<'a>,
+    shared: &'a SharedLock,
+    cache: &'a CacheSource,
+    repository: &'a Repository<'a>,
+    trusted: &'a [Named],
+}
+
+impl Asked<'_> {
+    /// Takes one image; returns a line about it, or `None` if the cache has no image that counts.
+    fn take(&self, target: &Target<'_>) -> Result<Option<String>, Error> {
+        let (context, cache) = (self.context, self.cache);
+        let drv = silo_build::derivation_of(target);
+        let shipping = shipping(context, self.shared);
+        let keys: Vec<Public> = self.trusted.iter().map(|key| key.public.clone()).collect();
+        if keys.is_empty() {
+            return self.offer(&shipping, target, &keys);
+        }
+        let found = match find(self.repository, &tag_of(&drv), None, Arch::host()) {
+            Err(Error::Absent { name, .. }) if name == tag_of(&drv) => return self.offer(&shipping, target, &keys),
+            found => found?,
+        };
+        let signers = signatures::signers(self.repository, &found, &keys)?;
+        let Some(signer) = signers.first() else {
+            drop(self.offer(&shipping, target, &keys)?);
+            return Err(wrong(cache, &drv, "its answer is not signed by a key that you trust".to_owned()));
+        };
+        if !found.contents.derivations.contains(&drv.digest()) || found.contents.arch != Arch::host() {
+            return Err(wrong(cache, &drv, "its answer is the image of another lock or platform".to_owned()));
+        }
+        let pulled = pull::pull(&shipping, self.repository, &found)?;
+        pull::count(&shipping, &found, pulled.image)?;
+        let (fetched, size) = (pulled.fetched, units::size(pulled.bytes));
+        let by = keys::title(self.trusted, signer);
+        Ok(Some(format!("{fetched} of {} layers pulled from {} ({size}), signed by {by}", pulled.layers, cache.location)))
     }
-    let pulled = pull::pull(&shipping, &repository, &found)?;
-    pull::count(&shipping, &found, pulled.image)?;
-    let (fetched, size) = (pulled.fetched, units::size(pulled.bytes));
-    let by = keys::title(trusted, signer);
-    Ok(Some(format!("{fetched} of {} layers pulled from {} ({size}), signed by {by}", pulled.layers, cache.location)))
+
+    /// Makes the inputs of an image available to the build, as far as the cache has them. Outputs of steps need a signature.
+    fn offer(&self, shipping: &silo_ship::Context<'_>, target: &Target<'_>, keys: &[Public]) -> Result<Option<String>, Error> {
+        let drv = silo_build::derivation_of_inputs(target);
+        let Some(found) = vendor::find(self.repository, &drv)? else { return Ok(None) };
+        for file in &found.inputs.files {
+            let digest = file.pointer.digest;
+            self.context.transport.offer(*digest.as_bytes(), self.repository.blob_url(digest));
+        }
+        let outputs = self.missing_outputs(target, &found.inputs);
+        if outputs.is_empty() {
+            return Ok(None);
+        }
+        let signatures = signatures::plain(self.repository, found.manifest, keys)?;
+        if !signatures.iter().any(Signature::is_by_a_trusted_key) {
+            let what = "its outputs of steps with a network are not signed by a key that you trust".to_owned();
+            return Err(wrong(self.cache, &drv, what));
+        }
+        vendor::fetch_outputs(shipping, self.repository, &outputs)?;
+        let made = |output: &&Output| {
+            let layer = output.layer.manifest.layer;
+            silo_build::output_keys(target, output.step, layer).into_iter().map(move |key| (key, layer))
+        };
+        realisation::put_many(self.context.store, self.shared, &outputs.iter().flat_map(made).collect::<Vec<_>>())?;
+        Ok(None)
+    }
+
+    /// Returns the outputs that the lock pins and that no step made here.
+    fn missing_outputs<'o>(&self, target: &Target<'_>, inputs: &'o Inputs) -> Vec<&'o Output> {
+        let pinned = target.lock.steps.get(&Arch::host());
+        let is_pinned = |output: &&Output| {
+            let layer = output.layer.manifest.layer;
+            pinned.and_then(|steps| steps.get(&Sha256(output.step))).is_some_and(|pin| pin.layer.0 == layer.digest())
+        };
+        let is_here = |output: &Output| {
+            let layer = output.layer.manifest.layer;
+            let is_known = |key: &Digest| matches!(realisation::get(self.context.store, key), Ok(realisation::Realisation::Known(known)) if known == layer);
+            self.context.store.has(&layer) && silo_build::output_keys(target, output.step, layer).iter().all(is_known)
+        };
+        inputs.outputs.iter().filter(is_pinned).filter(|output| !is_here(output)).collect()
+    }
 }
 
 fn wrong(cache: &CacheSource, drv: &DrvId, what: String) -> Error {

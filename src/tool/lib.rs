@@ -42,6 +42,9 @@ pub mod usage;
 pub mod outdated;
 pub mod share;
 pub mod sync;
+pub mod vendor;
+
+pub mod challenge;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;

@@ -1,6 +1,6 @@
 //! Shares images: pushes those of this machine, and pulls those of others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use silo_store::digest::Digest;
 use silo_store::flock as store_lock;
@@ -12,18 +12,20 @@ use silo_model::lock;
 use silo_model::oci::location::{self, Location};
 use silo_model::oci::reference::{self, Reference};
 use silo_ship::find::{self, Found};
+use silo_ship::prune::{self, Plan, Pruned};
 use silo_ship::pull::{self, Pulled};
-use silo_ship::push::{self, Attach, Options, Pushed, Subject};
+use silo_ship::push::{self, Attach, Options, Over, Pushed, Subject};
 use silo_ship::signatures::{self, Signature};
 use silo_sign::external::Signer;
 use silo_sign::key::Public;
+use silo_sign::statement::Claim;
 
-use super::Context;
 use super::caches::shipping;
 use super::definition;
 use super::keys::{self, Named};
 use super::lock_files;
 use super::record::Installed;
+use super::{Context, View};
 
 /// Error of sharing an image.
 #[derive(Debug, thiserror::Error)]
@@ -90,38 +92,43 @@ pub struct Source<'a> {
     pub id: ImageId,
     /// Its tool, whose lock is pushed too.
     pub tool: Option<&'a Installed>,
+    /// Claims about the image, which are attached to it.
+    pub claims: &'a [Claim],
 }
 
 /// Pushes an image, and signs it.
 pub fn push(context: &Context<'_>, source: Source<'_>, to: &Target, options: &Options, signer: Option<&Signer>) -> Result<Pushed, Error> {
-    let Source { id, tool } = source;
+    let Source { id, tool, claims } = source;
     let shared = store_lock::share(context.store)?;
     let image = image::get(context.home, id)?.ok_or(Error::Gone(id))?;
     let subject = Subject {
         id,
         image,
         tool: tool.map(|tool| (tool.name.clone(), tool.version.clone())),
-        lock: tool.map(|tool| lock_of(context, tool)).transpose()?.flatten(),
+        lock: tool.map(|tool| lock_of(context.view(), tool)).transpose()?.flatten(),
     };
     let shipping = shipping(context, &shared);
     let repository = shipping.repository(to.location.clone());
-    let make = |to: &Repository<'_>, over: Digest| match signer {
-        Some(signer) => Ok(signatures::sign(to, over, signer)?.into_iter().collect()),
-        None => Ok(Vec::new()),
+    let make = |to: &Repository<'_>, over: Over, digest: Digest| {
+        let mut all = if over == Over::Manifest { signatures::bills(claims) } else { Vec::new() };
+        if let Some(signer) = signer {
+            all.extend(signatures::sign(to, (over, digest), signer, claims)?);
+        }
+        Ok(all)
     };
     let mut keys = publics(&keys::trusted(context.home)?);
     keys.extend(signer.map(Signer::public));
     let may_cover = |to: &Repository<'_>, other: Digest| {
-        Ok(signer.is_none() || signatures::of(to, other, &keys)?.iter().any(Signature::is_by_a_trusted_key))
+        Ok(signer.is_none() || signatures::plain(to, other, &keys)?.iter().any(Signature::is_by_a_trusted_key))
     };
     Ok(push::push(&shipping, &repository, &subject, options, Attach { make: &make, may_cover: &may_cover })?)
 }
 
 /// Returns the text of a tool's lock, if the tool has one.
-fn lock_of(context: &Context<'_>, tool: &Installed) -> Result<Option<String>, Error> {
-    let scope = definition::scope(context.view(), &tool.name)?;
-    let definition = definition::of(context.view(), &tool.name, scope)?;
-    let found = lock_files::existing(context.view(), &definition)?;
+pub fn lock_of(view: View<'_>, tool: &Installed) -> Result<Option<String>, Error> {
+    let scope = definition::scope(view, &tool.name)?;
+    let definition = definition::of(view, &tool.name, scope)?;
+    let found = lock_files::existing(view, &definition)?;
     Ok(found.map(|found| lock::write(&BTreeMap::from([(tool.name.clone(), found)]))))
 }
 
@@ -134,7 +141,7 @@ pub fn inspect(context: &Context<'_>, from: &Target, arch: Arch) -> Result<(Foun
     let keys = publics(&keys::trusted(context.home)?);
     let mut all = Vec::new();
     for over in std::iter::once(found.manifest).chain(found.index) {
-        all.extend(signatures::of(&repository, over, &keys)?);
+        all.extend(signatures::all(&repository, over, &keys)?);
     }
     Ok((found, all))
 }
@@ -179,11 +186,11 @@ impl NeedOfSignature {
 /// Pulls an image; returns the keys that signed it, too.
 ///
 /// The image counts as the result of its derivations, so a trusted key must have signed it, unless the user does without.
-pub fn pull(context: &Context<'_>, from: &Target, signature: NeedOfSignature) -> Result<(Found, Pulled, Vec<String>), Error> {
+pub fn pull(context: &Context<'_>, from: &Target, arch: Arch, signature: NeedOfSignature) -> Result<(Found, Pulled, Vec<String>), Error> {
     let shared = store_lock::share(context.store)?;
     let shipping = shipping(context, &shared);
     let repository = shipping.repository(from.location.clone());
-    let found = find::find(&repository, &from.tag, from.digest, Arch::host())?;
+    let found = find::find(&repository, &from.tag, from.digest, arch)?;
     let keys = keys::trusted(context.home)?;
     let signers = match signature {
         NeedOfSignature::Unneeded => Vec::new(),
@@ -196,4 +203,39 @@ pub fn pull(context: &Context<'_>, from: &Target, signature: NeedOfSignature) ->
     pull::count(&shipping, &found, pulled.image)?;
     let signers = signers.iter().map(|key| keys::title(&keys, key)).collect();
     Ok((found, pulled, signers))
+}
+
+/// The tags that a removal keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeptTags {
+    /// Tags, or starts of tags with a `*` at the end.
+    pub patterns: Vec<String>,
+    /// True to keep the images of the tools of this machine.
+    pub installed: bool,
+}
+
+/// Decides which tags of a repository stay. Removes nothing.
+pub fn plan_prune(context: &Context<'_>, from: &Location, keep: &KeptTags) -> Result<Plan, Error> {
+    let mut needed = BTreeSet::new();
+    if keep.installed {
+        for id in image::list(context.home)? {
+            needed.extend(image::derivations(context.home, id)?.iter().map(ToString::to_string));
+        }
+    }
+    let shared = store_lock::share(context.store)?;
+    let shipping = shipping(context, &shared);
+    let is_kept = |tag: &str| keep.patterns.iter().any(|pattern| fits(pattern, tag));
+    Ok(prune::plan(&shipping, &shipping.repository(from.clone()), &is_kept, &|drv| needed.contains(drv))?)
+}
+
+/// Removes the images of a repository that a plan does not keep.
+pub fn prune(context: &Context<'_>, from: &Location, plan: &Plan) -> Result<Pruned, Error> {
+    let shared = store_lock::share(context.store)?;
+    let shipping = shipping(context, &shared);
+    Ok(prune::prune(&shipping, &shipping.repository(from.clone()), plan)?)
+}
+
+/// Returns true if a tag is the pattern, or begins with it up to its `*`.
+fn fits(pattern: &str, tag: &str) -> bool {
+    pattern.strip_suffix('*').map_or(tag == pattern, |start| tag.starts_with(start))
 }

@@ -245,7 +245,7 @@ impl<'a> Asking<'a> {
     pub fn push(&self, location: Location, transport: &Transport) -> Asked {
         let to = share::Target { location, tag: "v1".to_owned(), digest: None };
         let options = Options { tag: Some(to.tag.clone()), ..Options::default() };
-        let source = share::Source { id: self.world.expected, tool: None };
+        let source = share::Source { id: self.world.expected, tool: None, claims: &[] };
         let pushed = share::push(&self.context(transport, &|_| {}), source, &to, &options, None);
         let warnings = pushed.as_ref().err().map(|error| error_chain::of(error).join(": "));
         Asked { is_taken: pushed.is_ok(), warnings: warnings.into_iter().collect(), notes: Vec::new() }

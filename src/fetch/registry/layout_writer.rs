@@ -3,10 +3,12 @@
 //! The user named the directory, so its files have the usual permissions: a team or a web server reads them. A file appears by one rename,
 //! and the index is changed under a lock, so that two pushes do not lose each other's names.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use silo_store::digest::{Digest, Hasher};
 use silo_store::locked_file::LockedFile;
@@ -23,6 +25,8 @@ use super::layout::{NAME, blob};
 pub const INDEX: &str = "index.json";
 /// The file whose lock a writer holds.
 const LOCK: &str = ".lock";
+/// The age from which a blob without a name is no part of a push that is running.
+const SWEPT_AGE: Duration = Duration::from_secs(3600);
 /// Bytes of one read.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -79,15 +83,56 @@ pub fn index(url: &str, bytes: &[u8]) -> Result<Vec<Entry>, Error> {
 pub fn set_name(dir: &Path, name: &str, mut entry: Entry) -> Result<(), Error> {
     prepare(dir)?;
     entry.annotations.insert(NAME.to_owned(), name.to_owned());
-    let lock = dir.join(LOCK);
-    let failed = |path: &Path, source| Error::Write { path: path.to_owned(), source };
-    let file = File::options().create(true).append(true).open(&lock).map_err(|source| failed(&lock, source))?;
-    let _alone = LockedFile::exclusive(file).map_err(|source| failed(&lock, source))?;
+    let _alone = alone(dir)?;
     let mut all = entries(dir)?;
     all.retain(|other| other.annotations.get(NAME).map(String::as_str) != Some(name));
     all.push(entry);
     all.sort_by(|a, b| a.annotations.get(NAME).cmp(&b.annotations.get(NAME)));
     replace(&dir.join(INDEX), &artifact::index(&all))
+}
+
+/// Lists the names.
+pub fn names(dir: &Path) -> Result<Vec<String>, Error> {
+    Ok(entries(dir)?.into_iter().filter_map(|mut entry| entry.annotations.remove(NAME)).collect())
+}
+
+/// Removes all names of a manifest.
+pub fn remove_names(dir: &Path, digest: Digest) -> Result<(), Error> {
+    let _alone = alone(dir)?;
+    let mut all = entries(dir)?;
+    all.retain(|entry| entry.pointer.digest != digest);
+    replace(&dir.join(INDEX), &artifact::index(&all))
+}
+
+/// Removes blobs that nothing names and that are older than an hour; returns their number and bytes.
+pub fn sweep(dir: &Path, named: &BTreeSet<Digest>) -> Result<(usize, u64), Error> {
+    let _alone = alone(dir)?;
+    let blobs = dir.join("blobs/sha256");
+    let failed = |source| Error::Read { path: blobs.clone(), source };
+    let (mut count, mut bytes) = (0, 0);
+    for entry in fs::read_dir(&blobs).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        // Files with other names are not blobs of ours, or are being written.
+        let Some(digest) = name.to_str().and_then(|name| Digest::parse(name).ok()) else { continue };
+        let facts = entry.metadata().map_err(failed)?;
+        let is_young = facts.modified().ok().and_then(|at| at.elapsed().ok()).is_none_or(|age| age < SWEPT_AGE);
+        if named.contains(&digest) || is_young || !facts.is_file() {
+            continue;
+        }
+        fs::remove_file(entry.path()).map_err(|source| Error::Write { path: entry.path(), source })?;
+        count += 1;
+        bytes += facts.len();
+    }
+    Ok((count, bytes))
+}
+
+/// Waits until no other writer changes the index.
+fn alone(dir: &Path) -> Result<LockedFile, Error> {
+    let lock = dir.join(LOCK);
+    let failed = |source| Error::Write { path: lock.clone(), source };
+    let file = File::options().create(true).append(true).open(&lock).map_err(failed)?;
+    LockedFile::exclusive(file).map_err(failed)
 }
 
 /// Makes the directories and the marker of a layout.

@@ -3,6 +3,8 @@
 //! It is in a registry, in a directory, or on a static web server; the last two are OCI layouts, and a web server cannot be written to. Every
 //! document is verified by its digest, except one that a tag names, which the caller must verify otherwise.
 
+use std::collections::BTreeSet;
+
 use silo_store::digest::Digest;
 
 use silo_model::oci::artifact::{self, Document, Entry};
@@ -27,6 +29,11 @@ const MAX_ANSWER_BYTES: u64 = 64 << 10;
 const MAX_COPIED: usize = 64;
 /// Attempts to add a manifest to an index that others change at the same time.
 const INDEX_ATTEMPTS: u32 = 4;
+
+/// Tags of one page of a list.
+const TAGS_A_PAGE: usize = 1000;
+/// The most tags of a repository; an arbitrary limit, far above real ones.
+const MAX_TAGS: usize = 100_000;
 
 /// A repository.
 pub struct Repository<'a> {
@@ -199,6 +206,63 @@ impl<'a> Repository<'a> {
         Err(Error::Document { url: self.session.location.to_string(), what })
     }
 
+    /// Lists the tags.
+    pub fn tags(&self) -> Result<Vec<String>, Error> {
+        match &self.session.location {
+            Location::Registry { .. } => self.listed_tags(),
+            Location::Directory(dir) => Ok(layout_writer::names(dir)?),
+            Location::Web(url) => Err(not_written(url)),
+        }
+    }
+
+    fn listed_tags(&self) -> Result<Vec<String>, Error> {
+        let mut all: BTreeSet<String> = BTreeSet::new();
+        let mut last = String::new();
+        loop {
+            let url = format!("{}/tags/list?n={TAGS_A_PAGE}{last}", self.session.base());
+            let wrong = |what: &str| Error::Document { url: url.clone(), what: what.to_owned() };
+            let Some(bytes) = self.get(&url, MAX_DOCUMENT_BYTES)? else { break };
+            let page = artifact::tags(&bytes).map_err(|what| wrong(&what))?;
+            last = page.last().map(|tag| format!("&last={tag}")).unwrap_or_default();
+            let count = all.len();
+            all.extend(page);
+            // A registry that ignores `last` lists the same tags again.
+            if all.len() == count {
+                break;
+            }
+            if all.len() > MAX_TAGS {
+                return Err(wrong(&format!("it has more than {MAX_TAGS} tags")));
+            }
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    /// Removes a manifest or an index, with all its tags.
+    pub fn remove(&self, digest: Digest) -> Result<(), Error> {
+        match &self.session.location {
+            Location::Registry { .. } => {
+                let url = format!("{}/manifests/sha256:{digest}", self.session.base());
+                let reply = self.session.call(&Request::new(Method::Delete, &url, MAX_ANSWER_BYTES))?;
+                match reply.status {
+                    200 | 202 | 204 | 404 => Ok(()),
+                    _ => Err(refused(&url, &reply)),
+                }
+            }
+            Location::Directory(dir) => layout_writer::remove_names(dir, digest),
+            Location::Web(url) => Err(not_written(url)),
+        }
+    }
+
+    /// Removes the blobs of a directory that nothing names, if they are older than an hour: a push writes its blobs before it names them.
+    /// Registries do that by themselves. Returns the number of blobs and their bytes.
+    pub fn sweep(&self, named: &BTreeSet<Digest>) -> Result<(usize, u64), Error> {
+        match &self.session.location {
+            Location::Registry { .. } => Ok((0, 0)),
+            Location::Directory(dir) => layout_writer::sweep(dir, named),
+            Location::Web(url) => Err(not_written(url)),
+        }
+    }
+
     fn put_manifest_at(&self, name: &str, media_type: &str, bytes: &[u8]) -> Result<bool, Error> {
         match &self.session.location {
             Location::Registry { .. } => {
@@ -268,7 +332,7 @@ impl<'a> Repository<'a> {
 }
 
 /// Returns the tag under which registries without a list of referrers hold one.
-fn fallback(digest: Digest) -> String {
+pub fn fallback(digest: Digest) -> String {
     format!("sha256-{digest}")
 }
 

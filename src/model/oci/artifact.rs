@@ -11,11 +11,13 @@ use silo_store::digest::Digest;
 
 use silo_base::system::Arch;
 
-use super::manifest::{MAX_LAYERS, Pointer, digest};
+use super::manifest::{Pointer, digest};
 use super::{Blob, INDEX, MANIFEST};
 
 /// The media type of an empty configuration, and its bytes.
 pub const EMPTY: (&str, &[u8]) = ("application/vnd.oci.empty.v1+json", b"{}");
+/// The most blobs of a manifest that is read. The inputs of a large image are a few hundred.
+pub const MAX_BLOBS: usize = 8192;
 /// The most entries of an index that is read.
 const MAX_ENTRIES: usize = 1000;
 /// The most bytes of a blob; an arbitrary limit, far above real ones.
@@ -95,12 +97,32 @@ pub fn read(bytes: &[u8]) -> Result<Document, String> {
     Ok(Document {
         artifact_type: written.artifact_type,
         config: written.config.map(entry).transpose()?,
-        // A manifest of Silo holds the layers and the configuration of an image.
-        layers: all(written.layers, MAX_LAYERS + 1)?,
+        layers: all(written.layers, MAX_BLOBS)?,
         manifests: all(written.manifests, MAX_ENTRIES)?,
         subject: written.subject.map(entry).transpose()?.map(|subject| subject.pointer.digest),
         annotations: written.annotations.unwrap_or_default(),
     })
+}
+
+#[derive(Deserialize)]
+struct TagList {
+    tags: Option<Vec<String>>,
+}
+
+/// Parses a registry's list of tags.
+pub fn tags(bytes: &[u8]) -> Result<Vec<String>, String> {
+    let listed: TagList = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let tags = listed.tags.unwrap_or_default();
+    match tags.iter().find(|tag| !is_tag(tag)) {
+        Some(tag) => Err(format!("\"{}\" is not a tag", tag.escape_debug())),
+        None => Ok(tags),
+    }
+}
+
+/// Returns true for a tag as the OCI distribution specification defines it.
+fn is_tag(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    (1..=128).contains(&text.len()) && text.chars().all(is_plain) && !text.starts_with(['.', '-'])
 }
 
 /// Returns the media type of a manifest or an index.
@@ -161,6 +183,13 @@ pub fn artifact(kind: &str, config: &Blob, layers: &[Blob], subject: &Blob, anno
     value.to_string().into_bytes()
 }
 
+/// Returns the manifest of an artifact that is about nothing else.
+pub fn alone(kind: &str, config: &Blob, layers: &[Blob]) -> Vec<u8> {
+    let layers: Vec<Value> = layers.iter().map(Blob::descriptor).collect();
+    let value = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "config": config.descriptor(), "layers": layers });
+    value.to_string().into_bytes()
+}
+
 /// Returns the manifest of an image with annotations; the layers are lowest first.
 pub fn image(config: &Blob, layers: &[Blob], annotations: &BTreeMap<String, String>) -> Vec<u8> {
     let layers: Vec<Value> = layers.iter().map(Blob::descriptor).collect();
@@ -180,6 +209,15 @@ pub fn index(entries: &[Entry]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::oci::CONFIG;
+
+    #[test]
+    fn only_tags_are_listed() {
+        assert_eq!(tags(br#"{"name":"x","tags":["1.0","drv-a","_b"]}"#), Ok(vec!["1.0".to_owned(), "drv-a".to_owned(), "_b".to_owned()]));
+        assert_eq!(tags(br#"{"name":"x","tags":null}"#), Ok(Vec::new()));
+        for wrong in [r#"{"tags":["a/b"]}"#, r#"{"tags":["-a"]}"#, r#"{"tags":[""]}"#, r#"{"tags":1}"#, "", r#"{"tags":["a\u001b"]}"#] {
+            assert!(tags(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn documents_are_read_back_and_wrong_ones_refused() {

@@ -27,7 +27,7 @@ pub const MAX_BYTES: u64 = 16 << 20;
 /// The most derivations of an image. Each lock that gives the same image adds one.
 const MAX_DERIVATIONS: usize = 64;
 /// The most bytes of a compressed layer; an arbitrary limit, far above real layers.
-const MAX_LAYER_BYTES: u64 = 32 << 30;
+pub(super) const MAX_LAYER_BYTES: u64 = 32 << 30;
 /// The most bytes of a tool's name or version.
 const MAX_NAME_BYTES: usize = 128;
 
@@ -106,7 +106,7 @@ struct Written {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenTool {
+pub(super) struct WrittenTool {
     name: String,
     version: String,
 }
@@ -120,7 +120,7 @@ struct WrittenBlob {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenLayer {
+pub(super) struct WrittenLayer {
     digest: String,
     form: String,
     layer: String,
@@ -148,7 +148,7 @@ pub fn write(contents: &Contents) -> Vec<u8> {
     value.to_string().into_bytes()
 }
 
-fn layer_value(layer: &Layer) -> Value {
+pub(super) fn layer_value(layer: &Layer) -> Value {
     json!({
         "digest": format!("sha256:{}", layer.blob.digest),
         "form": layer.form.name(),
@@ -174,11 +174,7 @@ pub fn read(bytes: &[u8]) -> Result<Contents, String> {
     if written.derivations.len() > MAX_DERIVATIONS {
         return Err(format!("it has {} derivations; at most {MAX_DERIVATIONS} are taken", written.derivations.len()));
     }
-    let is_plain = |text: &str| !text.is_empty() && text.len() <= MAX_NAME_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
-    let tool = match written.tool {
-        Some(tool) if !is_plain(&tool.name) || !is_plain(&tool.version) => return Err("the tool's name or version is malformed".to_owned()),
-        tool => tool.map(|tool| (tool.name, tool.version)),
-    };
+    let tool = tool(written.tool)?;
     Ok(Contents {
         arch: written.arch.parse().map_err(|error: silo_base::system::UnknownArch| error.to_string())?,
         config: pointer(&written.config.digest, written.config.size, super::manifest::MAX_DOCUMENT_BYTES)?,
@@ -193,7 +189,15 @@ pub fn read(bytes: &[u8]) -> Result<Contents, String> {
     })
 }
 
-fn layer(written: WrittenLayer) -> Result<Layer, String> {
+pub(super) fn tool(written: Option<WrittenTool>) -> Result<Option<(String, String)>, String> {
+    let is_plain = |text: &str| !text.is_empty() && text.len() <= MAX_NAME_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
+    match written {
+        Some(tool) if !is_plain(&tool.name) || !is_plain(&tool.version) => Err("the tool's name or version is malformed".to_owned()),
+        tool => Ok(tool.map(|tool| (tool.name, tool.version))),
+    }
+}
+
+pub(super) fn layer(written: WrittenLayer) -> Result<Layer, String> {
     let id = LayerId::new(digest(&written.layer)?);
     let manifest = Manifest::parse(&written.manifest).map_err(|error| error.to_string())?;
     if manifest.layer != id {
@@ -203,7 +207,7 @@ fn layer(written: WrittenLayer) -> Result<Layer, String> {
     Ok(Layer { manifest, blob: pointer(&written.digest, written.size, MAX_LAYER_BYTES)?, form })
 }
 
-fn pointer(text: &str, size: u64, most: u64) -> Result<Pointer, String> {
+pub(super) fn pointer(text: &str, size: u64, most: u64) -> Result<Pointer, String> {
     let digest = digest(text)?;
     if size > most {
         return Err(format!("sha256:{digest} is said to be {size} bytes; {most} are taken"));

@@ -10,6 +10,8 @@ pub mod artifact;
 pub mod contents;
 pub mod location;
 
+pub mod inputs;
+
 use serde_json::{Value, json};
 use silo_store::digest::Digest;
 
