@@ -214,6 +214,19 @@ fn a_repository_that_comes_is_reported() {
     assert!(made.err.contains(".git/config (new; git)") && made.err.contains(".git/hooks (new; git)"), "{}: {made:?}", project.display());
 }
 
+#[test]
+fn a_bare_repository_that_comes_is_reported_and_one_that_is_here_is_guarded() {
+    let silo = Silo::shared(As::Me);
+    let make = "mkdir -p lib/store/objects lib/store/refs; echo 'ref: refs/heads/x' > lib/store/HEAD; echo '[core]' > lib/store/config";
+    let made = silo.run(["sh", "-c", make]);
+    assert_eq!(made.code, 0, "{made:?}");
+    assert!(made.err.contains("lib/store/config (new; git"), "{made:?}");
+    let config = silo.project().join("lib/store/config");
+    let changed = silo.run(["sh", "-c", "echo x >> lib/store/config || mv lib/store/HEAD lib/store/config"]);
+    assert_ne!(changed.code, 0, "{changed:?}");
+    assert_eq!(fs::read_to_string(config).expect("it is there"), "[core]\n");
+}
+
 /// Ends or stops the process that guards files, and waits to be ended.
 const STOP_THE_GUARD: &str = r#"
 import os, signal, sys, time

@@ -2,6 +2,8 @@
 //! name a socket can connect to it and pass descriptors.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use silo_store::read_limited;
@@ -49,6 +51,9 @@ pub fn look(project: &Path) -> NearbyScan {
     while let Some((path, depth)) = dirs.pop_front() {
         let Ok(inner) = dir.dir(&path) else { continue };
         let names = inner.list(left).unwrap_or_default();
+        if is_bare_repository(&names) {
+            nearby.obeyed.extend(OBEYED.map(|name| path.join(name)));
+        }
         if depth > 0 {
             nearby.nested.extend(table.find(&inner, &names).into_iter().map(|(name, of)| (path.join(name), of)));
         }
@@ -77,6 +82,12 @@ pub fn obeyed(tree: &Dir, git: &Path) -> Vec<PathBuf> {
     if is_dir { OBEYED.iter().map(|name| git.join(name)).collect() } else { vec![git.to_owned()] }
 }
 
+/// True if git takes a directory with these names for a repository, without the name `.git`. File systems may ignore case.
+fn is_bare_repository(names: &[OsString]) -> bool {
+    let has = |name: &str| names.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(name.as_bytes()));
+    has("HEAD") && (has("commondir") || has("objects") && has("refs"))
+}
+
 /// Parses the kernel's list: the path is the eighth word of a line.
 fn parse_list(text: &str, project: &Path) -> BTreeSet<PathBuf> {
     let path = |line: &str| Path::new(line.splitn(8, ' ').nth(7)?.trim_start()).strip_prefix(project).ok().map(Path::to_owned);
@@ -88,6 +99,21 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn bare_repositories_are_found() {
+        let place = tempfile::tempdir().expect("a directory");
+        for path in ["a/repo.git/objects", "a/repo.git/refs", "b/objects", "b/refs", "c", "src/refs", "src/objects"] {
+            std::fs::create_dir_all(place.path().join(path)).expect("made");
+        }
+        for path in ["a/repo.git/HEAD", "c/head", "c/commondir"] {
+            std::fs::write(place.path().join(path), "").expect("written");
+        }
+        let nearby = look(place.path());
+        let found: BTreeSet<&Path> = nearby.obeyed.iter().filter_map(|path| path.parent()).collect();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [Path::new("a/repo.git"), Path::new("c")]);
+        assert!(nearby.obeyed.contains(Path::new("a/repo.git/config")) && nearby.obeyed.len() == 10);
+    }
 
     #[test]
     fn sockets_repositories_and_obeyed_files_in_directories_are_found() {
