@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::everyday::commands;
-use crate::support::{As, Done, Silo, done, has, machine, skip};
+use crate::support::{As, Done, NOBODY, Silo, done, has, is_root, machine, skip};
 
 /// The content of the private files of the home. No output has it.
 const KEY: &str = "silo-test-private-key";
@@ -87,7 +87,7 @@ impl Ground {
 
     fn git_in(&self, dir: &Path, words: &[&str]) -> Done {
         let mut git = Command::new("git");
-        git.args(["-c", "user.name=a", "-c", "user.email=a@example.com"]).args(words).current_dir(dir);
+        git.args(["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "safe.directory=*"]).args(words).current_dir(dir);
         done(git.envs([("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_NOSYSTEM", "1")]))
     }
 
@@ -212,6 +212,18 @@ fn the_work_of_a_hostile_agent_arrives_and_its_eleven_attempts_do_not() {
     if !ground.has_git {
         skip("there is no git here: the traps of git were not sprung");
     }
+    try_all(&ground, &[]);
+}
+
+#[test]
+fn the_eleven_attempts_fail_for_an_ordinary_user_too() {
+    if !is_root() {
+        return skip("only root may run silo as somebody else");
+    }
+    let ground = Ground::new(Silo::shared(As::Nobody));
+    plant_keys(&ground.silo);
+    let given = done(Command::new("chown").args(["-R", &format!("{NOBODY}:{NOBODY}")]).arg(&ground.project));
+    assert_eq!(given.code, 0, "{given:?}");
     try_all(&ground, &[]);
 }
 

@@ -23,6 +23,7 @@ use silo_launch::broker::authority::Authority;
 use silo_launch::spec::secrets::{Secret, Secrets};
 use silo_launch::spec::{Access, Bytes as FileBytes, File, GrantOrigin, Mount, Network, Spec};
 
+use crate::support::machine;
 use crate::support::sandbox::{Bench, bench, hosts, text};
 use crate::support::{As, Done, Silo, done, is_root, outcome, skip};
 
@@ -255,6 +256,24 @@ fn python_inside_has_placeholders_and_the_host_gets_the_values() {
         assert!(!format!("{done:?}{log}").contains(value), "{value}: {done:?}{log}");
         assert!(log.contains("API_TOKEN for host.silo.internal"), "{log}");
     }
+}
+
+#[test]
+fn a_machine_has_placeholders_and_the_host_gets_the_values() {
+    // The image for machines is in the shared home from here on.
+    drop(machine::silo(As::Me));
+    let (silo, server) = (python(), Server::start(BOTH));
+    settings(&silo, &server, "");
+    let script = format!(
+        "import os, urllib.request\n\
+         ask = urllib.request.Request('https://{MACHINE}:{}/plain', headers={{'Authorization': 'Bearer ' + os.environ['API_TOKEN']}})\n\
+         with urllib.request.urlopen(ask) as got: print(os.environ['API_TOKEN'], got.headers['x-echo'])\n",
+        server.port
+    );
+    let done = run(&silo, &server, &["run", "--tier", "vm", "--cold", "python", "-c", &script]);
+    let out = fine(&done);
+    assert!(out.matches("silo-secret-").count() == 2 && !format!("{done:?}").contains(VALUE), "{done:?}");
+    assert_eq!(server.only().header("authorization"), format!("Bearer {VALUE}"));
 }
 
 #[test]
