@@ -2,7 +2,7 @@
  *
  * Outside of a sandbox these calls would change the machine, so the program ends if the host name is not "silo".
  *
- * Arguments: "step" for a build step, anything else for a run. Each line is "name: closed" or "name: " and the unexpected result. */
+ * Arguments: "step" for a build step, "random" for one with a seed, anything else for a run. Each line is "name: closed" or "name: " and the unexpected result. */
 
 static int length(const char *text) {
   int n = 0;
@@ -142,6 +142,17 @@ static void for_a_step(void) {
   check("setuid", call(213, 33, 0, 0, 0, 0), 0);
 }
 
+/* Shows random numbers, and the address of a variable. */
+static void with_a_seed(void) {
+  unsigned numbers[2] = {0, 0}, set = 0;
+  check("random numbers", call(355, (long)numbers, 8, 0, 0, 0), 8);
+  check("the set of processors", call(242, 0, 4, (long)&set, 0, 0), 4);
+  check("one processor", set, 1);
+  check("a set that is too small", call(242, 0, 3, (long)&set, 0, 0), EINVAL);
+  check("random", numbers[0] & 0x7fffffff, 0);
+  check("address", (long)numbers & 0x7fffffff, 0);
+}
+
 void probe(long *stack) {
   long count = stack[0];
   const char *kind = count > 1 ? (const char *)stack[2] : "";
@@ -150,6 +161,10 @@ void probe(long *stack) {
   if (call(122, (long)names, 0, 0, 0, 0) || host[0] != 's' || host[1] != 'i' || host[2] != 'l' || host[3] != 'o' || host[4]) {
     say("not in a sandbox\n");
     call(1, 2, 0, 0, 0, 0);
+  }
+  if (kind[0] == 'r') {
+    with_a_seed();
+    call(1, 0, 0, 0, 0, 0);
   }
   for_every_sandbox();
   if (kind[0] == 's')

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use silo_launch::spec::{Abi, Identity, Spec, Upper};
+use silo_launch::spec::{Abi, Identity, Seed, Spec, Upper};
 
 use crate::support::sandbox::{Bench, bench};
 use crate::support::{As, NOBODY, PROGRAM, Silo, is_root, skip};
@@ -101,6 +101,28 @@ fn programs_of_32_bits_find_every_door_closed_in_a_build_step() {
         String::from_utf8_lossy(&value[..length]).into_owned()
     };
     assert_eq!((owner("root/file"), owner("root/file16")), ("33:34".to_owned(), "35:0".to_owned()));
+}
+
+#[test]
+fn random_numbers_of_programs_of_32_bits_follow_from_the_seed() {
+    let bench = bench();
+    let Some(program) = probes(&bench) else { return };
+    let run = |name: &str, seed: u8| {
+        let mut spec = bench.spec(&[program.as_os_str(), "random".as_ref()]);
+        (spec.abi, spec.identity, spec.seed) = (Abi::WithCompat, Identity::Root, Some(Seed([seed; 32])));
+        let (upper, work) = (bench.path(&format!("{name}-upper")), bench.path(&format!("{name}-work")));
+        for dir in [&upper, &work] {
+            fs::create_dir(dir).expect("our own directory");
+        }
+        spec.root.upper = Upper::Kept { upper, work };
+        String::from_utf8(bench.run(&spec, b"").stdout).expect("text")
+    };
+    let first = run("first", 1);
+    assert_eq!(first.lines().filter(|line| line.ends_with(": closed")).count(), 4, "{first}");
+    assert_eq!(first, run("again", 1));
+    let other = run("other", 2);
+    let differing: Vec<_> = first.lines().zip(other.lines()).filter(|(one, other)| one != other).map(|(one, _)| one).collect();
+    assert!(matches!(differing[..], [only] if only.starts_with("random: ")), "{first}\n{other}");
 }
 
 #[test]
