@@ -126,7 +126,7 @@ fn program<'a>(line: &'a str) -> Option<&'a str> {
     {
         // The crates cc and cmake.
         Some(name)
-    } else if let Some(name) = made(line) {
+    } else if let Some(name) = made(line).or_else(|| sought_by_gyp(line)) {
         Some(name)
     } else if line.contains("No such file or directory") || line.contains("No such file") {
         between("command '", "'")
@@ -150,6 +150,12 @@ fn made(line: &str) -> Option<&str> {
     ["No such file or directory", "Command not found"].contains(&reason).then_some(name)
 }
 
+/// Returns the program that a module's build looks for: `gyp: Call to 'which pg_config || …' returned exit status 1 while in binding.gyp.`
+fn sought_by_gyp(line: &str) -> Option<&str> {
+    let command = line.split_once("gyp: Call to 'which ").filter(|(_, command)| command.contains("returned exit status"))?.1;
+    command.split([' ', '\'']).next()
+}
+
 /// Returns a compiler's name without the target prefix.
 fn bare(name: &str) -> &str {
     ["x86_64-linux-gnu-", "aarch64-linux-gnu-"].iter().find_map(|machine| name.strip_prefix(machine)).unwrap_or(name)
@@ -170,47 +176,86 @@ fn is_program(name: &str) -> bool {
 
 /// Programs whose package or add-on has another name.
 const PACKAGES: &[(&str, &str)] = &[
-    ("ar", "binutils"),
+    ("7z", "7zip"),
+    ("Xvfb", "xvfb"),
     ("aclocal", "automake"),
+    ("ar", "binutils"),
     ("autoreconf", "autoconf"),
     ("cargo", "cargo"),
+    ("column", "bsdextrautils"),
     ("convert", "imagemagick"),
+    ("dbus-launch", "dbus-x11"),
     ("dig", "bind9-dnsutils"),
     ("dot", "graphviz"),
+    ("dpkg-buildpackage", "dpkg-dev"),
+    ("envsubst", "gettext-base"),
     ("fd", "fd-find"),
+    ("ffprobe", "ffmpeg"),
+    ("free", "procps"),
+    ("fuser", "psmisc"),
     ("go", "golang-go"),
     ("gpg", "gnupg"),
+    ("gs", "ghostscript"),
+    ("hexdump", "bsdextrautils"),
+    ("host", "bind9-host"),
+    ("identify", "imagemagick"),
     ("ifconfig", "net-tools"),
     ("ip", "iproute2"),
     ("java", "java"),
     ("javac", "java"),
+    ("killall", "psmisc"),
     ("kotlin", "kotlin"),
     ("kotlinc", "kotlin"),
     ("ld", "binutils"),
     ("libtoolize", "libtool"),
+    ("lsb_release", "lsb-release"),
+    ("lspci", "pciutils"),
+    ("lsusb", "usbutils"),
     ("man", "man-db"),
+    ("msgfmt", "gettext"),
     ("mvn", "java"),
     ("mysql", "default-mysql-client"),
     ("nc", "netcat-openbsd"),
+    ("netstat", "net-tools"),
     ("ninja", "ninja-build"),
+    ("nm", "binutils"),
     ("node", "nodejs"),
     ("npx", "npm"),
+    ("nslookup", "bind9-dnsutils"),
+    ("objdump", "binutils"),
     ("pdflatex", "texlive-latex-base"),
+    ("pdftotext", "poppler-utils"),
     ("pg_config", "libpq-dev"),
+    ("pgrep", "procps"),
+    ("php", "php-cli"),
     ("ping", "iputils-ping"),
     ("pip", "python3-pip"),
     ("pip3", "python3-pip"),
     ("pkg-config", "pkgconf"),
+    ("pkill", "procps"),
     ("protoc", "protobuf-compiler"),
     ("ps", "procps"),
     ("psql", "postgresql-client"),
+    ("pstree", "psmisc"),
     ("python", "python-is-python3"),
+    ("readelf", "binutils"),
     ("redis-cli", "redis-tools"),
     ("rg", "ripgrep"),
+    ("rsvg-convert", "librsvg2-bin"),
+    ("ss", "iproute2"),
     ("ssh", "openssh-client"),
+    ("strip", "binutils"),
+    ("tclsh", "tcl"),
+    ("telnet", "inetutils-telnet"),
     ("top", "procps"),
+    ("udevadm", "udev"),
+    ("uuidgen", "uuid-runtime"),
+    ("vi", "vim-tiny"),
+    ("watch", "procps"),
     ("which", "debianutils"),
     ("xmllint", "libxml2-utils"),
+    ("xvfb-run", "xvfb"),
+    ("xz", "xz-utils"),
 ];
 
 /// Returns the packages of a program, with the headers that a compiler needs.
@@ -398,6 +443,13 @@ mod tests {
             ("bash: line 1: jq: command not found", "sh", "jq is not in the image of sh\n  try: silo add jq --for sh"),
             ("sh: 1: gcc: not found", "rust", "silo add gcc libc6-dev --for rust"),
             ("/bin/sh: 1: rg: not found", "sh", "silo add ripgrep --for sh"),
+            ("Error: spawn udevadm ENOENT", "node", "silo add udev --for node"),
+            (
+                "gyp: Call to 'which pg_config || find /opt -name pg_config' returned exit status 1 while in binding.gyp.",
+                "node",
+                "silo add libpq-dev --for node",
+            ),
+            ("gyp: Call to 'which gs' returned exit status 1 while in binding.gyp.", "node", "silo add ghostscript --for node"),
             ("zsh: command not found: psql", "sh", "silo add postgresql-client"),
             (
                 "error: command 'x86_64-linux-gnu-gcc' failed: No such file or directory",
