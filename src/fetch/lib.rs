@@ -8,6 +8,7 @@ pub mod sources;
 
 mod address;
 pub mod mirrors;
+mod redirects;
 pub mod retry;
 
 pub mod transport;

@@ -28,14 +28,12 @@ use tokio::runtime::Runtime;
 
 use super::address::{local_path, shown};
 use super::error::{Error, Size};
+use super::redirects::{refuse, refuse_others};
 use super::retry::{Attempts, RetryPolicy, SpeedMeter, Stop};
 use silo_base::thread;
 
 /// The User-Agent header.
 const USER_AGENT: &str = concat!("silo/", env!("CARGO_PKG_VERSION"));
-
-/// The most redirects of a request; browsers stop at 20, mirrors need one or two.
-const MAX_REDIRECTS: usize = 10;
 
 /// The interval at which cancellation is checked.
 const LOOK: Duration = Duration::from_millis(100);
@@ -350,24 +348,6 @@ impl Resolve for Lookup {
     }
 }
 
-/// Returns the reason not to follow a redirect, if there is one.
-fn refuse(previous: &[Url], next: &Url) -> Option<String> {
-    if previous.len() > MAX_REDIRECTS {
-        return Some(format!("more than {MAX_REDIRECTS} in a row"));
-    }
-    if !matches!(next.scheme(), "http" | "https") {
-        return Some(format!("it redirects to a {} URL", next.scheme()));
-    }
-    let secure = previous.last().is_some_and(|url| url.scheme() == "https");
-    (secure && next.scheme() != "https").then(|| "it redirects from https to http".to_owned())
-}
-
-/// Like [`refuse`], for requests that write: another server would receive the bytes, and act on them.
-fn refuse_others(previous: &[Url], next: &Url) -> Option<String> {
-    let leaves = previous.first().is_some_and(|first| first.origin() != next.origin());
-    refuse(previous, next).or_else(|| leaves.then(|| format!("it sends what is written to {}", next.origin().ascii_serialization())))
-}
-
 impl Net {
     /// Returns the client for requests that write.
     pub(super) fn writer(&self) -> Result<&Client, Error> {
@@ -529,14 +509,5 @@ mod tests {
         for (value, expect) in table {
             assert_eq!(content_range(value), expect, "{value}");
         }
-    }
-
-    #[test]
-    fn redirects_end_and_never_lose_encryption() {
-        let url = |text: &str| Url::parse(text).expect("the table holds addresses");
-        let (plain, secure) = (url("http://example.com/a"), url("https://example.com/a"));
-        assert_eq!(refuse(std::slice::from_ref(&plain), &secure), None);
-        assert!(refuse(std::slice::from_ref(&secure), &plain).is_some());
-        assert!(refuse(&vec![plain.clone(); MAX_REDIRECTS + 1], &plain).is_some());
     }
 }
