@@ -60,7 +60,7 @@ pub fn plan(
     };
     // A tag of an image that this machine needs stays, too.
     let needed: BTreeSet<Digest> = {
-        let of = |tag: &str| tag.strip_prefix(IMAGE).is_some_and(|drv| is_needed(drv));
+        let of = |tag: &str| tag.strip_prefix(IMAGE).is_some_and(is_needed);
         tops.iter().filter(|(tag, _)| of(tag)).map(|(_, (digest, _))| *digest).collect()
     };
     let names_needed = |tag: &str| {

@@ -289,7 +289,7 @@ fn solved(debian: &Debian, indexes: &Indexes<'_>, architectures: &[&'static str]
     let failed = |source| Error::Solve { arch, source, only_on: None };
     let all = || debian.packages.iter().chain(&debian.added).chain(&debian.build);
     let named = all().filter_map(|package| package_spec::parse(package)).filter(|wanted| wanted.suite.is_some() && wanted.is_for(arch));
-    let named: BTreeSet<(&str, &str)> = named.map(|wanted| (wanted.name, wanted.of.unwrap_or(arch.name()))).collect();
+    let named: BTreeSet<(&str, &str)> = named.map(|wanted| (wanted.name, wanted.of.unwrap_or_else(|| arch.name()))).collect();
     opt_in_suites::withhold(&mut offers, architectures, &named).map_err(|error| failed(error.into()))?;
     let asked = |names| asked(names, &offers, arch).map_err(failed);
     let is_own = |package: &packages::Package<'_>| [arch.name(), "all"].contains(&package.architecture);
