@@ -13,8 +13,11 @@ mod checks;
 #[path = "../fuzz/documents.rs"]
 mod documents;
 
+/// A reader of hostile bytes.
+type Reader = fn(&[u8]);
+
 /// The readers of pushed images.
-const DOCUMENTS: [(&str, fn(&[u8])); 7] = [
+const DOCUMENTS: [(&str, Reader); 7] = [
     ("contents", documents::contents),
     ("document", documents::document),
     ("reference", documents::reference),

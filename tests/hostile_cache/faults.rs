@@ -109,7 +109,7 @@ fn with_body(case: &Case<'_>, body: &[u8]) -> Reply {
 
 fn flipped(case: &mut Case<'_>) -> Reply {
     let mut body = case.honest.body.clone();
-    let count = if case.variant % 2 == 0 { 1 } else { 1 + case.numbers.next(9) };
+    let count = if case.variant.is_multiple_of(2) { 1 } else { 1 + case.numbers.next(9) };
     for _ in 0..count.min(body.len()) {
         let at = case.numbers.next(body.len());
         body[at] ^= 1 << case.numbers.next(8);
@@ -246,7 +246,7 @@ const STATUSES: &[u16] = &[201, 202, 204, 206, 300, 301, 304, 305, 400, 401, 403
 fn status(case: &mut Case<'_>) -> Reply {
     let status = STATUSES[case.variant];
     let error = json!({ "errors": [{ "message": "\u{1b}[31mno\u{202e}".repeat(1 + case.variant % 2 * 4000) }] }).to_string();
-    let body = if case.variant % 3 == 0 { &case.honest.body[..] } else { error.as_bytes() };
+    let body = if case.variant.is_multiple_of(3) { &case.honest.body[..] } else { error.as_bytes() };
     Reply::whole(status, "", body)
 }
 

@@ -10,6 +10,7 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -246,7 +247,7 @@ fn each_wrong_answer_gives_the_same_image_or_an_error() {
     let done = outcome(child.stdin(Stdio::null()).output().expect("this program starts"));
     let counts = done.out.lines().filter(|line| line.contains("wrong answers")).collect::<Vec<_>>().join("\n");
     assert!(done.code == 0 && !counts.is_empty(), "{}\n{}", done.out, done.err);
-    println!("{counts}");
+    writeln!(std::io::stdout(), "{counts}").expect("standard output is open");
 }
 
 /// Counts panics, also those that a thread of silo hides.
@@ -311,13 +312,15 @@ fn ask_all() {
     let failures = lock(&counts.failures);
     let (wrong, peak) = (wrong.into_inner(), peak());
     let (taken, refused) = (counts.taken.load(Ordering::Relaxed), counts.refused.load(Ordering::Relaxed));
-    println!(
+    writeln!(
+        std::io::stdout(),
         "{wrong} wrong answers, {forged} forged caches, {damaged} damaged directories: {taken} times the image, {refused} errors; \
          {} MiB at most ({} for bombs, {} for all faults)",
         peak >> 20,
         peak_of_bombs >> 20,
         peak_of_rest >> 20,
-    );
+    )
+    .expect("standard output is open");
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures[..failures.len().min(20)].join("\n"));
     assert_eq!(panics.load(Ordering::Relaxed), 0, "panics");
     assert!(wrong >= LEAST_ANSWERS && taken > 100 && refused > 1000, "{wrong} {taken} {refused}");
@@ -399,7 +402,7 @@ fn ask_directories(world: &World, counts: &Counts) -> usize {
     for file in &files {
         fs::copy(world.place.join(file), place.join(file)).expect("our own");
     }
-    let damages: &[(&str, fn(&Path))] = &[
+    let damages: &[(&str, Damage)] = &[
         ("is missing", |_| {}),
         ("is empty", |path| fs::write(path, "").expect("our own")),
         ("is a directory", |path| fs::create_dir(path).expect("our own")),
@@ -459,6 +462,9 @@ fn many_slow_statements_get_the_time_of_one_document() {
     let count = asked_for.load(Ordering::Relaxed);
     assert!(listed >= 20 && count < listed, "{count} of {listed} were asked for");
 }
+
+/// A damage to a file.
+type Damage = fn(&Path);
 
 /// Faults that a client need not repeat its request for, so that an install is quick.
 const LASTING: [&str; 7] = [

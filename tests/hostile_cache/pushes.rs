@@ -1,6 +1,7 @@
 //! A hostile registry, to which an image is pushed: each wrong answer ends in a push or in an error, and no other server gets a byte.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -110,7 +111,8 @@ fn a_push_to_a_hostile_registry_ends_and_no_other_server_gets_a_byte() {
     assert_eq!(*lock(&written), Vec::<String>::new(), "another server was written to");
     // All kinds of requests were answered wrongly, with both results.
     let (pushed, refused) = (counts.taken.load(Ordering::Relaxed), counts.refused.load(Ordering::Relaxed));
-    println!("{} wrong answers: {pushed} pushes, {refused} errors", wrong.load(Ordering::Relaxed));
+    writeln!(std::io::stdout(), "{} wrong answers: {pushed} pushes, {refused} errors", wrong.load(Ordering::Relaxed))
+        .expect("standard output is open");
     assert_eq!(lock(&kinds).len(), KINDS.len());
     assert!(wrong.into_inner() >= 1000 && pushed > 20 && refused > 500, "{pushed} {refused}");
 }
