@@ -4,6 +4,7 @@ use silo_fetch::registry::challenge;
 use silo_model::derivation;
 use silo_model::oci::artifact;
 use silo_model::oci::contents::{self, Form};
+use silo_model::oci::inputs;
 use silo_model::oci::location::{self, Location};
 use silo_model::oci::manifest::{MAX_LAYERS, document as image_document};
 use silo_model::oci::reference::{self, Place};
@@ -23,6 +24,17 @@ pub fn contents(data: &[u8]) {
     assert_eq!(contents::read(&contents::write(&read)).as_ref(), Ok(&read));
 }
 
+/// The inputs of a build, and a list of tags: a document that is read is written so that it is read the same, and tags are plain.
+pub fn inputs(data: &[u8]) {
+    if let Ok(read) = inputs::read(data) {
+        assert!(read.files.len() + read.outputs.len() <= artifact::MAX_BLOBS);
+        assert_eq!(inputs::read(&inputs::write(&read)).as_ref(), Ok(&read));
+    }
+    for tag in artifact::tags(data).into_iter().flatten() {
+        assert!((1..=128).contains(&tag.len()) && tag.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b'?'), "{tag}");
+    }
+}
+
 /// Manifests and indexes: an accepted document has bounded numbers, and an index is written so that it is read the same.
 pub fn document(data: &[u8]) {
     let _ = image_document(data);
@@ -30,7 +42,7 @@ pub fn document(data: &[u8]) {
         assert!(artifact::media_type(data).is_err());
         return;
     };
-    assert!(read.layers.len() <= MAX_LAYERS + 1);
+    assert!(read.layers.len() <= artifact::MAX_BLOBS);
     let again = artifact::read(&artifact::index(&read.manifests)).expect("our own");
     assert_eq!(again.manifests, read.manifests);
 }

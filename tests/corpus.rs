@@ -17,7 +17,8 @@ mod documents;
 type Reader = fn(&[u8]);
 
 /// The readers of pushed images.
-const DOCUMENTS: [(&str, Reader); 7] = [
+const DOCUMENTS: [(&str, Reader); 8] = [
+    ("inputs", documents::inputs),
     ("contents", documents::contents),
     ("document", documents::document),
     ("reference", documents::reference),

@@ -164,6 +164,14 @@ fn programs_in_a_sandbox_read_and_verify_pushed_images() {
         let verified = clients.ok(&format!("cosign verify --key laptop.pub --insecure-ignore-tlog=true {http} $R/{name}:v1 2>&1"));
         let digest = pushed["digest"].as_str().expect("a digest");
         assert!(verified.contains("verified against the specified public key") && verified.contains(digest), "{verified}");
+        // The index has the provenance, and the manifest of a platform the bills of materials too.
+        let manifest = pushed["manifest"].as_str().expect("a digest");
+        for (kind, digest) in [("slsaprovenance1", digest), ("slsaprovenance1", manifest), ("spdxjson", manifest), ("cyclonedx", manifest)]
+        {
+            let attested = format!("cosign verify-attestation --type {kind} --key laptop.pub --insecure-ignore-tlog=true {http}");
+            let attested = clients.ok(&format!("{attested} $R/{name}@{digest} 2>&1"));
+            assert!(attested.contains("verified against the specified public key"), "{kind}: {attested}");
+        }
         let sign = "cosign sign --key cosign.key --tlog-upload=false --use-signing-config=false -y";
         let _ = clients.ok(&format!("test -e cosign.key || cosign generate-key-pair; {sign} {http} $R/{name}@{digest}"));
         let there = Silo::new();
