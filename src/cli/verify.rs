@@ -1,5 +1,6 @@
 //! `silo verify`.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use silo_store::digest::Digest;
@@ -85,9 +86,10 @@ fn of_repository(setting: &Setting, args: &Args, name: &str) -> Result<ExitCode,
         if signed.is_empty() {
             text += "  not proved  nobody signed it\n";
         }
-        for signature in signatures.iter().filter(|signature| signature.signer.is_some()) {
-            text += &provenance_line(&found, signature).unwrap_or_default();
-        }
+        let by_trusted = signatures.iter().filter(|signature| signature.signer.is_some());
+        // The index and the manifest have the same provenance.
+        let lines: BTreeSet<String> = by_trusted.filter_map(|signature| provenance_line(&found, signature)).collect();
+        text += &lines.into_iter().collect::<String>();
         let layers = found.contents.layers.len();
         text += &format!("  proved      the manifest names the configuration and {layers} layers by digest; `silo pull` verifies each\n");
         text += "  not proved  that a build from the lock gives these layers; `silo challenge` builds them again\n";

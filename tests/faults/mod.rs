@@ -55,8 +55,17 @@ fn use_mirror(silo: &Silo, http: &Http) {
 pub fn silo_with_sh() -> Silo {
     static HOME: OnceLock<PathBuf> = OnceLock::new();
     let home = HOME.get_or_init(|| {
-        let silo = copy_of(&Silo::shared(As::Me).path(""));
-        let _ = silo.ok(["uninstall", "python"]);
+        let shared = Silo::shared(As::Me);
+        let silo = {
+            let _alone = Silo::hold_store();
+            copy_of(&shared.path(""))
+        };
+        // Tests of machines install `vm`, too.
+        let records = fs::read_dir(silo.path("tools")).expect("tools are installed").flatten();
+        let tools: Vec<_> = records.filter_map(|record| record.path().file_stem().map(ToOwned::to_owned)).collect();
+        for tool in tools.iter().filter(|tool| *tool != "sh") {
+            let _ = silo.ok(["uninstall".as_ref(), tool.as_os_str()]);
+        }
         let _ = silo.ok(["gc", "--all"]);
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("silo-test-home-with-sh");
         silo_store::removal::remove_tree(&kept).expect("an old home of ours");
