@@ -333,9 +333,11 @@ fn a_secret_without_a_value_and_a_host_without_a_valid_certificate_are_reported(
     // A client that trusts only certificates of its own.
     let pinned = script.replace("ssl._create_unverified_context()", "ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)");
     let done = run(&silo, &server, &["run", "python", "-c", &pinned]);
-    let expect =
-        format!("{host}: the program does not accept the certificate of this run (its answer was UnknownCA), so it cannot use TOKEN");
-    assert!(done.code != 0 && done.err.contains(&expect) && server.seen().is_empty(), "{done:?}");
+    // The answer may be lost if the program closes at the same moment.
+    let expect = |why: &str| format!("{host}: the program does not accept the certificate of this run ({why}), so it cannot use TOKEN");
+    let is_named =
+        ["its answer was UnknownCA", "it closed the connection in the handshake"].iter().any(|why| done.err.contains(&expect(why)));
+    assert!(done.code != 0 && is_named && server.seen().is_empty(), "{done:?}");
     // Not TLS.
     let plain = format!(
         "import socket; s = socket.create_connection(('{MACHINE}', {})); s.sendall(b'GET / HTTP/1.1\\r\\n\\r\\n'); s.recv(1)",

@@ -196,7 +196,10 @@ fn refused(error: io::Error, secrets: &Secrets, (host, port): (&Host, u16)) -> E
     });
     let why = match (alert, error.kind()) {
         (Some(alert), _) => alert,
-        (None, io::ErrorKind::UnexpectedEof) => "it closed the connection in the handshake".to_owned(),
+        // A program that closes with unread data resets the connection, and its answer may be lost.
+        (None, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+            "it closed the connection in the handshake".to_owned()
+        }
         (None, _) => return Error::Io(error),
     };
     let names: Vec<&str> = secrets.of(host, port).map(|pair| pair.name.as_str()).collect();
