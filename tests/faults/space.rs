@@ -50,7 +50,7 @@ fn a_full_disk_is_reported_and_leaves_no_partial_files() {
     };
     use_mirror(&silo, &http);
     // Full while fetching, while unpacking, and near the end; a file system in memory takes a tenth less than one on disk.
-    for room in [fetched / 2, fetched + made / 2, fetched + made * 6 / 7] {
+    for room in [fetched / 2, fetched + made / 2, fetched + made * 3 / 4] {
         small.resize(room);
         let done = silo.run(["install", "sh"]);
         assert_eq!(done.code, 1, "{room}: {done:?}");

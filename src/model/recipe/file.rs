@@ -298,17 +298,17 @@ mod tests {
             (
                 "x",
                 "[debian]\npackages = [\"a b\"]",
-                "debian.packages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, with \" [amd64]\" after it for one architecture only",
+                "debian.packages: \"a b\" is not a package name; write name, name=version, name (>= version), name/suite or name:i386, with \" [amd64]\" after it for one architecture only",
             ),
             (
                 "x",
                 "[debian]\npackages = [\"a [vax]\"]",
-                "debian.packages: \"a [vax]\" is not a package name; write name, name=version, name (>= version) or name/suite, with \" [amd64]\" after it for one architecture only",
+                "debian.packages: \"a [vax]\" is not a package name; write name, name=version, name (>= version), name/suite or name:i386, with \" [amd64]\" after it for one architecture only",
             ),
             (
                 "x",
                 "[debian]\npackages = [\"-o\"]",
-                "debian.packages: \"-o\" is not a package name; write name, name=version, name (>= version) or name/suite, with \" [amd64]\" after it for one architecture only",
+                "debian.packages: \"-o\" is not a package name; write name, name=version, name (>= version), name/suite or name:i386, with \" [amd64]\" after it for one architecture only",
             ),
             ("x", "[debian]\nsuite = \"../x\"", "debian.suite: \"../x\" is not a plain word"),
             (
@@ -319,7 +319,7 @@ mod tests {
             (
                 "x",
                 "steps = [\"a\"]\n[debian]\nbuildPackages = [\"a b\"]",
-                "debian.buildPackages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, with \" [amd64]\" after it for one architecture only",
+                "debian.buildPackages: \"a b\" is not a package name; write name, name=version, name (>= version), name/suite or name:i386, with \" [amd64]\" after it for one architecture only",
             ),
             ("x", "shims = [\":y\"]", "shims: \":y\" is not a shim; write name, or name:program and arguments"),
             ("x", "command = []", "command must not be empty or zero"),

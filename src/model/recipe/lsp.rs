@@ -131,7 +131,7 @@ mod tests {
             ("command = []", "lsp.command must not be empty or zero"),
             (
                 "packages = [\"a b\"]",
-                "lsp.packages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, with \" [amd64]\" after it for one architecture only",
+                "lsp.packages: \"a b\" is not a package name; write name, name=version, name (>= version), name/suite or name:i386, with \" [amd64]\" after it for one architecture only",
             ),
             ("steps = [\"\"]", "lsp.steps must not be empty or zero"),
             ("env = { \"A=\" = \"1\" }", "lsp.env: \"A=\" is not a variable name"),
