@@ -1,22 +1,16 @@
 //! Secrets by reference: real clients inside, a TLS server outside that records the requests, and the memory of the sandbox.
 
-use std::convert::Infallible;
+mod memory;
+mod server;
+
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::mpsc;
 
 use base64::Engine;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::ServerConfig;
-use rustls::pki_types::PrivatePkcs8KeyDer;
 use silo_base::grant::MACHINE;
 use silo_base::secret::Source;
 use silo_launch::broker::authority::Authority;
@@ -27,164 +21,11 @@ use crate::support::machine;
 use crate::support::sandbox::{Bench, bench, hosts, text};
 use crate::support::{As, Done, Silo, done, is_root, outcome, skip};
 
-const VALUE: &str = "v4lue-of-the-first-secret";
+use memory::{copy_memory, descendants};
+use server::{BIG_BYTES, BOTH, Server, VALUE};
+
 const OTHER_VALUE: &str = "v4lue-of-another-secret";
-/// Many times every window and buffer between server and program.
-const BIG_BYTES: usize = 9_000_001;
 const PLACEHOLDER: &str = "silo-secret-00112233445566778899aabbccddeeff";
-
-/// A request as the server got it.
-#[derive(Clone, Debug)]
-struct Seen {
-    version: String,
-    target: String,
-    headers: Vec<(String, String)>,
-    body: usize,
-}
-
-impl Seen {
-    fn header(&self, name: &str) -> &str {
-        self.headers.iter().find(|(one, _)| one == name).map_or("", |(_, value)| value)
-    }
-}
-
-/// A TLS server on the loopback, by HTTP/1.1 and HTTP/2, with files of a directory.
-struct Server {
-    port: u16,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    dir: tempfile::TempDir,
-}
-
-/// Versions that a server offers.
-const BOTH: &[&[u8]] = &[b"h2", b"http/1.1"];
-
-impl Server {
-    fn start(versions: &'static [&'static [u8]]) -> Server {
-        let dir = tempfile::Builder::new().prefix("silo-server-").tempdir().expect("a directory");
-        let ca_key = KeyPair::generate().expect("a key");
-        let mut ca = CertificateParams::default();
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let root = ca.self_signed(&ca_key).expect("a certificate");
-        let key = KeyPair::generate().expect("a key");
-        let names = vec![MACHINE.to_owned()];
-        let own = CertificateParams::new(names).expect("names").signed_by(&key, &Issuer::from_params(&ca, &ca_key)).expect("a certificate");
-        let pem = base64::engine::general_purpose::STANDARD.encode(root.der());
-        fs::write(dir.path().join("root.pem"), format!("-----BEGIN CERTIFICATE-----\n{pem}\n-----END CERTIFICATE-----\n"))
-            .expect("written");
-        fs::create_dir(dir.path().join("files")).expect("made");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        let mut config = config.with_no_client_auth().with_single_cert(vec![own.der().clone()], key).expect("a key of its own");
-        config.alpn_protocols = versions.iter().map(|name| name.to_vec()).collect();
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-        let port = listener.local_addr().expect("bound").port();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (noted, files) = (Arc::clone(&seen), dir.path().join("files"));
-        std::thread::spawn(move || serve(listener, config, &noted, &files));
-        Server { port, seen, dir }
-    }
-
-    fn roots(&self) -> PathBuf {
-        self.dir.path().join("root.pem")
-    }
-
-    fn seen(&self) -> Vec<Seen> {
-        std::mem::take(&mut *self.seen.lock().expect("not poisoned"))
-    }
-
-    fn only(&self) -> Seen {
-        let mut seen = self.seen();
-        assert_eq!(seen.len(), 1, "{seen:?}");
-        seen.remove(0)
-    }
-}
-
-fn serve(listener: std::net::TcpListener, config: ServerConfig, seen: &Arc<Mutex<Vec<Seen>>>, files: &Path) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        listener.set_nonblocking(true).expect("a socket");
-        let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        loop {
-            let Ok((stream, _)) = listener.accept().await else { continue };
-            let (acceptor, seen, files) = (acceptor.clone(), Arc::clone(seen), files.to_owned());
-            tokio::task::spawn_local(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let is_two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                let service = service_fn(move |request| answer(request, Arc::clone(&seen), files.clone()));
-                // A client may close its connection at any time.
-                if is_two {
-                    let _ = hyper::server::conn::http2::Builder::new(Local).serve_connection(TokioIo::new(stream), service).await;
-                } else {
-                    let _ =
-                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
-                }
-            });
-        }
-    });
-}
-
-#[derive(Clone, Copy)]
-struct Local;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
-    fn execute(&self, task: F) {
-        drop(tokio::task::spawn_local(task));
-    }
-}
-
-async fn answer(mut request: Request<Incoming>, seen: Arc<Mutex<Vec<Seen>>>, files: PathBuf) -> Result<Response<Full<Bytes>>, Infallible> {
-    if request.uri().path() == "/socket" {
-        let upgraded = hyper::upgrade::on(&mut request);
-        tokio::task::spawn_local(async move {
-            let Ok(upgraded) = upgraded.await else { return };
-            let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
-            // The client closes the connection.
-            let _ = tokio::io::copy(&mut from, &mut to).await;
-        });
-    }
-    let (head, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes().len()).unwrap_or_default();
-    let value = |value: &hyper::header::HeaderValue| value.to_str().unwrap_or("?").to_owned();
-    let entry = Seen {
-        version: format!("{:?}", head.version),
-        target: head.uri.path().to_owned(),
-        headers: head.headers.iter().map(|(name, text)| (name.to_string(), value(text))).collect(),
-        body,
-    };
-    let authorization = entry.header("authorization").to_owned();
-    seen.lock().expect("not poisoned").push(entry);
-    let mut answer = Response::new(Full::new(Bytes::from_static(b"fine\n")));
-    if let Ok(echo) = authorization.parse() {
-        answer.headers_mut().insert("x-echo", echo);
-    }
-    if head.uri.path() == "/big" {
-        // An answer to HEAD has the length of the body without the body; the library sends the body in HTTP/2.
-        let body = if head.method == hyper::Method::HEAD { Vec::new() } else { vec![b'b'; BIG_BYTES] };
-        *answer.body_mut() = Full::new(body.into());
-        answer.headers_mut().insert("content-length", BIG_BYTES.into());
-    }
-    if head.uri.path() == "/socket" {
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *answer.body_mut() = Full::default();
-        answer.headers_mut().insert("upgrade", "echo".parse().expect("a value"));
-        answer.headers_mut().insert("connection", "upgrade".parse().expect("a value"));
-    }
-    if let Some(file) = head.uri.path().strip_prefix("/git/") {
-        let wanted = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("me:{VALUE}")));
-        if authorization != wanted {
-            *answer.status_mut() = StatusCode::UNAUTHORIZED;
-            answer.headers_mut().insert("www-authenticate", "Basic realm=\"test\"".parse().expect("a value"));
-            return Ok(answer);
-        }
-        match fs::read(files.join(file)) {
-            Ok(bytes) => *answer.body_mut() = Full::new(bytes.into()),
-            Err(_) => *answer.status_mut() = StatusCode::NOT_FOUND,
-        }
-    }
-    Ok(answer)
-}
 
 /// The user's settings, with secrets of each source for this server, and the network of python.
 fn settings(silo: &Silo, server: &Server, more: &str) {
@@ -593,35 +434,6 @@ fn the_value_is_in_no_memory_of_the_sandbox() {
     // PID 1, its agent and python; outside the broker, which has the values.
     assert!(inside >= 3 && outside >= 1 && has_placeholder && has_value, "{inside} {outside} {has_placeholder} {has_value}");
     assert_eq!(server.seen().len(), 3);
-}
-
-/// All processes below one.
-fn descendants(of: u32) -> Vec<u32> {
-    let parent = |pid: u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()
-    };
-    let all: Vec<u32> =
-        fs::read_dir("/proc").expect("there").flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    let is_below = |pid: &u32| std::iter::successors(parent(*pid), |pid| parent(*pid)).any(|pid| pid == of);
-    all.into_iter().filter(is_below).collect()
-}
-
-/// Copies the readable parts of a process's memory.
-fn copy_memory(pid: u32, to: &Path) {
-    let mut copy = fs::File::create(to).expect("our own file");
-    let Ok(mut file) = fs::File::open(format!("/proc/{pid}/mem")) else { return };
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    for line in maps.lines().filter(|line| !line.contains("[v")) {
-        let Some((from, to)) = line.split(' ').next().and_then(|range| range.split_once('-')) else { continue };
-        let number = |text| u64::from_str_radix(text, 16).expect("a number");
-        let (from, to) = (number(from), number(to));
-        let mut part = vec![0; usize::try_from(to - from).expect("a size")];
-        // Parts without read permission fail.
-        if file.seek(SeekFrom::Start(from)).is_ok() && file.read_exact(&mut part).is_ok() {
-            copy.write_all(&part).expect("our own file");
-        }
-    }
 }
 
 #[test]
