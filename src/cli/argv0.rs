@@ -88,9 +88,7 @@ fn answer(home: &Home, table: &table::Table, name: &str, args: &[OsString]) -> R
         trust::unchanged(home, from, files).map_err(|failure| failure.or_code(SILO_FAILED))?;
     }
     match choice {
-        Choice::Tool(entry, why) => {
-            run::shim(&Globals { quiet: false, offline: false }, (&entry.tool, why), name, args.iter().skip(1).cloned().collect())
-        }
+        Choice::Tool(entry, why) => run::shim(&Globals::default(), (&entry.tool, why), name, args.iter().skip(1).cloned().collect()),
         Choice::Next(owners) => match hand_on(home, name, args, &owners)? {},
         // The tool of this shim is gone: act as if the shim were gone too.
         Choice::Nobody => match hand_on(home, name, args, &[])? {},

@@ -312,7 +312,7 @@ fn line((tool, cache, pushed): &Row) -> String {
 }
 
 /// Parses the location of a cache.
-fn located(text: &str) -> Result<Location, Failure> {
+pub fn located(text: &str) -> Result<Location, Failure> {
     let hint = "as in registry.example.com/team/silo, or /srv/cache for a directory";
     location::parse(text).map_err(|what| Failure::usage(format!("\"{}\": {what}", sanitize::line(text)), hint))
 }

@@ -37,7 +37,7 @@ use super::progress::Ui;
 use super::ui;
 
 /// Options of every command.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub struct Globals {
     /// Show no progress, only results and errors
     #[arg(long, short, global = true)]

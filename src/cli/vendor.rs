@@ -2,17 +2,15 @@
 
 use std::process::ExitCode;
 
-use silo_base::sanitize;
 use silo_base::units;
 use silo_insight::image_view;
-use silo_model::oci::location;
 use silo_ship::vendor::Vendored;
 use silo_tool::{definition, vendor};
 
 use super::context::{Globals, Setting, look, setting};
 use super::error::Failure;
 use super::push::SignArgs;
-use super::ui;
+use super::{cache, ui};
 
 /// Copy all inputs of tools into a directory or a registry, for builds without other servers
 ///
@@ -34,8 +32,7 @@ pub struct Args {
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
-    let hint = "as in /srv/vendor for a directory, or registry.example.com/team/silo";
-    let to = location::parse(&args.to).map_err(|what| Failure::usage(format!("\"{}\": {what}", sanitize::line(&args.to)), hint))?;
+    let to = cache::located(&args.to)?;
     let tools = tools(&setting, args)?;
     let signer = args.sign.signer(&setting.home)?;
     let mut rows: Vec<(String, Vendored)> = Vec::new();

@@ -85,10 +85,9 @@ fn bundles(from: &Repository<'_>, manifest: Digest, budget: &mut u64) -> Result<
     let layers = document.map(|document| document.layers).unwrap_or_default();
     let mut all = Vec::new();
     for layer in layers.iter().filter(|layer| layer.media_type == bundle::MEDIA_TYPE && layer.pointer.size <= bundle::MAX_BYTES).take(4) {
-        // The size is only a claim, so the bytes are counted.
-        let Some(bytes) = from.blob(layer.pointer.digest, bundle::MAX_BYTES.min(*budget))? else { continue };
-        *budget -= bytes.len() as u64;
-        all.extend(bundle::read(&bytes).ok());
+        let Some(left) = budget.checked_sub(layer.pointer.size) else { break };
+        *budget = left;
+        all.extend(from.blob(layer.pointer.digest, layer.pointer.size)?.and_then(|bytes| bundle::read(&bytes).ok()));
     }
     Ok(all)
 }

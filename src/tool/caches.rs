@@ -18,7 +18,7 @@ use silo_model::derivation::DrvId;
 use silo_model::lock::Sha256;
 use silo_model::oci::inputs::{Inputs, Output};
 use silo_model::oci::location::{self, Location};
-use silo_ship::find::find;
+use silo_ship::find::{Found, find};
 use silo_ship::push::tag_of;
 use silo_ship::signatures::Signature;
 use silo_ship::{Error, pull, signatures, vendor};
@@ -92,16 +92,14 @@ impl Asked<'_> {
         let drv = silo_build::derivation_of(target);
         let shipping = shipping(context, self.shared);
         let keys: Vec<Public> = self.trusted.iter().map(|key| key.public.clone()).collect();
-        if keys.is_empty() {
-            return self.offer(&shipping, target, &keys);
-        }
-        let found = match find(self.repository, &tag_of(&drv), None, Arch::host()) {
-            Err(Error::Absent { name, .. }) if name == tag_of(&drv) => return self.offer(&shipping, target, &keys),
-            found => found?,
+        let found = if keys.is_empty() { None } else { self.find(&drv)? };
+        let Some(found) = found else {
+            self.offer(&shipping, target, &keys)?;
+            return Ok(None);
         };
         let signers = signatures::signers(self.repository, &found, &keys)?;
         let Some(signer) = signers.first() else {
-            drop(self.offer(&shipping, target, &keys)?);
+            self.offer(&shipping, target, &keys)?;
             return Err(wrong(cache, &drv, "its answer is not signed by a key that you trust".to_owned()));
         };
         if !found.contents.derivations.contains(&drv.digest()) || found.contents.arch != Arch::host() {
@@ -114,17 +112,25 @@ impl Asked<'_> {
         Ok(Some(format!("{fetched} of {} layers pulled from {} ({size}), signed by {by}", pulled.layers, cache.location)))
     }
 
+    /// Finds the image of a derivation.
+    fn find(&self, drv: &DrvId) -> Result<Option<Found>, Error> {
+        match find(self.repository, &tag_of(drv), None, Arch::host()) {
+            Err(Error::Absent { name, .. }) if name == tag_of(drv) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
     /// Makes the inputs of an image available to the build, as far as the cache has them. Outputs of steps need a signature.
-    fn offer(&self, shipping: &silo_ship::Context<'_>, target: &Target<'_>, keys: &[Public]) -> Result<Option<String>, Error> {
+    fn offer(&self, shipping: &silo_ship::Context<'_>, target: &Target<'_>, keys: &[Public]) -> Result<(), Error> {
         let drv = silo_build::derivation_of_inputs(target);
-        let Some(found) = vendor::find(self.repository, &drv)? else { return Ok(None) };
+        let Some(found) = vendor::find(self.repository, &drv)? else { return Ok(()) };
         for file in &found.inputs.files {
             let digest = file.pointer.digest;
             self.context.transport.offer(*digest.as_bytes(), self.repository.blob_url(digest));
         }
         let outputs = self.missing_outputs(target, &found.inputs);
         if outputs.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
         let signatures = signatures::plain(self.repository, found.manifest, keys)?;
         if !signatures.iter().any(Signature::is_by_a_trusted_key) {
@@ -136,8 +142,7 @@ impl Asked<'_> {
             let layer = output.layer.manifest.layer;
             silo_build::output_keys(target, output.step, layer).into_iter().map(move |key| (key, layer))
         };
-        realisation::put_many(self.context.store, self.shared, &outputs.iter().flat_map(made).collect::<Vec<_>>())?;
-        Ok(None)
+        Ok(realisation::put_many(self.context.store, self.shared, &outputs.iter().flat_map(made).collect::<Vec<_>>())?)
     }
 
     /// Returns the outputs that the lock pins and that no step made here.

@@ -122,9 +122,10 @@ pub fn challenge(context: &Context<'_>, from: &share::Target) -> Result<Challeng
     let temp = tempfile::Builder::new().prefix("challenge-").tempdir_in(&work);
     let temp = temp.map_err(|source| PathError { doing: "make a directory in", path: work, source })?;
     let compared = compare(context, &found, &target, temp.path());
-    // The layers have directories that only this removes.
-    remove_tree(temp.path())?;
+    // The layers have directories that only this removes. An error of the build matters more.
+    let removed = remove_tree(temp.path());
     let (layers, different) = compared?;
+    removed?;
     Ok(Challenged { found, layers, different })
 }
 

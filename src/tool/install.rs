@@ -191,6 +191,10 @@ pub(super) fn record(
 
 /// Learns the host names of ecosystems that the tool may reach in a run; failures are reported.
 pub(super) fn learn(context: &Context<'_>, recipe: &Recipe, image: ImageId) {
+    // A client that is asked connects to its registry.
+    if context.transport.is_offline() {
+        return;
+    }
     let root = [image::root(context.home, image)];
     network::learn_new(&context.learning(recipe, &root), &context.settings.ecosystems, &recipe.run.network, context.sink);
 }

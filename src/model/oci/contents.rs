@@ -139,13 +139,18 @@ pub fn write(contents: &Contents) -> Vec<u8> {
         "layers": layers,
         "rules": derivation::rules(),
     });
-    if let Some((name, version)) = &contents.tool {
+    put_origin(&mut value, contents.tool.as_ref(), contents.lock.as_deref());
+    value.to_string().into_bytes()
+}
+
+/// Adds the tool and its lock, if there are any.
+pub(super) fn put_origin(value: &mut Value, tool: Option<&(String, String)>, lock: Option<&str>) {
+    if let Some((name, version)) = tool {
         value["tool"] = json!({ "name": name, "version": version });
     }
-    if let Some(lock) = &contents.lock {
+    if let Some(lock) = lock {
         value["lock"] = json!(lock);
     }
-    value.to_string().into_bytes()
 }
 
 pub(super) fn layer_value(layer: &Layer) -> Value {

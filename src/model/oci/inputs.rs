@@ -94,12 +94,7 @@ pub fn write(inputs: &Inputs) -> Vec<u8> {
         "files": inputs.files.iter().map(file).collect::<Vec<Value>>(),
         "outputs": inputs.outputs.iter().map(output).collect::<Vec<Value>>(),
     });
-    if let Some((name, version)) = &inputs.tool {
-        value["tool"] = json!({ "name": name, "version": version });
-    }
-    if let Some(lock) = &inputs.lock {
-        value["lock"] = json!(lock);
-    }
+    contents::put_origin(&mut value, inputs.tool.as_ref(), inputs.lock.as_deref());
     value.to_string().into_bytes()
 }
 
