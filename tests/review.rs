@@ -388,7 +388,9 @@ fn a_program_of_this_machine_sees_the_changes_and_cannot_change_them() {
     let before = state(&project);
     let script = "cat src/a.py; ls .husky src; readlink src/link; test -e deep || echo gone; cat moved/er/file\n\
                   echo x 2>&- > src/a.py || echo read-only; ./tool 2>&- || echo not executable; id -u";
-    let seen = silo.ok(["review", "--", "sh", "-c", script]);
+    let refused = silo.fails(["review", "--", "sh", "-c", script]);
+    assert!(refused.err.contains("executes or obeys ") && refused.err.contains("--obeyed"), "{refused:?}");
+    let seen = silo.ok(["review", "--obeyed", "--", "sh", "-c", script]);
     let uid = rustix::process::getuid().as_raw();
     assert_eq!(
         seen,
@@ -397,16 +399,16 @@ fn a_program_of_this_machine_sees_the_changes_and_cannot_change_them() {
              not executable\n{uid}\n"
         )
     );
-    assert_eq!(silo.run(["review", "--", "sh", "-c", "exit 7"]).code, 7);
-    assert_eq!(silo.run(["review", "--", "sh", "-c", "kill -TERM $$"]).code, 128 + 15);
-    let missing = silo.fails(["review", "--", "no-such-program"]);
+    assert_eq!(silo.run(["review", "--obeyed", "--", "sh", "-c", "exit 7"]).code, 7);
+    assert_eq!(silo.run(["review", "--obeyed", "--", "sh", "-c", "kill -TERM $$"]).code, 128 + 15);
+    let missing = silo.fails(["review", "--obeyed", "--", "no-such-program"]);
     assert!(missing.err.contains("starting no-such-program"), "{missing:?}");
     // The working directory is in the view.
-    let below = crate::support::done(silo.command(["review", "--", "cat", "new.py"]).current_dir(project.join("src")));
+    let below = crate::support::done(silo.command(["review", "--obeyed", "--", "cat", "new.py"]).current_dir(project.join("src")));
     assert_eq!(below.out, "new\n", "{below:?}");
 
     // A path for programs that run already; a sandbox may use the layer at the same time.
-    let mut mount = silo.command(["review", "--mount"]).stderr(Stdio::piped()).spawn().expect("silo starts");
+    let mut mount = silo.command(["review", "--obeyed", "--mount"]).stderr(Stdio::piped()).spawn().expect("silo starts");
     let mut line = String::new();
     let _ = BufReader::new(mount.stderr.take().expect("piped")).read_line(&mut line).expect("a line");
     let shown = line.split_whitespace().find(|word| word.starts_with("/proc/")).expect("a path").to_owned();
@@ -417,4 +419,32 @@ fn a_program_of_this_machine_sees_the_changes_and_cannot_change_them() {
     mount.wait().expect("it ends");
     until("the view is gone", || !Path::new(&shown).exists());
     assert_eq!(state(&project), before);
+}
+
+/// A program of this machine is not in a sandbox: git would run the commands of a repository that a tool made.
+#[test]
+fn a_program_of_this_machine_is_not_shown_what_it_may_obey() {
+    if !has("git") {
+        return skip("there is no git");
+    }
+    let silo = Silo::shared(As::Me);
+    let project = silo.project();
+    fs::write(project.join("silo.toml"), "").expect("our own project");
+    assert_eq!(inside(&silo, "open('plain', 'w').write('x')").code, 0);
+    assert_eq!(silo.ok(["review", "--", "cat", "plain"]), "x");
+    let marker = project.with_file_name("obeyed");
+    let repository = format!(
+        "import os\nos.makedirs('.git/objects'); os.makedirs('.git/refs')\nopen('.git/HEAD', 'w').write('ref: refs/heads/main\\n')\n\
+         open('.git/config', 'w').write('[core]\\nrepositoryformatversion = 0\\nfsmonitor = \"touch {}; false\"\\n')\n",
+        marker.display()
+    );
+    assert_eq!(inside(&silo, &repository).code, 0);
+    for words in [&["review", "--", "git", "status"][..], &["review", "--mount"]] {
+        let refused = silo.fails(words);
+        assert!(refused.err.contains("executes or obeys .git") && refused.err.contains("--obeyed"), "{refused:?}");
+    }
+    assert!(!marker.exists());
+    // The repository is a trap: with the option, the program obeys it.
+    drop(silo.run(["review", "--obeyed", "--", "git", "status"]));
+    assert!(marker.exists());
 }

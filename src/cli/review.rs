@@ -9,7 +9,7 @@ use silo_review::view::{Repository, View};
 use silo_review::weigh::{Weighed, Weight, groups};
 use silo_review::{difference, html, lookalike, report};
 
-use super::context::{Globals, setting};
+use super::context::{Globals, Setting, setting};
 use super::deciding::{self, open};
 use super::error::Failure;
 use super::ui;
@@ -34,6 +34,9 @@ pub struct Args {
     /// Show the project with its changes at a path for programs of this machine, read-only, until Ctrl-C
     #[arg(long, conflicts_with_all = ["list", "json", "html", "paths", "command"])]
     mount: bool,
+    /// With --mount or a program: show the changes even if this machine executes or obeys one of them
+    #[arg(long)]
+    obeyed: bool,
     /// Run this program of this machine, not in a sandbox; it sees the project with its changes, read-only
     #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["list", "json", "html", "paths"])]
     command: Vec<OsString>,
@@ -50,7 +53,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let view = open(&setting)?;
     if args.looks() {
-        return look(view, &args.command);
+        return look(&setting, view, args);
     }
     let mut all = match &view {
         Some(view) => deciding::weighed(&setting, view)?,
@@ -79,10 +82,15 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 }
 
 /// Runs a program that sees the project with its changes.
-fn look(view: Option<View>, command: &[OsString]) -> Result<ExitCode, Failure> {
+///
+/// The program is not in a sandbox. It could obey a change: git, for example, runs commands that the configuration of a new repository names.
+fn look(setting: &Setting, view: Option<View>, args: &Args) -> Result<ExitCode, Failure> {
     let Some(view) = view else {
         return Err(Failure::usage("this project has no changes to review", "`silo run --review TOOL` makes some"));
     };
+    if !args.obeyed {
+        refuse_obeyed(&view, &deciding::weighed(setting, &view)?)?;
+    }
     let project = view.session.project();
     let upper = view.session.upper();
     // Descriptors of the review are not for the program.
@@ -91,9 +99,26 @@ fn look(view: Option<View>, command: &[OsString]) -> Result<ExitCode, Failure> {
         let shown = sanitize::path(&project);
         ui::note(&format!("/proc/{process}/root{shown} is the project with its changes, read-only; Ctrl-C ends it"));
     };
-    let exit = silo_launch::in_merged_view(&project, &upper, command, &ready).map_err(Failure::other)?;
+    let exit = silo_launch::in_merged_view(&project, &upper, &args.command, &ready).map_err(Failure::other)?;
     exit.end_by_signal();
     Ok(ExitCode::from(exit.code()))
+}
+
+/// Fails if a program that sees the changes could obey one, now or while it runs.
+fn refuse_obeyed(view: &View, all: &[Weighed]) -> Result<(), Failure> {
+    let mut obeyed = all.iter().filter(|one| one.weight == Weight::Obeyed);
+    if let Some(first) = obeyed.next() {
+        let more = obeyed.count();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let path = sanitize::path(&first.change.path);
+        let what = format!("this machine executes or obeys {path}{more}, and so may a program that sees the changes");
+        return Err(Failure::found(what, "`silo review` shows them without a program; --obeyed shows them to the program"));
+    }
+    if view.session.is_busy() {
+        let what = "a tool is still running in review mode, and could make changes that the program obeys";
+        return Err(Failure::found(what, "wait until it has ended; or --obeyed shows the changes to the program now"));
+    }
+    Ok(())
 }
 
 /// Lists the changes for a person.
