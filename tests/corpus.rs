@@ -136,7 +136,7 @@ impl Numbers {
             16 => Frame::Message { stream: None, bytes },
             17 => Frame::Keys { stream: 16 + self.next(3000) as u32 },
             18 => Frame::Started,
-            19 => Frame::Stopped { signal: 19 + self.next(4) as u8 },
+            19 => [Frame::Stopped { signal: 19 + self.next(4) as u8 }, Frame::Placed][self.next(2)].clone(),
             20 => Frame::Report(
                 [Report::Exited(3), Report::Killed(9), Report::Failed { stage: StageFailure::Setup, errno: 0, step }][self.next(3)].clone(),
             ),

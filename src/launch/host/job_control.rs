@@ -68,6 +68,7 @@ impl Job {
             Some(ForegroundChange::Came) => take(screen, inside, noted)?,
             Some(ForegroundChange::Left) => {
                 screen.release();
+                screen.note_order();
                 inside.place(Place::Background)?;
             }
         }
@@ -111,10 +112,14 @@ impl Job {
                 // No shell can put silo into the foreground, and the kernel does not stop an orphaned process group: end the program's
                 // input.
                 _ if is_use && !was_continued => {
+                    screen.note_order();
                     inside.place(Place::Foreground)?;
                     screen.type_end();
                 }
-                _ => inside.place(Place::Background)?,
+                _ => {
+                    screen.note_order();
+                    inside.place(Place::Background)?;
+                }
             }
         }
         // Silo was continued by a signal; forward it once.
@@ -129,5 +134,6 @@ pub fn take(screen: &mut Screen, inside: &mut dyn ProgramControl, noted: &mut dy
     let settings = screen.take()?;
     inside.settings(screen, &settings)?;
     inside.resize(screen)?;
+    screen.note_order();
     inside.place(Place::Foreground)
 }

@@ -54,6 +54,9 @@ pub struct Screen {
     /// The signal of the last key that generates one.
     key: Option<i32>,
     deserted: bool,
+    /// Orders about the program's foreground that are not executed yet. A key typed now would signal another process group inside, so
+    /// keys wait.
+    orders: u32,
     notices: DeferredStderr,
 }
 
@@ -86,6 +89,7 @@ impl Screen {
             is_hung_up: false,
             key: None,
             deserted: false,
+            orders: 0,
             notices,
         }))
     }
@@ -103,6 +107,16 @@ impl Screen {
     /// Records that the program uses its terminal.
     pub fn note_use(&mut self) {
         self.is_used = true;
+    }
+
+    /// Records an order that moves the program to the foreground or background: keys wait until it is executed.
+    pub fn note_order(&mut self) {
+        self.orders = self.orders.saturating_add(1);
+    }
+
+    /// Records that the oldest order was executed.
+    pub fn note_placed(&mut self) {
+        self.orders = self.orders.saturating_sub(1);
     }
 
     /// True if the terminal should be taken over in the foreground.
@@ -212,14 +226,14 @@ impl Screen {
         }
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, self.printed.is_empty());
-        flags.set(PollFlags::OUT, !self.typed.is_empty());
+        flags.set(PollFlags::OUT, !self.typed.is_empty() && self.orders == 0);
         fds.push((inside.as_fd(), flags));
         if !self.printed.is_empty() {
             fds.push((self.display.as_fd(), PollFlags::OUT));
         }
         if self.input_open && self.typed.is_empty() {
             // A hangup is reported even without requested events.
-            let keys = if self.is_taken() { PollFlags::IN } else { PollFlags::empty() };
+            let keys = if self.is_taken() && self.orders == 0 { PollFlags::IN } else { PollFlags::empty() };
             fds.push((self.keyboard.as_fd(), keys));
         }
     }
@@ -232,7 +246,7 @@ impl Screen {
             self.print();
         }
         match events.next() {
-            Some(flags) if self.is_taken() && !flags.is_empty() => self.take_typed(),
+            Some(flags) if self.is_taken() && self.orders == 0 && !flags.is_empty() => self.take_typed(),
             Some(flags) if flags.intersects(PollFlags::HUP | PollFlags::ERR) => self.hang_up(),
             _ => {}
         }
@@ -282,7 +296,7 @@ impl Screen {
 
     fn enter_typed(&mut self) {
         let Some(inside) = &self.inside else { return };
-        if self.typed.is_empty() {
+        if self.typed.is_empty() || self.orders > 0 {
             return;
         }
         match write(inside, &self.typed) {

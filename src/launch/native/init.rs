@@ -452,14 +452,12 @@ impl Job {
     fn obey(&mut self, socket: BorrowedFd<'_>) -> Result<(), Failure> {
         match init_messages::next_order(socket) {
             Ok(Some(Order::Signal { signal, scope })) => self.signal(i32::from(signal), scope),
-            Ok(Some(Order::Foreground)) => {
-                self.show(Place::Foreground);
-                Ok(())
-            }
             // Only the first order has this meaning.
             Ok(Some(Order::Mapped(_))) => Ok(()),
-            Ok(Some(Order::Background)) => {
-                self.show(Place::Background);
+            Ok(Some(order @ (Order::Foreground | Order::Background))) => {
+                self.show(if order == Order::Foreground { Place::Foreground } else { Place::Background });
+                // If silo is gone, the next order says so.
+                let _ = init_messages::report(socket, &Report::Placed);
                 Ok(())
             }
             Ok(None) | Err(_) => sys::exit(0),

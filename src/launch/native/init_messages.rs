@@ -34,6 +34,8 @@ pub enum Report {
     Started,
     /// The program was stopped by this signal, as by Ctrl-Z.
     Stopped(u8),
+    /// An order about the foreground was executed.
+    Placed,
     /// The program exited with this code.
     Exited(u8),
     /// The program was killed by this signal.
@@ -83,6 +85,7 @@ pub fn report(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
         }
         Report::Started => bytes.push(b'B'),
         Report::Stopped(signal) => bytes.extend([b'Z', *signal]),
+        Report::Placed => bytes.push(b'F'),
         Report::Exited(code) => bytes.extend([b'E', *code]),
         Report::Killed(signal) => bytes.extend([b'K', *signal]),
     }
@@ -108,6 +111,7 @@ fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
         b'A' => return fd.map(Report::Keys),
         b'B' => return Some(Report::Started),
         b'Z' => return rest.first().map(|signal| Report::Stopped(*signal)),
+        b'F' => return Some(Report::Placed),
         b'E' => return rest.first().map(|code| Report::Exited(*code)),
         b'K' => return rest.first().map(|signal| Report::Killed(*signal)),
         other => StageFailure::of_letter(*other)?,

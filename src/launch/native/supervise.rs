@@ -138,6 +138,11 @@ pub fn watch(
                         control.heed(signal, screen.as_ref())?;
                     }
                 }
+                Ok(Some(Report::Placed)) => {
+                    if let Some(screen) = &mut screen {
+                        screen.note_placed();
+                    }
+                }
                 Ok(Some(Report::Channel(fd))) => {
                     if let Some(outlet) = &mut outlet {
                         outlet.take_channel(fd)?;
@@ -174,7 +179,7 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
     let failure = match end {
         Some(Report::Exited(code)) => return Ok(Exit::Code(code)),
         Some(Report::Killed(signal)) => return Ok(Exit::Signal(i32::from(signal))),
-        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped(_)) | None => {
+        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped(_) | Report::Placed) | None => {
             return Err(Error::Lost);
         }
         Some(Report::Failed(failure)) => failure,

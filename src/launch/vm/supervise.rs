@@ -243,6 +243,11 @@ impl<'a> Supervisor<'a> {
             match frame {
                 Frame::Started => self.has_started = true,
                 Frame::Stopped { signal } => self.stopped = Some(signal),
+                Frame::Placed => {
+                    if let Some(screen) = &mut self.screen {
+                        screen.note_placed();
+                    }
+                }
                 Frame::Report(report) => {
                     self.end = Some(report);
                     if self.afterwards == AfterReport::Ends {

@@ -31,7 +31,7 @@
 ///
 /// The guest's program is part of silo, and its digest is part of a snapshot's key, so both sides normally agree. Raise the version if a
 /// program of another silo could misread this one's frames.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The longest payload of a frame.
 pub const MAX_PAYLOAD_BYTES: usize = 32 << 10;
@@ -152,6 +152,8 @@ pub enum Frame {
         /// The signal that stopped it.
         signal: u8,
     },
+    /// The program is in the foreground or background, as the last [`Frame::Foreground`] asked.
+    Placed,
     /// The program's result.
     Report(Report),
 }
@@ -207,6 +209,7 @@ impl Frame {
             Frame::Foreground { .. } => "foreground",
             Frame::Settings { .. } => "settings",
             Frame::Stopped { .. } => "stopped",
+            Frame::Placed => "placed",
             Frame::Report(_) => "report",
         }
     }
@@ -230,6 +233,7 @@ impl Frame {
                 put(out, b'T', 0, &[&a.to_le_bytes(), &b.to_le_bytes(), &c.to_le_bytes(), &d.to_le_bytes(), codes]);
             }
             Frame::Stopped { signal } => put(out, b'Z', 0, &[&[*signal]]),
+            Frame::Placed => put(out, b'P', 0, &[]),
             Frame::Report(report) => report.write(out),
         }
     }
@@ -337,6 +341,7 @@ fn parse(letter: u8, stream: u32, payload: &[u8]) -> Option<Frame> {
             about_none(Frame::Settings { modes: [0, 1, 2, 3].map(mode), codes })
         }
         (b'Z', [signal]) if STOPS.contains(signal) => about_none(Frame::Stopped { signal: *signal }),
+        (b'P', []) => about_none(Frame::Placed),
         (b'R', payload) => about_none(Frame::Report(Report::read(payload)?)),
         _ => None,
     }
@@ -368,6 +373,7 @@ mod tests {
             (Frame::Foreground { is_foreground: false }, b"F\0\0\0\0\x01\0\0\0B"),
             (Frame::Settings { modes: [1, 2, 3, 4], codes: vec![5] }, SETTINGS),
             (Frame::Stopped { signal: 20 }, b"Z\0\0\0\0\x01\0\0\0\x14"),
+            (Frame::Placed, b"P\0\0\0\0\0\0\0\0"),
             (Frame::Report(Report::Exited(3)), b"R\0\0\0\0\x05\0\0\0E\x03\0\0\0"),
             (Frame::Report(Report::Killed(9)), b"R\0\0\0\0\x05\0\0\0K\x09\0\0\0"),
             (Frame::Report(failed), b"R\0\0\0\0\x06\0\0\0X\x08\0\0\0x"),
@@ -404,6 +410,7 @@ mod tests {
             b"Z\0\0\0\0\x01\0\0\0x",
             b"Z\0\0\0\0\0\0\0\0",
             b"F\0\0\0\0\x01\0\0\0x",
+            b"P\0\0\0\0\x01\0\0\0x",
             b"T\0\0\0\0\x01\0\0\0x",
             b"H\x01\0\0\0\x02\0\0\0\x01\0",
             b"E\0\0\0\0\x01\0\0\0x",

@@ -161,7 +161,7 @@ impl Protocol {
                 self.phase = Phase::Running;
                 Ok(Some(Action::Tell(Frame::Started)))
             }
-            (Side::Host, Phase::Running, frame @ Frame::Stopped { .. }) => Ok(Some(Action::Tell(frame))),
+            (Side::Host, Phase::Running, frame @ (Frame::Stopped { .. } | Frame::Placed)) => Ok(Some(Action::Tell(frame))),
             (Side::Host, Phase::Setup | Phase::Running, Frame::Report(report)) => {
                 self.report();
                 Ok(Some(Action::Tell(Frame::Report(report))))

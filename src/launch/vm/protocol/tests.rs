@@ -67,6 +67,8 @@ fn each_phase_allows_its_own_frames() {
         (vec![Frame::Hello { version: VERSION + 1 }], Phase::Over),
         (vec![hello(), hello()], Phase::Over),
         (vec![hello(), Frame::Stopped { signal: 20 }], Phase::Over),
+        (vec![hello(), Frame::Started, Frame::Placed, Frame::Placed], Phase::Running),
+        (vec![hello(), Frame::Placed], Phase::Over),
         (vec![hello(), Frame::Started, Frame::Started], Phase::Over),
         (vec![hello(), signal()], Phase::Over),
         (vec![hello(), Frame::Window { rows: 1, columns: 1 }], Phase::Over),
