@@ -42,6 +42,15 @@ pub struct Around<'a> {
     pub noted: &'a mut dyn FnMut(Phase),
 }
 
+/// The signals that arrived while silo was stopped.
+#[derive(Debug, Default)]
+pub struct DuringStop {
+    /// Forward these, then call [`Job::resume`].
+    pub before: Vec<ReceivedSignal>,
+    /// Forward these afterwards: new stop signals, which continuing would discard.
+    pub after: Vec<ReceivedSignal>,
+}
+
 /// State of a job.
 #[derive(Debug, Default)]
 pub struct Job {
@@ -79,17 +88,16 @@ impl Job {
         Ok(())
     }
 
-    /// Handles a stopped program: silo stops by the same signal, so that the caller's shell shows its prompt, and both continue together.
+    /// Handles a stopped program: silo stops by the same signal, so that the caller's shell shows its prompt, until it is continued.
     /// Returns the other signals that arrived during the stop.
-    pub fn stopped(&mut self, signal: i32, around: Around<'_>, inside: &mut dyn ProgramControl) -> Result<Vec<ReceivedSignal>, Error> {
+    pub fn stopped(&mut self, signal: i32, around: Around<'_>, inside: &mut dyn ProgramControl) -> Result<DuringStop, Error> {
         let Around { mut screen, signals, noted } = around;
         let is_use = BACKGROUND.contains(&signal);
         if let Some(screen) = screen.as_deref_mut().filter(|_| is_use) {
             screen.note_use();
             if !screen.is_taken() && screen.is_foreground() {
                 take(screen, inside, noted)?;
-                inside.signal(libc::SIGCONT, Scope::Group)?;
-                return Ok(Vec::new());
+                return Ok(DuringStop::default());
             }
         }
         if let Some(screen) = screen.as_deref_mut() {
@@ -98,12 +106,14 @@ impl Job {
         inside.flush()?;
         let was_asked = std::mem::take(&mut self.was_asked);
         system::stop_by(signal, if signal == libc::SIGSTOP || was_asked { SignalTarget::This } else { SignalTarget::Group })?;
-        let mut others = Vec::new();
+        let mut others = DuringStop::default();
         let mut was_continued = false;
         while let Some(arrived) = signals.next()? {
             match arrived.signal {
                 libc::SIGCONT => was_continued = true,
-                _ => others.push(arrived),
+                // The kernel has discarded those from before SIGCONT.
+                libc::SIGTSTP => others.after.push(arrived),
+                _ => others.before.push(arrived),
             }
         }
         if let Some(screen) = screen {
@@ -122,9 +132,13 @@ impl Job {
                 }
             }
         }
-        // Silo was continued by a signal; forward it once.
-        inside.signal(libc::SIGCONT, Scope::Group)?;
         Ok(others)
+    }
+
+    /// Continues the stopped program. Other signals go first, as they are pending outside, too: a signal that
+    /// arrives just after SIGCONT can fall between the end of an interrupted system call and its restart, and does not interrupt it then.
+    pub fn resume(&self, inside: &mut dyn ProgramControl) -> Result<(), Error> {
+        inside.signal(libc::SIGCONT, Scope::Group)
     }
 }
 

@@ -134,9 +134,9 @@ pub fn watch(
                 Ok(Some(Report::Stopped(signal))) => {
                     let around = Around { screen: screen.as_mut(), signals, noted: &mut *noted };
                     let others = control.job.stopped(i32::from(signal), around, &mut control.inside)?;
-                    for signal in others {
-                        control.heed(signal, screen.as_ref())?;
-                    }
+                    others.before.into_iter().try_for_each(|signal| control.heed(signal, screen.as_ref()))?;
+                    control.job.resume(&mut control.inside)?;
+                    others.after.into_iter().try_for_each(|signal| control.heed(signal, screen.as_ref()))?;
                 }
                 Ok(Some(Report::Placed)) => {
                     if let Some(screen) = &mut screen {

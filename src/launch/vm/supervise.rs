@@ -410,7 +410,9 @@ impl<'a> Supervisor<'a> {
         let Supervisor { mux, screen, job, .. } = self;
         let others = job.stopped(linux_abi::stop(signal), Around { screen: screen.as_mut(), signals, noted }, &mut Link(mux))?;
         self.since.1 = Instant::now();
-        others.into_iter().try_for_each(|arrived| self.heed(arrived))
+        others.before.into_iter().try_for_each(|arrived| self.heed(arrived))?;
+        self.job.resume(&mut Link(&mut self.mux))?;
+        others.after.into_iter().try_for_each(|arrived| self.heed(arrived))
     }
 
     /// Starts the broker for requests that came just before the program's end, so that refusals are reported.
