@@ -11,7 +11,7 @@ use silo_base::sanitize::brief;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The server answered with an error status.
-    #[error("{url}: the server answered {status}{}", meaning(*status))]
+    #[error("{url}: the server answered {status}{}{}", meaning(*status), asked_pause(*wait))]
     Status {
         /// The requested address, without credentials.
         url: String,
@@ -301,6 +301,15 @@ pub(super) fn verdict(name: &str, urls: Vec<String>, mut reasons: Vec<Error>) ->
         return reasons.remove(0);
     }
     Error::Everywhere { name: name.to_owned(), reasons }
+}
+
+/// Names the pause that a server wants, if it is long enough to matter to a person.
+fn asked_pause(wait: Option<Duration>) -> String {
+    match wait {
+        Some(Duration::MAX) => ", and wants a pause without end".to_owned(),
+        Some(wait) if wait.as_secs() > 0 => format!(", and wants a pause of {} s", wait.as_secs()),
+        _ => String::new(),
+    }
 }
 
 fn join(reasons: &[Error]) -> String {

@@ -3,13 +3,14 @@
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, LOCATION, RANGE, RETRY_AFTER};
-use reqwest::{Response, Url};
+use reqwest::Response;
+use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 
 use super::address::shown;
+use super::client::{Asked, challenges};
 use super::error::{Error, Size};
-use super::retry::{Attempts, SpeedMeter, Stop};
-use super::transport::{Transport, challenges};
+use super::retry::{Attempts, SpeedMeter, Stop, retry_after};
+use super::transport::{Transport, other_origin};
 
 /// The slowest accepted upload; a slower one is given up, so that a stalled server cannot hold silo for ever.
 const LEAST_BYTES_PER_SEC: u64 = 16 << 10;
@@ -38,6 +39,8 @@ pub struct Request<'a> {
     pub method: Method,
     /// The address.
     pub url: &'a str,
+    /// The address of the server that named this one, if a server did.
+    pub named_by: Option<&'a str>,
     /// The `Accept` header, if there is one.
     pub accept: Option<&'a str>,
     /// The media type of the body.
@@ -53,7 +56,7 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// Returns a request without a body.
     pub fn new(method: Method, url: &'a str, max_bytes: u64) -> Request<'a> {
-        Request { method, url, accept: None, media_type: None, range: None, body: &[], max_bytes }
+        Request { method, url, named_by: None, accept: None, media_type: None, range: None, body: &[], max_bytes }
     }
 }
 
@@ -105,28 +108,20 @@ impl Transport {
             Method::Put => reqwest::Method::PUT,
             Method::Delete => reqwest::Method::DELETE,
         };
-        let writes = !matches!(request.method, Method::Head | Method::Get | Method::Delete);
-        let reads = matches!(request.method, Method::Head | Method::Get);
-        let mut sent = if reads { &net.client } else { net.writer()? }.request(method, url);
-        for (name, value) in [(ACCEPT, request.accept), (CONTENT_TYPE, request.media_type)] {
+        let mut asked = Asked { pass: self.pass(url), named_by: request.named_by, ..Asked::new(method, url) };
+        for (name, value) in [(ACCEPT, request.accept), (CONTENT_TYPE, request.media_type), (CONTENT_RANGE, request.range)] {
             if let Some(value) = value {
-                sent = sent.header(name, value);
+                asked.add(name, value);
             }
         }
-        if let Some(range) = request.range {
-            sent = sent.header("Content-Range", range);
-        }
-        if let Some(pass) = self.pass(url) {
-            sent = sent.header(AUTHORIZATION, pass);
-        }
-        if writes {
-            sent = sent.body(request.body.to_vec());
+        if !matches!(request.method, Method::Head | Method::Get | Method::Delete) {
+            asked.body = Some(request.body);
         }
         let patience = self.patience();
         let within = patience.answer + Duration::from_secs(request.body.len() as u64 / LEAST_BYTES_PER_SEC);
-        let response = net.wait(stop, url, within, async { sent.send().await })?.map_err(|err| net.explain(err, url, patience))?;
+        let response = net.send(&asked, within, stop)?;
         let mut read = head(url, &response);
-        let again = Error::Status { url: shown(url), status: read.status, wait: wait(response.headers()) };
+        let again = Error::Status { url: shown(url), status: read.status, wait: retry_after(response.headers()) };
         if again.is_transient() {
             return Err(again);
         }
@@ -157,7 +152,6 @@ impl Transport {
 fn head(url: &str, response: &Response) -> Reply {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let location = header(LOCATION.as_str()).and_then(|to| response.url().join(&to).ok()).map(String::from);
-    let is_asked = Url::parse(url).is_ok_and(|asked| asked.origin() == response.url().origin());
     Reply {
         status: response.status().as_u16(),
         location,
@@ -166,11 +160,7 @@ fn head(url: &str, response: &Response) -> Reply {
         least_piece: header("oci-chunk-min-length").and_then(|value| value.parse().ok()),
         has_subject: header("oci-subject").is_some(),
         challenge: challenges(response),
-        elsewhere: (!is_asked).then(|| response.url().origin().ascii_serialization()),
+        elsewhere: other_origin(url, response),
         bytes: Vec::new(),
     }
-}
-
-fn wait(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }

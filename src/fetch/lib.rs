@@ -11,6 +11,7 @@ pub mod mirrors;
 mod redirects;
 pub mod retry;
 
+mod client;
 pub mod transport;
 
 pub mod exchange;

@@ -4,16 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
+
 use super::error::Error;
 
 /// The interval at which cancellation is checked; a person does not notice it.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// The longest accepted Retry-After; beyond it the fetch fails, so that the user learns of the limit.
-const MAX_WAIT: Duration = Duration::from_secs(60);
-
-/// The longest backoff.
-const MAX_PAUSE: Duration = Duration::from_secs(8);
 
 /// Progress by which an attempt resets the retry counter. It bounds the number of attempts by the file's size.
 const WORTH_BYTES: u64 = 1 << 20;
@@ -37,6 +33,10 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// The backoff after the first failure; doubles after each further one.
     pub first_pause: Duration,
+    /// The longest backoff.
+    pub max_pause: Duration,
+    /// The longest accepted pause of a server (`Retry-After`). Beyond it the request fails, so that the user learns of the limit.
+    pub max_wait: Duration,
 }
 
 impl Default for RetryPolicy {
@@ -51,6 +51,8 @@ impl Default for RetryPolicy {
             least: 30 << 10,
             attempts: 4,
             first_pause: Duration::from_millis(500),
+            max_pause: Duration::from_secs(8),
+            max_wait: Duration::from_secs(60),
         }
     }
 }
@@ -149,21 +151,43 @@ impl Attempts {
         if self.failures >= self.patience.attempts {
             return Err(err);
         }
-        let mut pause = pause(self.patience.first_pause, self.failures);
-        if let Error::Status { wait: Some(wait), .. } = &err {
-            if *wait > MAX_WAIT {
-                return Err(err);
-            }
-            pause = pause.max(*wait);
+        match self.patience.pause(&err, self.failures) {
+            Some(pause) => stop.sleep(pause),
+            None => Err(err),
         }
-        stop.sleep(pause)
     }
 }
 
-/// Exponential backoff. It has no jitter: a handful of connections cannot overload a server.
-fn pause(first: Duration, failures: u32) -> Duration {
-    let doubled = 2u32.saturating_pow(failures.saturating_sub(1));
-    first.saturating_mul(doubled).min(MAX_PAUSE)
+impl RetryPolicy {
+    /// Returns the pause after so many failures: exponential, or longer if the server wants that. `None` if it wants too long a pause.
+    ///
+    /// It has no jitter: a handful of connections cannot overload a server.
+    fn pause(&self, err: &Error, failures: u32) -> Option<Duration> {
+        let doubled = 2u32.saturating_pow(failures.saturating_sub(1));
+        let own = self.first_pause.saturating_mul(doubled).min(self.max_pause);
+        match err {
+            Error::Status { wait: Some(wait), .. } if *wait > self.max_wait => None,
+            Error::Status { wait: Some(wait), .. } => Some(own.max(*wait)),
+            _ => Some(own),
+        }
+    }
+}
+
+/// Reads the pause in a `Retry-After` header: seconds, or a date by the server's clock. Anything else counts as none.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    parse_retry_after(text(RETRY_AFTER)?, text(DATE).unwrap_or_default())
+}
+
+fn parse_retry_after(value: &str, now: &str) -> Option<Duration> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More seconds than a number holds are too many for every limit.
+        return Some(value.parse().map_or(Duration::MAX, Duration::from_secs));
+    }
+    let (until, now) = (httpdate::parse_http_date(value).ok()?, httpdate::parse_http_date(now).ok()?);
+    // A date in the past is no pause.
+    Some(until.duration_since(now).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -171,11 +195,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_a_bound() {
-        let first = Duration::from_millis(500);
+    fn pauses_double_up_to_a_bound_and_follow_the_server() {
+        let policy = RetryPolicy::default();
+        let broken = Error::Broken { url: String::new(), cause: String::new() };
         for (failures, millis) in [(1, 500), (2, 1000), (3, 2000), (5, 8000), (40, 8000)] {
-            assert_eq!(pause(first, failures), Duration::from_millis(millis));
+            assert_eq!(policy.pause(&broken, failures), Some(Duration::from_millis(millis)));
         }
+        let busy = |seconds| Error::Status { url: String::new(), status: 429, wait: Some(Duration::from_secs(seconds)) };
+        let expect = [(0, Some(Duration::from_millis(500))), (30, Some(Duration::from_secs(30))), (61, None)];
+        for (seconds, pause) in expect {
+            assert_eq!(policy.pause(&busy(seconds), 1), pause, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_pause_is_seconds_or_a_date() {
+        let now = "Sun, 06 Nov 1994 08:49:37 GMT";
+        for (value, expect) in [
+            ("120", Some(Duration::from_secs(120))),
+            (" 0 ", Some(Duration::ZERO)),
+            ("99999999999999999999", Some(Duration::MAX)),
+            ("Sun, 06 Nov 1994 08:50:00 GMT", Some(Duration::from_secs(23))),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(Duration::ZERO)),
+            ("-1", None),
+            ("+5", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_retry_after(value, now), expect, "{value}");
+        }
+        assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:50:00 GMT", ""), None);
     }
 
     #[test]

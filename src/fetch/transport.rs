@@ -9,34 +9,20 @@
 //! themselves, like other programs on the machine.
 
 use std::collections::BTreeMap;
-use std::error::Error as StdError;
 use std::fs::File;
-use std::future::Future;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::net::ToSocketAddrs;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
-use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
-use tokio::runtime::Runtime;
+use reqwest::header::{ACCEPT, CONTENT_RANGE, RANGE};
+use reqwest::{Method, Response, StatusCode, Url};
 
 use super::address::{local_path, shown};
+use super::client::{Asked, Net, challenges, innermost, is_timeout, start};
 use super::error::{Error, Size};
-use super::redirects::{refuse, refuse_others};
-use super::retry::{Attempts, RetryPolicy, SpeedMeter, Stop};
-use silo_base::thread;
-
-/// The User-Agent header.
-const USER_AGENT: &str = concat!("silo/", env!("CARGO_PKG_VERSION"));
-
-/// The interval at which cancellation is checked.
-const LOOK: Duration = Duration::from_millis(100);
+use super::retry::{Attempts, RetryPolicy, SpeedMeter, Stop, retry_after};
 
 /// Bytes of one read of a local file.
 const FILE_CHUNK_BYTES: usize = 256 << 10;
@@ -72,6 +58,8 @@ pub struct Get<'a> {
     pub accept: &'a str,
     /// The value of the `Authorization` header, instead of the one for the address.
     pub pass: Option<&'a str>,
+    /// The address of the server that named this one, if another server did.
+    pub named_by: Option<&'a str>,
     /// The limit on its size.
     pub max_bytes: u64,
 }
@@ -87,16 +75,6 @@ pub struct Answer {
     pub elsewhere: Option<String>,
     /// The body.
     pub bytes: Vec<u8>,
-}
-
-#[derive(Debug)]
-pub(super) struct Net {
-    runtime: Runtime,
-    pub(super) client: Client,
-    /// The client of requests that write, from the first of them on.
-    writer: OnceLock<Result<Client, String>>,
-    patience: RetryPolicy,
-    authorities: bool,
 }
 
 /// A response that is being read.
@@ -191,25 +169,15 @@ impl Transport {
     }
 
     fn ask_once(&self, get: Get<'_>, stop: &Stop) -> Result<Answer, Error> {
-        let Get { url, accept, pass, max_bytes } = get;
+        let Get { url, accept, pass, named_by, max_bytes } = get;
         let net = self.net(url)?;
-        let mut request = net.client.get(url).header(ACCEPT, accept);
-        if let Some(pass) = pass.map(str::to_owned).or_else(|| self.pass(url)) {
-            request = request.header(AUTHORIZATION, pass);
-        }
+        let mut asked = Asked { named_by, pass: pass.map(str::to_owned).or_else(|| self.pass(url)), ..Asked::new(Method::GET, url) };
+        asked.add(ACCEPT, accept);
         let until = Instant::now() + self.patience.document;
-        let mut response = net
-            .wait(stop, url, self.patience.answer, async { request.send().await })?
-            .map_err(|err| net.explain(err, url, self.patience))?;
-        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let mut response = net.send(&asked, self.patience.answer, stop)?;
         let (status, challenge) = (response.status().as_u16(), challenges(&response));
-        let is_asked = Url::parse(url).is_ok_and(|asked| asked.origin() == response.url().origin());
-        let elsewhere = (!is_asked).then(|| response.url().origin().ascii_serialization());
-        let again = Error::Status {
-            url: shown(url),
-            status,
-            wait: header(RETRY_AFTER).and_then(|value| value.trim().parse().ok()).map(Duration::from_secs),
-        };
+        let elsewhere = other_origin(url, &response);
+        let again = Error::Status { url: shown(url), status, wait: retry_after(response.headers()) };
         if again.is_transient() {
             return Err(again);
         }
@@ -241,17 +209,12 @@ impl Transport {
 
     fn open_net(&self, url: &str, from: u64, stop: &Stop) -> Result<Body<'_>, Error> {
         let net = self.net(url)?;
-        let mut request = net.client.get(url);
-        if let Some(pass) = self.pass(url) {
-            request = request.header(AUTHORIZATION, pass);
-        }
+        let mut asked = Asked { pass: self.pass(url), ..Asked::new(Method::GET, url) };
         if from > 0 {
-            request = request.header(RANGE, format!("bytes={from}-"));
+            asked.add(RANGE, &format!("bytes={from}-"));
         }
-        // Sending starts a timer, which needs the runtime.
         let patience = self.patience;
-        let response =
-            net.wait(stop, url, patience.answer, async { request.send().await })?.map_err(|err| net.explain(err, url, self.patience))?;
+        let response = net.send(&asked, patience.answer, stop)?;
         let (from, total) = place(&response, url, from)?;
         Ok(Body {
             url: shown(url),
@@ -265,8 +228,7 @@ impl Transport {
 impl Drop for Transport {
     fn drop(&mut self) {
         if let Some(Ok(net)) = self.net.take() {
-            // A DNS lookup that hangs must not delay the exit of the process.
-            net.runtime.shutdown_background();
+            net.shut_down();
         }
     }
 }
@@ -300,116 +262,10 @@ impl Body<'_> {
     }
 }
 
-fn start(patience: RetryPolicy) -> Result<Net, String> {
-    // Fails if the process has a provider already, which is fine.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|err| err.to_string())?;
-    let net = |client, authorities| Net { runtime, client, writer: OnceLock::new(), patience, authorities };
-    match builder(patience, refuse).build() {
-        Ok(client) => Ok(net(client, true)),
-        // A minimal Debian system has no ca-certificates, but plain http to its mirror still works: signatures and digests verify the
-        // files. Https then fails with an error that names the missing certificates.
-        Err(_) => match builder(patience, refuse).tls_certs_only([]).build() {
-            Ok(client) => Ok(net(client, false)),
-            Err(err) => Err(innermost(&err)),
-        },
-    }
-}
-
-/// Returns the builder of a client that asks `refuse` for the reason not to follow a redirect.
-fn builder(patience: RetryPolicy, refuse: fn(&[Url], &Url) -> Option<String>) -> ClientBuilder {
-    Client::builder()
-        .user_agent(USER_AGENT)
-        .connect_timeout(patience.connect)
-        .read_timeout(patience.idle)
-        .redirect(Policy::custom(move |attempt| match refuse(attempt.previous(), attempt.url()) {
-            Some(why) => attempt.error(why),
-            None => attempt.follow(),
-        }))
-        .referer(false)
-        .dns_resolver(Arc::new(Lookup))
-}
-
-/// DNS lookups through the system's resolver. The client's own resolver panics when the system refuses a thread.
-struct Lookup;
-
-impl Resolve for Lookup {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let (send, receive) = tokio::sync::oneshot::channel();
-            let lookup = move || {
-                // The receiver may be gone.
-                let _ = send.send((name.as_str(), 0).to_socket_addrs().map(Vec::from_iter));
-            };
-            thread::apart(lookup).map_err(|refused| format!("{refused} to look a name up: {}", innermost(&refused)))?;
-            let found = receive.await??;
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
-    }
-}
-
-impl Net {
-    /// Returns the client for requests that write.
-    pub(super) fn writer(&self) -> Result<&Client, Error> {
-        let start = || {
-            let builder = builder(self.patience, refuse_others);
-            let builder = if self.authorities { builder } else { builder.tls_certs_only([]) };
-            builder.build().map_err(|err| innermost(&err))
-        };
-        self.writer.get_or_init(start).as_ref().map_err(|cause| Error::Client { cause: cause.clone() })
-    }
-
-    /// Waits for `work` on `url`; checks for cancellation and for the timeout.
-    pub(super) fn wait<T>(&self, stop: &Stop, url: &str, within: Duration, work: impl Future<Output = T>) -> Result<T, Error> {
-        stop.check()?;
-        let began = Instant::now();
-        self.runtime.block_on(async {
-            let mut work = pin!(work);
-            loop {
-                match tokio::time::timeout(LOOK, work.as_mut()).await {
-                    Ok(done) => return Ok(done),
-                    Err(_) => stop.check()?,
-                }
-                if began.elapsed() > within {
-                    return Err(Error::Slow { url: shown(url), bytes: 0, time: within });
-                }
-            }
-        })
-    }
-
-    /// Classifies an error before the response.
-    pub(super) fn explain(&self, err: reqwest::Error, url: &str, patience: RetryPolicy) -> Error {
-        let url = shown(url);
-        let cause = innermost(&err);
-        if err.is_builder() {
-            return Error::Address { url, cause };
-        }
-        if err.is_redirect() {
-            return Error::Redirect { url, cause };
-        }
-        if err.is_connect() {
-            if is_timeout(&err) {
-                return Error::Unreachable { url, cause: format!("no answer in {} s", patience.connect.as_secs_f32()) };
-            }
-            if cause.contains("proxy authorization required") {
-                return Error::Status { url, status: StatusCode::PROXY_AUTHENTICATION_REQUIRED.as_u16(), wait: None };
-            }
-            if chain(&err).any(is_tls) {
-                return Error::Tls { url, cause, authorities: self.authorities };
-            }
-            return Error::Unreachable { url, cause };
-        }
-        if is_timeout(&err) {
-            return Error::Stalled { url, idle: patience.idle };
-        }
-        Error::Broken { url, cause }
-    }
-}
-
-/// Joins the challenges of a response; several header lines mean the same as one line with commas (RFC 9110, section 5.2).
-pub(super) fn challenges(response: &Response) -> Option<String> {
-    let lines = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-    lines.map(str::to_owned).reduce(|all, line| format!("{all}, {line}"))
+/// Returns the origin of a response, if a redirect changed it.
+pub(super) fn other_origin(url: &str, response: &Response) -> Option<String> {
+    let is_asked = Url::parse(url).is_ok_and(|asked| asked.origin() == response.url().origin());
+    (!is_asked).then(|| response.url().origin().ascii_serialization())
 }
 
 /// Returns the response's offset in the file and the length of the whole file.
@@ -428,11 +284,7 @@ fn place(response: &Response, url: &str, from: u64) -> Result<(u64, Option<u64>)
                 }),
             }
         }
-        status => {
-            // Retry-After may also be a date; then silo's own backoff applies.
-            let wait = header(RETRY_AFTER).and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
-            Err(Error::Status { url: shown(url), status: status.as_u16(), wait })
-        }
+        status => Err(Error::Status { url: shown(url), status: status.as_u16(), wait: retry_after(response.headers()) }),
     }
 }
 
@@ -460,34 +312,6 @@ fn open_file<'a>(url: &str, path: PathBuf, from: u64) -> Result<Body<'a>, Error>
     let from = from.min(facts.len());
     file.seek(SeekFrom::Start(from)).map_err(|err| Error::io("read", &path, err))?;
     Ok(Body { url: url.to_owned(), from, total: Some(facts.len()), source: Source::File { file, path } })
-}
-
-type Cause<'a> = &'a (dyn StdError + 'static);
-
-fn chain(err: Cause<'_>) -> impl Iterator<Item = Cause<'_>> {
-    let mut next = Some(err);
-    std::iter::from_fn(move || {
-        let err = next?;
-        next = err.source();
-        Some(err)
-    })
-}
-
-/// Returns the last cause in the chain, which says most: "Connection refused", "invalid peer certificate: Expired".
-fn innermost(err: Cause<'_>) -> String {
-    chain(err).last().map_or_else(String::new, |err| err.to_string())
-}
-
-fn is_timeout(err: &reqwest::Error) -> bool {
-    err.is_timeout() || chain(err).any(|err| err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::TimedOut))
-}
-
-/// Whether a cause is a TLS error. They are wrapped in io errors, often two deep, which do not report them as their source.
-fn is_tls(err: Cause<'_>) -> bool {
-    match err.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => is_tls(inner),
-        None => err.is::<rustls::Error>(),
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod faults;
 mod processes;
+mod redirects;
 mod slow;
 mod whole;
 

@@ -18,7 +18,7 @@ use std::time::Instant;
 const CHILD: &str = "SILO_TEST_FETCH";
 
 /// Starts a copy of this program that fetches one file and does nothing else.
-fn child(dir: &Path, url: &str, bytes: &[u8], environment: &[(&str, &str)]) -> Child {
+pub(super) fn child(dir: &Path, url: &str, bytes: &[u8], environment: &[(&str, &str)]) -> Child {
     let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
     command.args(["--exact", "fetch::processes::a_copy_of_this_program_fetches", "--nocapture"]);
     for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"] {

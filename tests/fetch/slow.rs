@@ -51,7 +51,7 @@ fn a_document_that_trickles_is_given_up() {
     let wanted = fetch_small::Request { name: "it".to_owned(), max_bytes: 1 << 20, sha256: None, candidates: vec![url.clone()] };
     let text = fetch_text(&transport, &wanted, &|_| {}, &cancel);
     assert!(matches!(text, Err(Error::Slow { .. })), "{text:?}");
-    let answer = transport.ask(Get { url: &url, accept: "*/*", pass: None, max_bytes: 1 << 20 }, &cancel);
+    let answer = transport.ask(Get { url: &url, accept: "*/*", pass: None, named_by: None, max_bytes: 1 << 20 }, &cancel);
     assert!(matches!(answer, Err(Error::Slow { .. })), "{answer:?}");
 }
 
@@ -72,7 +72,7 @@ fn an_answer_whose_head_trickles_is_given_up() {
         }
     });
     let (transport, cancel) = (transport(), AtomicBool::new(false));
-    let answer = transport.ask(Get { url: &url, accept: "*/*", pass: None, max_bytes: 1 << 20 }, &cancel);
+    let answer = transport.ask(Get { url: &url, accept: "*/*", pass: None, named_by: None, max_bytes: 1 << 20 }, &cancel);
     assert!(matches!(answer, Err(Error::Slow { .. })), "{answer:?}");
     let dir = Dir::new();
     let context = Context { transport: &transport, dir: &dir.0, jobs: 1, sink: &|_| {}, cancel: &cancel };

@@ -42,7 +42,14 @@ pub fn pass(context: Context<'_>, reference: &Reference, url: &str, header: &str
         let service = realm::parse(realm, host).map_err(refused)?;
         let asked = token_address(service, bearer, repository);
         let login = login();
-        let get = Get { url: asked.as_str(), accept: "application/json", pass: login.as_deref(), max_bytes: MAX_TOKEN_BYTES };
+        let base = base(&reference.place);
+        let get = Get {
+            url: asked.as_str(),
+            accept: "application/json",
+            pass: login.as_deref(),
+            named_by: Some(&base),
+            max_bytes: MAX_TOKEN_BYTES,
+        };
         let answer = context.transport.ask(get, context.cancel)?;
         let bytes = accepted(&brief(realm), answer)?;
         let token = token(&bytes).ok_or_else(|| Error::Document { url: brief(realm), what: "it hands out no token".to_owned() })?;

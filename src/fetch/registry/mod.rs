@@ -195,7 +195,8 @@ fn part(source: &Source<'_>, pointer: &Pointer, kind: Part) -> Result<(String, V
 
 /// Requests a document from a registry; authenticates if asked to.
 fn ask(context: Context<'_>, reference: &Reference, url: &str) -> Result<Vec<u8>, Error> {
-    let ask = || context.transport.ask(Get { url, accept: ACCEPT, pass: None, max_bytes: MAX_DOCUMENT_BYTES }, context.cancel);
+    let ask =
+        || context.transport.ask(Get { url, accept: ACCEPT, pass: None, named_by: None, max_bytes: MAX_DOCUMENT_BYTES }, context.cancel);
     let mut answer = ask()?;
     if answer.status == 401
         && let Some(challenge) = answer.challenge.take()

@@ -3,11 +3,9 @@
 //! By the distribution protocol a registry may name a token service on another host, which receives the login. A hostile registry may name
 //! any address: one of this machine, a cloud metadata service, or one without TLS.
 
-use std::net::IpAddr;
-
 use reqwest::Url;
 
-use silo_base::grant::address::{Owner, owner};
+use crate::redirects::{self, Zone};
 
 /// The longest address of a token service.
 const MAX_BYTES: usize = 2 << 10;
@@ -36,27 +34,17 @@ pub fn parse_location(service: &Url, registry: &str) -> Result<(), &'static str>
     if !service.username().is_empty() || service.password().is_some() {
         return Err("it has a name or password in it");
     }
-    if service.host_str() != local.host_str() && closeness(service) > closeness(&local) {
-        return Err("it is a private address, or one of this machine");
+    let zone = redirects::zone_of_url(&local).unwrap_or(Zone::Public);
+    let may_be_there = |to: Zone| service.host() == local.host() || redirects::may_name(zone, to);
+    match redirects::zone_of_url(service) {
+        Some(to) if !may_be_there(to) => Err("it is a private address, or one of this machine"),
+        // A name is looked up when it is asked, and its addresses are checked then.
+        _ => Ok(()),
     }
-    Ok(())
-}
-
-/// Classifies a literal IP address; names are not resolved here.
-fn closeness(url: &Url) -> Owner {
-    if is_at_loopback(url) {
-        return Owner::Machine;
-    }
-    host_address(url).map_or(Owner::World, owner)
 }
 
 fn is_at_loopback(url: &Url) -> bool {
-    let name = url.host_str().unwrap_or_default().trim_end_matches('.');
-    name == "localhost" || name.ends_with(".localhost") || host_address(url).is_some_and(|address| address.to_canonical().is_loopback())
-}
-
-fn host_address(url: &Url) -> Option<IpAddr> {
-    url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
+    redirects::zone_of_url(url) == Some(Zone::Loopback)
 }
 
 #[cfg(test)]
@@ -109,6 +97,8 @@ mod tests {
             ("https://169.254.169.254/token", "registry.example.com"),
             ("https://10.0.0.1/token", "registry.example.com"),
             ("https://127.0.0.1/token", "10.0.0.1:5000"),
+            ("https://10.0.0.1/token", "127.0.0.1:5000"),
+            ("https://169.254.169.254/token", "127.0.0.1:5000"),
         ] {
             assert!(parse(realm, registry).is_err(), "{realm} of {registry}");
         }

@@ -92,6 +92,7 @@ fn begin(to: &Session<'_>, pointer: Pointer, from: Option<&str>) -> Result<Optio
 
 /// Sends the rest of a blob, and ends the upload.
 fn send(to: &Session<'_>, pointer: Pointer, bytes: &Bytes<'_>, sent: &mut Sending<'_>, progress: &dyn Fn(u64)) -> Result<(), Error> {
+    let base = to.base();
     progress(sent.at);
     while pointer.size - sent.at > sent.piece {
         let piece = part(bytes, sent.at, sent.piece)?;
@@ -100,6 +101,7 @@ fn send(to: &Session<'_>, pointer: Pointer, bytes: &Bytes<'_>, sent: &mut Sendin
         let url = sent.location.clone();
         let request = Request {
             media_type: Some("application/octet-stream"),
+            named_by: Some(&base),
             range: Some(&range),
             body: &piece,
             ..Request::new(Method::Patch, &url, MAX_ANSWER_BYTES)
@@ -120,8 +122,12 @@ fn send(to: &Session<'_>, pointer: Pointer, bytes: &Bytes<'_>, sent: &mut Sendin
     let rest = part(bytes, sent.at, pointer.size - sent.at)?;
     let separator = if sent.location.contains('?') { '&' } else { '?' };
     let url = format!("{}{separator}digest=sha256:{}", sent.location, pointer.digest);
-    let request =
-        Request { media_type: Some("application/octet-stream"), body: &rest, ..Request::new(Method::Put, &url, MAX_ANSWER_BYTES) };
+    let request = Request {
+        media_type: Some("application/octet-stream"),
+        named_by: Some(&base),
+        body: &rest,
+        ..Request::new(Method::Put, &url, MAX_ANSWER_BYTES)
+    };
     let reply = once(to, &request, sent.stop)?;
     if !matches!(reply.status, 201 | 204) {
         return Err(refused(&url, &reply));
@@ -138,7 +144,7 @@ fn once(to: &Session<'_>, request: &Request<'_>, stop: &Stop<'_>) -> Result<Repl
 
 /// Asks for the stored part of an upload: the address to go on at, and the number of bytes. `None` if the registry forgot it.
 fn stored(to: &Session<'_>, at: &str) -> Result<Option<(String, u64)>, Error> {
-    let reply = to.call(&Request::new(Method::Get, at, MAX_ANSWER_BYTES))?;
+    let reply = to.call(&Request { named_by: Some(&to.base()), ..Request::new(Method::Get, at, MAX_ANSWER_BYTES) })?;
     if !matches!(reply.status, 200 | 202 | 204) {
         return Ok(None);
     }
