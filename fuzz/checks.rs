@@ -274,7 +274,7 @@ fn act_on(host: &mut Protocol, act: Action) {
         }
         Action::Tell(Frame::Report(_)) => {
             for number in host.numbers() {
-                let _ = host.settle(number);
+                let _ = host.apply_end(number);
             }
         }
         Action::Message { stream: Some(stream), .. } | Action::Keys { stream } => {
@@ -288,7 +288,7 @@ fn act_on(host: &mut Protocol, act: Action) {
 
 fn write(host: &mut Protocol, number: u32, most: usize) -> DescriptorAction {
     let length = host.pending(number).len().min(most);
-    if length == 0 { host.settle(number) } else { host.wrote(number, length) }
+    if length == 0 { host.apply_end(number) } else { host.wrote(number, length) }
 }
 
 fn send(host: &mut Protocol, number: u32, bytes: &[u8]) {

@@ -32,10 +32,12 @@ const NOT_EXECUTABLE: u8 = 126;
 pub fn by_another_name(args: &[OsString]) -> Option<ExitCode> {
     let home = Home::of_user(&env::home().ok()?);
     let done = match launched(args) {
-        Some((name, args)) => shim(&home, name, args).unwrap_or_else(|| match hand_on(&home, &name.to_string_lossy(), args, &[]) {
-            Ok(never) => match never {},
-            Err(failure) => Err(failure),
-        }),
+        Some((name, args)) => {
+            shim(&home, name, args).unwrap_or_else(|| match run_next_on_path(&home, &name.to_string_lossy(), args, &[]) {
+                Ok(never) => match never {},
+                Err(failure) => Err(failure),
+            })
+        }
         None => {
             let name = Path::new(args.first()?).file_name().filter(|name| *name != PROGRAM)?;
             if home.shim(name.to_str()?).is_symlink() {
@@ -89,9 +91,9 @@ fn answer(home: &Home, table: &table::Table, name: &str, args: &[OsString]) -> R
     }
     match choice {
         Choice::Tool(entry, why) => run::shim(&Globals::default(), (&entry.tool, why), name, args.iter().skip(1).cloned().collect()),
-        Choice::Next(owners) => match hand_on(home, name, args, &owners)? {},
+        Choice::Next(owners) => match run_next_on_path(home, name, args, &owners)? {},
         // The tool of this shim is gone: act as if the shim were gone too.
-        Choice::Nobody => match hand_on(home, name, args, &[])? {},
+        Choice::Nobody => match run_next_on_path(home, name, args, &[])? {},
         Choice::Several(owners) => Err(several(name, &owners)),
     }
 }
@@ -106,7 +108,7 @@ pub fn several(name: &str, owners: &[&Entry]) -> Failure {
 }
 
 /// Replaces this process by the next program of this name on PATH: same arguments, without Silo's variables and shim directory.
-fn hand_on(home: &Home, name: &str, args: &[OsString], owners: &[&Entry]) -> Result<Infallible, Failure> {
+fn run_next_on_path(home: &Home, name: &str, args: &[OsString], owners: &[&Entry]) -> Result<Infallible, Failure> {
     let count = env::var(HANDED_ON).and_then(|count| count.to_str()?.parse::<u32>().ok()).unwrap_or(0);
     if count >= MOST_HANDED_ON {
         let hint = format!("`silo which -a {name}` lists the programs on PATH; one of them calls back into {}", home.bin().display());

@@ -106,7 +106,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
     let discover::FoundProject { root: project, passed_over } = discover::project(&dir);
     let store = Store::open(home.root()).map_err(Failure::other)?;
     silo_store::layout::make_workplace(&home.work()).map_err(Failure::other)?;
-    journal::settle(&home).map_err(Failure::other)?;
+    journal::finish_interrupted(&home).map_err(Failure::other)?;
     let project_config = project.join(PROJECT_CONFIG);
     let of_user = match changed.filter(|changed| changed.path() == home.config()) {
         Some(changed) => (read::parse(changed.texts().1, &home.config())?, None),

@@ -79,7 +79,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 fn fix(setting: &Setting) -> Result<(), Failure> {
     let layers = setting.home.repositories();
     let (foreign, mut gone) = setting.with(|context| {
-        let foreign = shims::mend(context)?;
+        let foreign = shims::rebuild_table(context)?;
         let stages = silo_store::scratch::sweep_stages(&setting.store).map_err(Failure::other)?;
         Ok((foreign, stages.len() + collect::half_written(&setting.home)?))
     })?;
@@ -114,7 +114,7 @@ fn taken_over(project: &Path, finished: &Finished) -> String {
 /// Private repository layers of killed runs: work to import, and garbage. `None` if there are none.
 fn leftovers(home: &Home) -> Option<Check> {
     let (name, cure) = ("repositories", "silo doctor --fix".to_owned());
-    let (state, detail) = match leftover_layers::look(&home.repositories()) {
+    let (state, detail) = match leftover_layers::list_leftover(&home.repositories()) {
         Ok(left) if left.is_empty() => return None,
         Ok(left) => (State::Degraded, left.iter().map(described).collect::<Vec<_>>().join("; ")),
         Err(error) => (State::Degraded, Failure::other(error).message()),

@@ -102,13 +102,13 @@ pub fn collected(setting: &Setting, wish: &GcOptions, effect: Effect, format: Fo
     };
     let (collected, waiting, cached) = setting.with(|context| {
         let collected = collect(context, wish)?;
-        let waiting = leftover_layers::look(&context.home.repositories()).map_err(Failure::other)?;
+        let waiting = leftover_layers::list_leftover(&context.home.repositories()).map_err(Failure::other)?;
         let waiting: Vec<LeftLayer> = waiting.into_iter().filter(|left| left.is_needed).collect();
         let choice =
             cache_eviction::choose(context.home, &cache_eviction::Policy::of(&context.user_settings.cache), collect::now(context))?;
         Ok((collected, waiting, if effect == Effect::DryRun { (choice.len(), choice.bytes) } else { cache_eviction::remove(&choice) }))
     })?;
-    tell(&collected, &waiting, effect, format)?;
+    print_collected(&collected, &waiting, effect, format)?;
     if let (Format::Text, (1.., bytes)) = (format, cached) {
         let verb = verb(effect);
         ui::data(&format!("{} files of package caches {verb}, least recently used first ({})\n", cached.0, units::size(bytes)))?;
@@ -117,7 +117,7 @@ pub fn collected(setting: &Setting, wish: &GcOptions, effect: Effect, format: Fo
 }
 
 /// Prints the collected things, and the repository layers that wait for an import.
-pub fn tell(collected: &Collected, waiting: &[LeftLayer], effect: Effect, format: Format) -> Result<(), Failure> {
+pub fn print_collected(collected: &Collected, waiting: &[LeftLayer], effect: Effect, format: Format) -> Result<(), Failure> {
     if format == Format::Json {
         let row = |left: &LeftLayer| serde_json::json!({ "project": left.project, "layer": left.dir, "bytes": left.bytes });
         let waiting: Vec<serde_json::Value> = waiting.iter().map(row).collect();

@@ -91,7 +91,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let made: Vec<&str> = outcomes.iter().filter(|outcome| outcome.made > 0).map(|outcome| outcome.tool.name.as_str()).collect();
     cache::push_made(&setting, &made);
     for outcome in outcomes.iter().filter(|outcome| outcome.fresh) {
-        shims::tell(&setting, &outcome.tool.name)?;
+        shims::note_hidden_commands(&setting, &outcome.tool.name)?;
         tier::announce(&setting, &outcome.tool.name);
     }
     Ok(ExitCode::SUCCESS)

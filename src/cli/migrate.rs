@@ -22,7 +22,7 @@ pub struct Args {}
 
 pub fn run(_args: &Args) -> Result<ExitCode, Failure> {
     let home = Home::of_user(&env::home()?);
-    journal::settle(&home).map_err(Failure::other)?;
+    journal::finish_interrupted(&home).map_err(Failure::other)?;
     let project = discover::project(&env::cwd()?).root;
     let places = [
         (project.join(LEGACY_CONFIG), project.join(PROJECT_CONFIG), SettingsOwner::Project),

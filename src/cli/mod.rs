@@ -188,7 +188,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         progress::attend(name, Verbosity::of_flag(cli.globals.quiet));
     }
     let done = dispatch(cli);
-    progress::leave();
+    progress::finish_command();
     match done {
         Ok(code) => code,
         Err(failure) => ui::report(&failure),

@@ -85,7 +85,7 @@ pub fn attend(name: &str, verbosity: Verbosity) {
 }
 
 /// Ends the announced command and removes all bars.
-pub fn leave() {
+pub fn finish_command() {
     let mut work = work();
     let bars = work.running.values_mut().filter_map(|running| running.bar.take()).collect::<Vec<_>>();
     let idle = work.command.take().and_then(|(_, bar)| bar);
@@ -161,7 +161,7 @@ fn started(id: u64, kind: Activity, name: &str, total: Option<u64>) {
     let mut work = work();
     if work.began.elapsed() >= SILENT {
         match work.mode {
-            Mode::Plain => running.tell(),
+            Mode::Plain => running.print_start(),
             Mode::Terminal => running.draw(),
             Mode::Quiet => {}
         }
@@ -203,14 +203,14 @@ impl Work {
         let looking = move || {
             let mut work = work();
             while !is_over.load(Ordering::Relaxed) {
-                work.look();
+                work.refresh();
                 work = ENDED.wait_timeout(work, TICK).unwrap_or_else(PoisonError::into_inner).0;
             }
         };
         self.thread = thread::apart(looking).ok().map(|thread| (thread, over));
     }
 
-    fn look(&mut self) {
+    fn refresh(&mut self) {
         let silence = ui::silence().map_or_else(|| self.began.elapsed(), |silence| silence.min(self.began.elapsed()));
         match self.mode {
             Mode::Terminal if self.began.elapsed() >= SILENT => {
@@ -219,7 +219,7 @@ impl Work {
             }
             Mode::Plain if silence >= PATIENCE && !ui::waits_for_answer() => {
                 let untold = self.running.values_mut().filter(|running| !running.told && running.has_line());
-                let told = untold.map(Running::tell).count();
+                let told = untold.map(Running::print_start).count();
                 if told == 0 {
                     self.sign();
                 }
@@ -265,7 +265,7 @@ impl Running {
         self.kind != Activity::Fetch || self.total.is_none_or(|bytes| bytes > 4 << 20)
     }
 
-    fn tell(&mut self) {
+    fn print_start(&mut self) {
         if self.has_line() {
             line(&format!("{} {}", verb(self.kind), self.name));
             self.told = true;

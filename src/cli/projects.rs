@@ -156,10 +156,10 @@ pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
     }
     let collected = setting.with(|context| {
         let collected = clean::clean(context, &chosen, &own)?;
-        shims::settle(context.home, &context.found_as)?;
+        shims::remove_unused(context.home, &context.found_as)?;
         Ok(collected)
     })?;
-    gc::tell(&collected, &[], Effect::Change, Format::Text)?;
+    gc::print_collected(&collected, &[], Effect::Change, Format::Text)?;
     Ok(ExitCode::SUCCESS)
 }
 

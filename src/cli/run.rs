@@ -283,7 +283,7 @@ pub(super) fn launched(
     if let Ok(exit) = &done {
         explain(&setting, &target, &spec, *exit, &said);
     }
-    timing.tell()?;
+    timing.print()?;
     match done {
         Ok(exit) => {
             reexec::take_snapshot_apart(&spec);

@@ -82,7 +82,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
                 let state = if changed.done.iter().any(|new| new == name) { "is a command" } else { "is a command already" };
                 ui::data(&format!("{name} {state} of {tool}\n"))?;
             }
-            tell(&setting, tool)?;
+            note_hidden_commands(&setting, tool)?;
         }
         What::Remove { tool, names } => {
             check(tool)?;
@@ -161,13 +161,13 @@ fn change_pin(globals: &Globals, tool: &str, pin: Pin) -> Result<(), Failure> {
     };
     ui::data(&text)?;
     if pin == Pin::Pinned {
-        tell(&setting, tool)?;
+        note_hidden_commands(&setting, tool)?;
     }
     Ok(())
 }
 
 /// Notes the commands of a tool that PATH does not find, and why.
-pub fn tell(setting: &Setting, tool: &str) -> Result<(), Failure> {
+pub fn note_hidden_commands(setting: &Setting, tool: &str) -> Result<(), Failure> {
     let table = table::read(&setting.home.shims())?;
     let Some(entry) = table.get(tool) else { return Ok(()) };
     let names: Vec<&str> = entry.shims.keys().map(String::as_str).filter(|name| entry.answers(name)).collect();

@@ -43,7 +43,7 @@ impl Timing {
     }
 
     /// Prints the durations, and writes the trace file.
-    pub fn tell(mut self) -> Result<(), Failure> {
+    pub fn print(mut self) -> Result<(), Failure> {
         if self.prints {
             let mut began = Duration::ZERO;
             for phase in &self.phases {

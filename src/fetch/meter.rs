@@ -44,7 +44,7 @@ impl<'a> Total<'a> {
         (self.sink)(Event::Note { text });
     }
 
-    fn tell(&self) {
+    fn report_if_due(&self) {
         // Another thread holds the clock and reports.
         let Ok(mut told) = self.told.try_lock() else {
             return;
@@ -74,7 +74,7 @@ impl<'a> Meter<'a> {
         if let Some(total) = self.total {
             // Two's complement: adding the wrapped difference subtracts when the file shrank.
             total.done.fetch_add(done.wrapping_sub(self.done), Ordering::Relaxed);
-            total.tell();
+            total.report_if_due();
         }
         self.done = done;
         if is_due(self.told) {

@@ -37,7 +37,7 @@ pub mod watch;
 
 pub use error::Error;
 pub use guards::{Guards, Obeyed};
-pub use scan::{ScanOptions, look};
+pub use scan::{ScanOptions, scan_project};
 pub use symlink_targets::within;
 
 /// Default of `mount.maxGuarded`: maximum number of guarded or compared paths.

@@ -38,7 +38,7 @@ pub struct NearbyScan {
 
 /// Scans a project by its canonical path. Finds sockets in the kernel's list at any depth, and all sockets near the top, regardless of
 /// their listener. Finds repositories and listed files near the top, nearest first.
-pub fn look(project: &Path) -> NearbyScan {
+pub fn scan_nearby(project: &Path) -> NearbyScan {
     let Ok(dir) = Dir::open(project) else { return NearbyScan::default() };
     let mut nearby = NearbyScan::default();
     let table = Table::new();
@@ -109,7 +109,7 @@ mod tests {
         for path in ["a/repo.git/HEAD", "c/head", "c/commondir"] {
             std::fs::write(place.path().join(path), "").expect("written");
         }
-        let nearby = look(place.path());
+        let nearby = scan_nearby(place.path());
         let found: BTreeSet<&Path> = nearby.obeyed.iter().filter_map(|path| path.parent()).collect();
         assert_eq!(found.into_iter().collect::<Vec<_>>(), [Path::new("a/repo.git"), Path::new("c")]);
         assert!(nearby.obeyed.contains(Path::new("a/repo.git/config")) && nearby.obeyed.len() == 10);
@@ -139,7 +139,7 @@ mod tests {
             std::fs::write(project.join(file), "").expect("written");
         }
         std::fs::write(project.join("packages/web/a/b/.envrc"), "").expect("written");
-        let nearby = look(&project);
+        let nearby = scan_nearby(&project);
         assert!(nearby.obeyed.contains(Path::new("lib/.git/config")) && nearby.obeyed.contains(Path::new("a/.git")));
         assert!(nearby.obeyed.len() == 6, "{nearby:?}");
         let nested: Vec<&Path> = nearby.nested.keys().map(PathBuf::as_path).collect();

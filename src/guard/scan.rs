@@ -31,7 +31,7 @@ pub struct ScanOptions<'a> {
 }
 
 /// Scans the project at a canonical path.
-pub fn look(project: &Path, asked: &ScanOptions<'_>) -> Result<Guards, Error> {
+pub fn scan_project(project: &Path, asked: &ScanOptions<'_>) -> Result<Guards, Error> {
     look_since(project, asked, None)
 }
 

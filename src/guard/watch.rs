@@ -68,7 +68,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::super::difference::{Change, lines};
-    use super::super::{MAX_GUARDED, look};
+    use super::super::{MAX_GUARDED, scan_project};
     use super::*;
 
     fn scan_options<'a>(named: &'a [(PathBuf, String)], excluded: &'a [PathBuf]) -> ScanOptions<'a> {
@@ -89,7 +89,7 @@ mod tests {
         }
         let (named, excluded) = ([(PathBuf::from("tools/hook"), "git's core.hooksPath".to_owned())], [PathBuf::from(".claude")]);
         let asked = scan_options(&named, &excluded);
-        let start = look(&project, &asked).expect("looked");
+        let start = scan_project(&project, &asked).expect("looked");
         assert_eq!(start.read_only(), [".envrc", ".gdbinit", ".mcp.json", ".vscode", "silo.toml"].map(Path::new));
         let mut watch = Watch::new(&project, start);
         watch.tick(&asked).expect("looked");
@@ -138,13 +138,13 @@ mod tests {
         write(&project.join("tools/tasks.json"), "");
         symlink(project.join("conf/vscode"), project.join(".vscode")).expect("made");
         symlink("../../tools/tasks.json", project.join("conf/vscode/more.json")).expect("made");
-        let guards = look(&project, &scan_options(&[], &[])).expect("looked");
+        let guards = scan_project(&project, &scan_options(&[], &[])).expect("looked");
         let expect = [".cargo", ".config/mise.toml", ".vscode", "conf/vscode", "tools/tasks.json"];
         assert_eq!(guards.read_only(), expect.map(Path::new));
         // A symlink with another target is another symlink.
         fs::remove_file(project.join(".vscode")).expect("there");
         symlink("other", project.join(".vscode")).expect("made");
-        let later = look(&project, &scan_options(&[], &[])).expect("looked");
+        let later = scan_project(&project, &scan_options(&[], &[])).expect("looked");
         assert!(lines(&difference::differences(&guards, &later)).contains(&".vscode (changed; Visual Studio Code)".to_owned()));
     }
 
@@ -157,9 +157,9 @@ mod tests {
         let nested = [("a/.envrc", "direnv"), ("a/.vscode", "an editor"), ("b/.envrc", "direnv")]
             .map(|(path, of)| (PathBuf::from(path), of.to_owned()));
         let asked = ScanOptions { nested: &nested, ..scan_options(&[], &[]) };
-        let start = look(&project, &asked).expect("looked");
+        let start = scan_project(&project, &asked).expect("looked");
         assert!(start.read_only().is_empty() && start.prints.len() == 3);
-        assert!(matches!(look(&project, &ScanOptions { most: 2, ..asked.clone() }), Err(Error::TooMany { most: 2 })));
+        assert!(matches!(scan_project(&project, &ScanOptions { most: 2, ..asked.clone() }), Err(Error::TooMany { most: 2 })));
         let before = start.clone();
         let watch = Watch::new(&project, start);
         fs::remove_file(project.join("a/.envrc")).expect("there");
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(lines(&found), ["a/.envrc (gone; direnv)", "a/.vscode/tasks.json (changed; an editor)", "b/.envrc (new; direnv)"]);
         let guarded = ScanOptions { named: &nested[..1], nested: &nested, ..asked.clone() };
         write(&project.join("a/.envrc"), "x");
-        assert_eq!(look(&project, &guarded).expect("looked").read_only(), [Path::new("a/.envrc")], "the stricter one counts");
+        assert_eq!(scan_project(&project, &guarded).expect("looked").read_only(), [Path::new("a/.envrc")], "the stricter one counts");
     }
 
     #[test]
@@ -189,11 +189,11 @@ mod tests {
         }
         for most in [1, 3, 8] {
             let asked = ScanOptions { most, ..scan_options(&[], &[]) };
-            assert!(matches!(look(place.path(), &asked), Err(Error::TooMany { .. })), "{most}");
+            assert!(matches!(scan_project(place.path(), &asked), Err(Error::TooMany { .. })), "{most}");
         }
         let asked = ScanOptions { most: 8, ..scan_options(&[], &[]) };
-        assert!(matches!(look(place.path(), &asked), Err(Error::TooMany { most: 8 })));
+        assert!(matches!(scan_project(place.path(), &asked), Err(Error::TooMany { most: 8 })));
         let asked = ScanOptions { most: 9, ..asked };
-        assert!(look(place.path(), &asked).is_ok());
+        assert!(scan_project(place.path(), &asked).is_ok());
     }
 }

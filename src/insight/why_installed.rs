@@ -86,9 +86,9 @@ pub fn wishes(view: View<'_>, tool: &str) -> Result<Vec<NamedPackage>, Error> {
         let Some(text) = document::text_of(&path)? else { continue };
         let mut settings: Settings = document::parse(&text, &path)?;
         let Some(over) = settings.overrides.remove(tool) else { continue };
-        wishes.extend(over.packages.into_iter().map(|entry| wish(&text, &path, entry)));
+        wishes.extend(over.packages.into_iter().map(|entry| named_package(&text, &path, entry)));
         for entry in over.addons {
-            let wish = wish(&text, &path, entry);
+            let wish = named_package(&text, &path, entry);
             let addon = addon::find(view.places, &wish.package).ok().flatten();
             let packages = addon.into_iter().flat_map(|addon| addon.packages);
             wishes.extend(packages.map(|package| NamedPackage { package: name_of(&package), ..wish.clone() }));
@@ -112,11 +112,11 @@ fn of_recipe(places: &RecipeSources, tool: &str) -> Result<Vec<NamedPackage>, Er
 fn parse_names(text: &str, path: &Path) -> Result<Option<Vec<NamedPackage>>, Error> {
     let named: Named = document::parse(text, path)?;
     let Some(packages) = named.debian.and_then(|table| table.packages) else { return Ok(None) };
-    Ok(Some(packages.into_iter().map(|entry| wish(text, path, entry)).collect()))
+    Ok(Some(packages.into_iter().map(|entry| named_package(text, path, entry)).collect()))
 }
 
 /// Converts an entry of a document.
-fn wish(text: &str, path: &Path, entry: Spanned<String>) -> NamedPackage {
+fn named_package(text: &str, path: &Path, entry: Spanned<String>) -> NamedPackage {
     NamedPackage {
         line: text.get(..entry.span().start).unwrap_or_default().matches('\n').count() + 1,
         file: path.to_owned(),

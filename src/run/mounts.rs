@@ -176,7 +176,7 @@ fn guard(found: &mut Mounts, given: &MountInputs<'_>, shown: &mut MountedProject
     let asked = repository::ViewInputs { layers: &layers, git, access: shown.access, submodules: &named.submodules, lifetime };
     let mut seen = repository::see(&asked, project)?;
     let both = |inner: &Path| [path, Path::new(WORKSPACE)].map(|top| top.join(inner));
-    let nearby = nearby_scan::look(path);
+    let nearby = nearby_scan::scan_nearby(path);
     if mount.sockets.unwrap_or_default() == Sockets::Hidden {
         found.hidden.extend(nearby.sockets.iter().flat_map(|socket| both(socket)));
     }
@@ -193,7 +193,7 @@ fn guard(found: &mut Mounts, given: &MountInputs<'_>, shown: &mut MountedProject
             excluded: shown.excluded.iter().map(|(inner, _)| inner.clone()).collect(),
             most,
         };
-        let start = guarded.look()?;
+        let start = guarded.record_state()?;
         found.read_only.extend(start.read_only().into_iter().flat_map(both));
         shown.guarding = Some(Guarding::new(guarded, Some(start), seen.layer.take()));
     }

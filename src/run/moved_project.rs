@@ -12,7 +12,7 @@ use silo_tool::{kept_dirs, projects};
 use super::error::Error;
 
 /// Gives a moved project the data stored under its old path. Describes the move, if there was one.
-pub fn settle(home: &Home, store: &Store, project: &Path) -> Result<Option<String>, Error> {
+pub fn move_data(home: &Home, store: &Store, project: &Path) -> Result<Option<String>, Error> {
     let Some(old) = kept_dirs::moved_from(home, project)? else { return Ok(None) };
     let shared = flock::share(store)?;
     projects::moved(home, store, &shared, &old.path, project)?;

@@ -194,7 +194,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         env.entry("PWD".into()).or_insert_with(|| alias.components().chain(inner.components()).collect::<PathBuf>().into());
     }
     environment::add_network(reach.env, network.as_ref(), &mut env);
-    let mut files = time_zone::settle((caller.variable)("TZ").as_deref(), &caller.zones, &root, &mut env);
+    let mut files = time_zone::zone_files((caller.variable)("TZ").as_deref(), &caller.zones, &root, &mut env);
     let terminal = env.get(OsStr::new("TERM")).and_then(|terminal| terminal.to_str());
     files.extend(terminal.and_then(|terminal| terminfo::file(terminal, &root, &caller.terminfo)));
     files.extend(reach.files);
@@ -295,7 +295,7 @@ fn see(
         review,
     };
     mounts::find(&given, project, || {
-        if let Some(note) = moved_project::settle(view.home, inputs.images.store, view.project)? {
+        if let Some(note) = moved_project::move_data(view.home, inputs.images.store, view.project)? {
             (inputs.say)(&note);
         }
         Ok(())

@@ -31,7 +31,7 @@ pub struct Host {
 }
 
 /// Returns the files of the caller's zone, and sets `TZ` where the caller has it. A `TZ` that is set for the run counts instead.
-pub fn settle(asked: Option<&OsStr>, host: &Host, root: &Path, env: &mut Environment) -> Vec<File> {
+pub fn zone_files(asked: Option<&OsStr>, host: &Host, root: &Path, env: &mut Environment) -> Vec<File> {
     if let Some(set) = env.get(OsStr::new(VARIABLE)) {
         let name = set.to_str().map(bare).filter(|name| is_name(name) && !has(root, name));
         return name.and_then(|name| Some(vec![zone(name, host.zone_file(name)?)])).unwrap_or_default();
@@ -149,7 +149,7 @@ mod tests {
         let outcome = |asked: Option<&str>, set: Option<&str>| {
             let mut env = Environment::new();
             env.extend(set.map(|set| (VARIABLE.into(), set.into())));
-            let files = settle(asked.map(OsStr::new), &host, &root, &mut env);
+            let files = zone_files(asked.map(OsStr::new), &host, &root, &mut env);
             let text =
                 |file: &File| format!("{} {}", file.guest.display(), String::from_utf8_lossy(&file.bytes.0).replace(' ', "").trim_end());
             (env.get(OsStr::new(VARIABLE)).map(|tz| tz.to_string_lossy().into_owned()), files.iter().map(text).collect::<Vec<_>>())
@@ -191,6 +191,6 @@ mod tests {
     #[test]
     fn a_host_without_a_zone_has_none() {
         let dir = tempfile::tempdir().expect("a directory");
-        assert_eq!(settle(None, &Host::default(), dir.path(), &mut Environment::new()), []);
+        assert_eq!(zone_files(None, &Host::default(), dir.path(), &mut Environment::new()), []);
     }
 }

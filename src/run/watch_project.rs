@@ -46,8 +46,8 @@ pub struct Guarded {
 
 impl Guarded {
     /// Records the current state of the project.
-    pub fn look(&self) -> Result<Guards, silo_guard::Error> {
-        silo_guard::look(&self.project, &self.scan_options())
+    pub fn record_state(&self) -> Result<Guards, silo_guard::Error> {
+        silo_guard::scan_project(&self.project, &self.scan_options())
     }
 
     fn scan_options(&self) -> ScanOptions<'_> {
@@ -147,7 +147,7 @@ impl Guarding {
         // Git's configuration may name more files by now; the host can have changed it.
         let place = Place { project: &self.guarded.project, home: &self.guarded.user_home, most: self.guarded.most };
         self.guarded.named.extend(config_paths::named(place).unwrap_or_default().obeyed);
-        let nearby = nearby_scan::look(&self.guarded.project);
+        let nearby = nearby_scan::scan_nearby(&self.guarded.project);
         self.guarded.nested.extend(nested(&nearby));
         self.guarded.named.extend(of_repositories(nearby));
         let (differences, failed) = watch.finish(&self.guarded.scan_options());
@@ -160,7 +160,7 @@ impl Guarding {
 /// Lists the files of a project on which programs of this machine act.
 pub fn obeyed(project: &Path, user_home: &Path, most: usize) -> Result<Guards, Error> {
     let named = config_paths::named(Place { project, home: user_home, most })?;
-    let nearby = nearby_scan::look(project);
+    let nearby = nearby_scan::scan_nearby(project);
     let guarded = Guarded {
         project: project.to_owned(),
         nested: nested(&nearby).collect(),
@@ -170,7 +170,7 @@ pub fn obeyed(project: &Path, user_home: &Path, most: usize) -> Result<Guards, E
         excluded: Vec::new(),
         most,
     };
-    Ok(guarded.look()?)
+    Ok(guarded.record_state()?)
 }
 
 /// Files of the list in subdirectories of the project.

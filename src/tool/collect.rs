@@ -117,7 +117,7 @@ pub fn foresee(context: &Context<'_>, wish: &GcOptions) -> Result<Collected, Err
     let choice = choose(context, wish, unneeded(context, &gc_roots::exclude(context.store, gc_roots::PATIENCE)?)?)?;
     let mut foreseen = measured(context, &choice)?;
     foreseen.leftovers = list_dir(&context.home.work())?.len();
-    for layer in leftover_layers::look(&context.home.repositories())?.iter().filter(|layer| !layer.is_needed) {
+    for layer in leftover_layers::list_leftover(&context.home.repositories())?.iter().filter(|layer| !layer.is_needed) {
         foreseen.leftovers += 1;
         foreseen.bytes += layer.bytes;
     }

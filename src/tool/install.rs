@@ -269,7 +269,7 @@ pub fn uninstall(context: &Context<'_>, name: &str) -> Result<bool, Error> {
     let store = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store(source);
     let shared = store_lock::share(context.store).map_err(|error| store(Box::new(error)))?;
     let was = record::remove(context.home, name)?;
-    shims::settle(context.home, &context.found_as)?;
+    shims::remove_unused(context.home, &context.found_as)?;
     let root = root_name(name).map_err(store)?;
     // A GC root without a record is left from a killed uninstall.
     let had = gc_roots::remove(context.store, &shared, &root).map_err(|error| store(Box::new(error)))?;

@@ -135,7 +135,7 @@ pub fn commit(home: &Home, changes: &[Change]) -> Result<(), PathError> {
 }
 
 /// Finishes the changes of dead processes; returns their number.
-pub fn settle(home: &Home) -> Result<usize, PathError> {
+pub fn finish_interrupted(home: &Home) -> Result<usize, PathError> {
     let dir = home.journal();
     let listing = match fs::read_dir(&dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
@@ -408,11 +408,11 @@ mod tests {
             lay(&project);
             let _ = fs::remove_file(project.join("silo.lock"));
             let entry = Entry::write(&home, &all).expect("written");
-            assert_eq!(settle(&home).expect("looked at"), 0, "its writer lives");
+            assert_eq!(finish_interrupted(&home).expect("looked at"), 0, "its writer lives");
             all.iter().take(done).for_each(|change| apply(change, &entry.number).expect("made"));
             fs::write(project.join(staged(OsStr::new("silo.lock"), &entry.number)), "lo").expect("written");
             drop(entry);
-            assert_eq!(settle(&home).expect("settled"), 1);
+            assert_eq!(finish_interrupted(&home).expect("settled"), 1);
             assert_eq!(
                 (read(&project.join("silo.toml")).as_deref(), read(&project.join("silo.lock")).as_deref()),
                 (Some("new"), Some("lock"))
@@ -428,12 +428,12 @@ mod tests {
         let all = changes(&home, &project);
         drop(Entry::write(&home, &all.iter().collect::<Vec<_>>()).expect("written"));
         fs::write(project.join("silo.toml"), "mine").expect("written");
-        assert_eq!(settle(&home).expect("settled"), 1);
+        assert_eq!(finish_interrupted(&home).expect("settled"), 1);
         assert_eq!(read(&project.join("silo.toml")).as_deref(), Some("mine"));
         assert_eq!((names(&project), names(&home.journal())), (vec!["gone".to_owned(), "silo.toml".to_owned()], Vec::new()));
         fs::write(home.journal().join("new-1-1"), "{\"for").expect("written");
         fs::write(home.journal().join("1-2"), "{\"format\": 2}").expect("written");
-        assert_eq!((settle(&home).expect("settled"), names(&home.journal())), (0, vec!["1-2".to_owned()]));
+        assert_eq!((finish_interrupted(&home).expect("settled"), names(&home.journal())), (0, vec!["1-2".to_owned()]));
     }
 
     #[test]

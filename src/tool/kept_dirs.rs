@@ -116,7 +116,7 @@ impl<'a> Keeper<'a> {
         if let Some((id, path)) = self.project.as_ref().filter(|_| own.is_some_and(|own| rooms.contains(&own))) {
             own_by(self.home, id, path)?;
         }
-        let locks = rooms.iter().map(|room| hold(room)).collect::<Result<_, _>>()?;
+        let locks = rooms.iter().map(|room| lock(room)).collect::<Result<_, _>>()?;
         Ok(InUse { _locks: locks })
     }
 
@@ -154,7 +154,7 @@ fn make(dir: &Path) -> Result<(), Error> {
     Ok(private::make_dir(dir)?)
 }
 
-fn hold(room: &Path) -> Result<LockedFile, Error> {
+fn lock(room: &Path) -> Result<LockedFile, Error> {
     let path = room.join("lock");
     let failed = |source| PathError { doing: "lock", path: path.clone(), source };
     Ok(private::open(&path).and_then(LockedFile::shared).map_err(failed)?)

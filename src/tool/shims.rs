@@ -79,7 +79,7 @@ pub struct TableChange<T> {
 /// Changes the table and makes its launchers, which start `program`.
 pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) -> Result<T, Error>) -> Result<TableChange<T>, Error> {
     private::make_dir(&home.bin())?;
-    let _alone = hold(home)?;
+    let _alone = lock_table(home)?;
     let failed = |doing, path: &Path| {
         let path = path.to_owned();
         move |source| PathError { doing, path, source }
@@ -96,7 +96,7 @@ pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) ->
 }
 
 /// Locks the table and the launchers; waits for other processes.
-fn hold(home: &Home) -> Result<LockedFile, PathError> {
+fn lock_table(home: &Home) -> Result<LockedFile, PathError> {
     let bin = home.bin();
     File::open(&bin).and_then(LockedFile::exclusive).map_err(|source| PathError { doing: "lock", path: bin, source })
 }
@@ -107,7 +107,7 @@ pub fn sweep(home: &Home) -> Result<usize, PathError> {
     if !home.bin().is_dir() {
         return launchers::unstage(home);
     }
-    let _alone = hold(home)?;
+    let _alone = lock_table(home)?;
     launchers::unstage(home)
 }
 
@@ -142,7 +142,7 @@ fn refresh(context: &Context<'_>, tools: &[&str], scope: Scope, pins: impl Fn(bo
             let new = table.get(tool).is_none();
             let entry = table.entry(tool);
             entry.pinned |= pins(new);
-            let fresh = lay(&mut entry.shims, names, local);
+            let fresh = update_shims(&mut entry.shims, names, local);
             if entry.pinned {
                 taken.extend(fresh.into_iter().filter_map(|name| Some((keeper(table, &name, tool)?, name, (*tool).to_owned()))));
             }
@@ -166,7 +166,7 @@ fn keeper(table: &Table, name: &str, tool: &str) -> Option<String> {
 
 /// Updates a tool's shims to its current commands, everywhere and in the project, and returns the new ones of the former. Changes by the
 /// user and shims of other projects stay.
-fn lay(shims: &mut BTreeMap<String, Shim>, names: &BTreeSet<String>, local: &BTreeSet<String>) -> Vec<String> {
+fn update_shims(shims: &mut BTreeMap<String, Shim>, names: &BTreeSet<String>, local: &BTreeSet<String>) -> Vec<String> {
     shims.retain(|name, shim| names.contains(name) || local.contains(name) || matches!(shim, Shim::Alias(_) | Shim::Local));
     let is_new = |name: &&String| matches!(shims.get(*name), None | Some(Shim::Local));
     let fresh: Vec<String> = names.iter().filter(is_new).cloned().collect();
@@ -193,7 +193,7 @@ fn names_of(view: View<'_>, tool: &str, scope: Scope) -> Result<BTreeSet<String>
 }
 
 /// Removes the shims of tools that are neither installed nor used by a project, and unpins tools that are not installed.
-pub fn settle(home: &Home, program: &Path) -> Result<(), Error> {
+pub fn remove_unused(home: &Home, program: &Path) -> Result<(), Error> {
     let installed: BTreeSet<String> = record::list(home)?.into_iter().map(|tool| tool.name).collect();
     let projects = projects::list(home)?.into_iter().filter(|project| !project.is_orphaned());
     let used: BTreeSet<String> = projects.flat_map(|project| project.tools.into_keys()).collect();
@@ -289,7 +289,7 @@ pub fn renew(home: &Home, program: &Path) -> Result<(), Error> {
 }
 
 /// Rebuilds an invalid table from the installed tools, and makes its launchers.
-pub fn mend(context: &Context<'_>) -> Result<BTreeSet<String>, Error> {
+pub fn rebuild_table(context: &Context<'_>) -> Result<BTreeSet<String>, Error> {
     if table::read(&context.home.shims()).is_err() {
         let broken = context.home.shims();
         let aside = broken.with_extension("broken");
@@ -299,7 +299,7 @@ pub fn mend(context: &Context<'_>) -> Result<BTreeSet<String>, Error> {
     for tool in record::list(context.home)? {
         installed_again(context, &tool.name)?;
     }
-    settle(context.home, &context.found_as)?;
+    remove_unused(context.home, &context.found_as)?;
     Ok(change(context.home, &context.found_as, |_| Ok(()))?.foreign)
 }
 
@@ -328,10 +328,10 @@ mod tests {
     fn user_changes_survive_a_new_recipe() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         let mut shims = BTreeMap::new();
-        assert_eq!(lay(&mut shims, &names(&["pip", "python"]), &names(&["uv"])), ["pip", "python"]);
+        assert_eq!(update_shims(&mut shims, &names(&["pip", "python"]), &names(&["uv"])), ["pip", "python"]);
         shims.insert("pip".to_owned(), Shim::Hidden);
         shims.insert("ipython".to_owned(), Shim::Alias(vec!["x".to_owned()]));
-        assert_eq!(lay(&mut shims, &names(&["pip", "pip3"]), &names(&["pip"])), ["pip3"]);
+        assert_eq!(update_shims(&mut shims, &names(&["pip", "pip3"]), &names(&["pip"])), ["pip3"]);
         let left: Vec<(&str, bool)> = shims.iter().map(|(name, shim)| (name.as_str(), *shim == Shim::Hidden)).collect();
         assert_eq!(left, [("ipython", false), ("pip", true), ("pip3", false), ("uv", false)]);
         assert_eq!(shims["uv"], Shim::Local);

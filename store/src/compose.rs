@@ -123,7 +123,7 @@ fn make(
     let standing = begin(&tree, &merged)?;
     let trees: Vec<PathBuf> = layers.iter().map(|id| store.tree(id)).collect();
     fill(&tree, &trees, &merged, &standing, progress)?;
-    settle(&tree, into, merged)
+    move_into_place(&tree, into, merged)
 }
 
 fn merged(store: &Store, layers: &[LayerId]) -> Result<Merged, ComposeError> {
@@ -131,7 +131,7 @@ fn merged(store: &Store, layers: &[LayerId]) -> Result<Merged, ComposeError> {
     Ok(merge(&indexes.iter().collect::<Vec<_>>())?)
 }
 
-fn settle(tree: &Path, into: &Path, merged: Merged) -> Result<Composed, ComposeError> {
+fn move_into_place(tree: &Path, into: &Path, merged: Merged) -> Result<Composed, ComposeError> {
     if let Some(parent) = into.parent() {
         make_dir(parent)?;
     }

@@ -82,7 +82,7 @@ pub(crate) fn open_home(root: &Path) -> Result<(), PathError> {
     }
     for name in names(home.as_fd()).map_err(at("list", root))? {
         let deep = if mode & WRITE != 0 { Depth::Always } else { Depth::WhereLoose };
-        mend(home.as_fd(), &name, &root.join(&name), us, deep)?;
+        restrict(home.as_fd(), &name, &root.join(&name), us, deep)?;
     }
     Ok(())
 }
@@ -97,7 +97,7 @@ enum Depth {
 }
 
 /// Removes other users' permissions on a home's contents, and rejects files of other users.
-fn mend(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32, deep: Depth) -> Result<(), PathError> {
+fn restrict(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32, deep: Depth) -> Result<(), PathError> {
     let found = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(()),
         found => found.map_err(at("inspect", path))?,
@@ -125,7 +125,7 @@ fn mend(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32, deep: Depth) ->
         opened => opened.map_err(at("open", path))?,
     };
     for name in names(inner.as_fd()).map_err(at("list", path))? {
-        mend(inner.as_fd(), &name, &path.join(&name), us, Depth::Always)?;
+        restrict(inner.as_fd(), &name, &path.join(&name), us, Depth::Always)?;
     }
     Ok(())
 }

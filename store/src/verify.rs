@@ -88,7 +88,7 @@ pub fn verify_layer(store: &Store, id: &LayerId) -> Checked {
 
 /// Verifies a composed tree against its index.
 pub fn verify_root(index: &Index, dir: &Path) -> Checked {
-    let mut differences = look(index, dir)?;
+    let mut differences = compare_metadata(index, dir)?;
     differences.extend(changed_bytes(index, dir, &differences)?);
     sort(&mut differences);
     Ok(differences)
@@ -108,7 +108,7 @@ fn verify_with(store: &Store, id: &LayerId, index: &Index) -> Checked {
         }
         return Ok(differences);
     }
-    let seen = look(index, &dir)?;
+    let seen = compare_metadata(index, &dir)?;
     if !seen.is_empty() {
         differences.extend(changed_bytes(index, &dir, &seen)?);
         differences.extend(seen);
@@ -134,7 +134,7 @@ fn sort(differences: &mut [Difference]) {
 }
 
 /// Compares everything except the bytes.
-fn look(index: &Index, dir: &Path) -> Result<Vec<Difference>, PathError> {
+fn compare_metadata(index: &Index, dir: &Path) -> Result<Vec<Difference>, PathError> {
     let mut walk = Walk { index, seen: BTreeSet::new(), differences: Vec::new() };
     walk.dir(dir, &mut Vec::new())?;
     let mut differences = walk.differences;

@@ -119,7 +119,7 @@ impl Import {
         self.busy.clear();
         let Some(layer) = beneath(upper, &self.common_inside)? else { return Ok(()) };
         let own_layer = beneath(upper, &self.own_inside)?;
-        let view = view::look(&layer, &self.begin, self.format)?;
+        let view = view::read_view(&layer, &self.begin, self.format)?;
         let own = own_layer.as_ref().map(|layer| self.look_at_own(layer)).transpose()?;
         if self.objects.bring(&layer, &self.common, when)? == ImportProgress::Some {
             return Ok(());

@@ -57,7 +57,7 @@ pub fn of_project(layers: &Path, project: &Path) -> Vec<Layer> {
 }
 
 /// Lists the layers that killed runs left, without changes.
-pub fn look(layers: &Path) -> Result<Vec<LeftLayer>, PathError> {
+pub fn list_leftover(layers: &Path) -> Result<Vec<LeftLayer>, PathError> {
     orphans(layers).map_err(|source| at(layers, source))?.iter().map(judge).collect()
 }
 
@@ -180,7 +180,7 @@ mod tests {
         }
 
         fn left(&self) -> Vec<LeftLayer> {
-            look(&self.layers).expect("looked")
+            list_leftover(&self.layers).expect("looked")
         }
     }
 

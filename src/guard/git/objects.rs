@@ -150,12 +150,12 @@ impl Objects {
             }
             let staged = self.name("obj");
             into.write_new(&staged, &bytes, 0o444)?;
-            return settle(self.sync(&into, &staged).map(Ok), &into, &staged, name);
+            return place_if_verified(self.sync(&into, &staged).map(Ok), &into, &staged, name);
         }
         let staged = self.name("obj");
         let verified = copy(&mut file, &into, &staged).map(|copy| loose_object::verify(copy, oid, self.format, &mut self.budget));
         let verified = verified.and_then(|verified| self.sync(&into, &staged).map(|()| verified));
-        settle(verified, &into, &staged, name)
+        place_if_verified(verified, &into, &staged, name)
     }
 
     /// Syncs a loose object to disk, unless there are so many that the whole file system is synced once.
@@ -241,7 +241,12 @@ fn place(dir: &Dir, staged: &OsStr, name: &OsStr) -> io::Result<()> {
     placed
 }
 
-fn settle(verified: io::Result<Result<(), Refusal>>, dir: &Dir, staged: &OsStr, name: &OsStr) -> io::Result<Result<(), Refusal>> {
+fn place_if_verified(
+    verified: io::Result<Result<(), Refusal>>,
+    dir: &Dir,
+    staged: &OsStr,
+    name: &OsStr,
+) -> io::Result<Result<(), Refusal>> {
     match verified {
         Ok(Ok(())) => place(dir, staged, name).map(Ok),
         refused => {

@@ -23,7 +23,7 @@ pub struct View {
 }
 
 /// Reads the view of a layer over a repository.
-pub fn look(upper: &Dir, begin: &Begin, format: Format) -> io::Result<View> {
+pub fn read_view(upper: &Dir, begin: &Begin, format: Format) -> io::Result<View> {
     let packed = Path::new("packed-refs");
     let mut view = View::default();
     match upper.stat(packed)?.map(|stat| Kind::of(&stat)) {

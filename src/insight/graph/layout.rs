@@ -62,7 +62,7 @@ pub fn layout(sizes: &[Size], arrows: &[(usize, usize)]) -> Layout {
         arrange(&mut spots, &mut order, Direction::of_round(round));
     }
     for round in 0..ROUNDS {
-        settle(&mut spots, &order, Direction::of_round(round));
+        align_to_neighbours(&mut spots, &order, Direction::of_round(round));
     }
     drawn(sizes, arrows, &spots, &order, &lanes)
 }
@@ -132,8 +132,8 @@ fn arrange(spots: &mut [LayoutBox], order: &mut [Vec<usize>], direction: Directi
     }
     for number in numbers {
         let row = &mut order[number];
-        let wish = |spot: &LayoutBox, spots: &[LayoutBox]| mean(spots, direction.previous(spot)).unwrap_or(spot.middle);
-        row.sort_by_key(|spot| wish(&spots[*spot], spots));
+        let key = |spot: &LayoutBox, spots: &[LayoutBox]| mean(spots, direction.previous(spot)).unwrap_or(spot.middle);
+        row.sort_by_key(|spot| key(&spots[*spot], spots));
         pack(spots, row);
     }
 }
@@ -155,11 +155,11 @@ fn mean(spots: &[LayoutBox], of: &[usize]) -> Option<i64> {
 
 /// Moves the boxes of each row towards their neighbours, keeping order and gaps. Boxes with more connections are placed first, so that the
 /// long chains of a picture are straight.
-fn settle(spots: &mut [LayoutBox], order: &[Vec<usize>], direction: Direction) {
+fn align_to_neighbours(spots: &mut [LayoutBox], order: &[Vec<usize>], direction: Direction) {
     let numbers = direction.rows(order.len());
     for number in numbers {
         let row = &order[number];
-        let wishes: Vec<i64> = row.iter().map(|spot| wish(spots, &spots[*spot])).collect();
+        let positions: Vec<i64> = row.iter().map(|spot| preferred_position(spots, &spots[*spot])).collect();
         let mut first: Vec<usize> = (0..row.len()).collect();
         first.sort_by_key(|at| (std::cmp::Reverse(degree(&spots[row[*at]])), *at));
         let mut placed: BTreeMap<usize, i64> = BTreeMap::new();
@@ -172,7 +172,7 @@ fn settle(spots: &mut [LayoutBox], order: &[Vec<usize>], direction: Direction) {
             };
             let least = placed.range(..at).next_back().map(|(left, middle)| middle + apart(*left, at));
             let most = placed.range(at..).next().map(|(right, middle)| middle - apart(at, *right));
-            let middle = wishes[at].max(least.unwrap_or(i64::MIN)).min(most.unwrap_or(i64::MAX));
+            let middle = positions[at].max(least.unwrap_or(i64::MIN)).min(most.unwrap_or(i64::MAX));
             placed.insert(at, middle);
         }
         placed.into_iter().for_each(|(at, middle)| spots[row[at]].middle = middle);
@@ -184,7 +184,7 @@ fn degree(spot: &LayoutBox) -> usize {
 }
 
 /// Returns the preferred position of a box: the mean of its neighbours with the most connections.
-fn wish(spots: &[LayoutBox], spot: &LayoutBox) -> i64 {
+fn preferred_position(spots: &[LayoutBox], spot: &LayoutBox) -> i64 {
     let joined = || spot.above.iter().chain(&spot.below).copied();
     let most = joined().map(|other| degree(&spots[other])).max();
     let chosen: Vec<usize> = joined().filter(|other| Some(degree(&spots[*other])) == most).collect();

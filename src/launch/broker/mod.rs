@@ -117,7 +117,7 @@ impl<C: AgentChannel> Shared<C> {
             let (hall, port) = (Rc::clone(&self), door.inside);
             tokio::task::spawn_local(async move {
                 if let Err(error) = port_forward::serve(Rc::clone(&hall), door).await {
-                    hall.tell(&format!("the port forward to port {port} in the sandbox failed: {error}"));
+                    hall.show_once(&format!("the port forward to port {port} in the sandbox failed: {error}"));
                 }
             });
         }
@@ -125,7 +125,7 @@ impl<C: AgentChannel> Shared<C> {
             let hall = Rc::clone(&self);
             tokio::task::spawn_local(async move {
                 if let Err(error) = ssh_agent::serve(Rc::clone(&hall), keys).await {
-                    hall.tell(&format!("forwarding the ssh agent failed: {error}"));
+                    hall.show_once(&format!("forwarding the ssh agent failed: {error}"));
                 }
             });
         }
@@ -157,8 +157,8 @@ impl<C: AgentChannel> Shared<C> {
                     });
                 }
                 (ToBroker::Accepted { .. }, None) => {}
-                (ToBroker::Entered { id }, connection) => self.waiting.settle(id, connection),
-                (ToBroker::Nobody { id }, _) => self.waiting.settle(id, None),
+                (ToBroker::Entered { id }, connection) => self.waiting.complete(id, connection),
+                (ToBroker::Nobody { id }, _) => self.waiting.complete(id, None),
             }
         }
         Ok(())
@@ -225,7 +225,7 @@ impl<C: AgentChannel> Shared<C> {
                 Outcome::Open
             }
             Err(error) => {
-                self.tell(&format!("{place}: {error}"));
+                self.show_once(&format!("{place}: {error}"));
                 error.outcome()
             }
         }
@@ -240,7 +240,7 @@ impl<C: AgentChannel> Shared<C> {
             // A broken connection needs no message; both sides have seen it.
             Err(relay::Error::Io(_) | relay::Error::Secret(intercept::Error::Io(_))) => (Verdict::Broken, 0, 0),
             Err(error) => {
-                self.tell(&format!("{}:{port}: {error}", host.as_str()));
+                self.show_once(&format!("{}:{port}: {error}", host.as_str()));
                 (Verdict::Broken, 0, 0)
             }
         };

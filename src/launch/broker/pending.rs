@@ -25,7 +25,7 @@ impl Waiting {
     }
 
     /// Passes a connection from the agent to its waiter; drops it if there is none.
-    pub fn settle(&self, id: BrokerId, connection: Option<TcpStream>) {
+    pub fn complete(&self, id: BrokerId, connection: Option<TcpStream>) {
         if let Some(sender) = self.senders.borrow_mut().remove(&id) {
             // The waiter may be gone.
             let _ = sender.send(connection);

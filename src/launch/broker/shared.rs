@@ -99,8 +99,9 @@ impl<C: AgentChannel> Shared<C> {
         let most = self.conversations.budget().most();
         match self.turned_away.get() {
             0 => {}
-            1 => self.tell(&format!("1 connection was refused: the limit is {most} open connections, and {MAX_DIALLING} dials at a time")),
-            many => self.tell(&format!(
+            1 => self
+                .show_once(&format!("1 connection was refused: the limit is {most} open connections, and {MAX_DIALLING} dials at a time")),
+            many => self.show_once(&format!(
                 "{many} connections were refused: the limit is {most} open connections, and {MAX_DIALLING} dials at a time"
             )),
         }
@@ -115,11 +116,11 @@ impl<C: AgentChannel> Shared<C> {
 
     /// Shows a refusal with the command that would grant it.
     pub fn refuse(&self, what: &str, grant: &str) {
-        self.tell(&format!("{what} is not granted; {}", (self.terms.cure)(grant)));
+        self.show_once(&format!("{what} is not granted; {}", (self.terms.cure)(grant)));
     }
 
     /// Shows each line once, up to [`MAX_LINES`].
-    pub fn tell(&self, line: &str) {
+    pub fn show_once(&self, line: &str) {
         let mut lines = self.lines.borrow_mut();
         if lines.len() > MAX_LINES || lines.iter().any(|told| told == line) {
             return;

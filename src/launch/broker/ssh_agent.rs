@@ -84,7 +84,7 @@ pub async fn serve<C: AgentChannel>(hall: Rc<Shared<C>>, keys: SshAgentAccess) -
             match UnixStream::connect(&agent).await {
                 // A broken connection needs no message; both sides have seen it.
                 Ok(agent) => drop(converse(&hall, guest, agent).await),
-                Err(error) => hall.tell(&format!("the ssh agent at {} cannot be reached: {error}", agent.display())),
+                Err(error) => hall.show_once(&format!("the ssh agent at {} cannot be reached: {error}", agent.display())),
             }
             drop(one);
         });
@@ -95,7 +95,7 @@ async fn converse<C: AgentChannel>(hall: &Shared<C>, mut guest: UnixStream, mut 
     loop {
         let request = read(&mut guest).await?;
         if !is_passed_on(&request) {
-            hall.tell("a request to the ssh agent was refused: it may only list keys and sign");
+            hall.show_once("a request to the ssh agent was refused: it may only list keys and sign");
             write(&mut guest, &[FAILURE]).await?;
             continue;
         }

@@ -55,7 +55,7 @@ pub struct BrokerSession {
 }
 
 /// Sends one message from the broker. A message without a receiver is lost; one that is too long is truncated.
-pub fn say(link: BorrowedFd<'_>, kind: Kind, text: &str) {
+pub fn send_message(link: BorrowedFd<'_>, kind: Kind, text: &str) {
     let letter = LETTERS.iter().find(|(one, _)| *one == kind).map_or(b'T', |(_, letter)| *letter);
     let end = (0..=text.len().min(MAX_MESSAGE_BYTES - 1)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     let message = [&[letter], &text.as_bytes()[..end]].concat();
@@ -196,12 +196,12 @@ mod tests {
         let ears = Receivers { tell: into("line"), learned: Some(into("learned")), record: Some(Record::new(into("entry"))) };
         let apart = BackgroundTask::none();
         let mut serving = BrokerSession::new(ours, apart, ears);
-        say(theirs.as_fd(), Kind::Line, "one\u{1b}[1m\nline");
-        say(theirs.as_fd(), Kind::Learned, "a.example:443");
-        say(theirs.as_fd(), Kind::Learned, "no grant");
-        say(theirs.as_fd(), Kind::Entry, "{\"name\":\"a.example\",\"port\":443,\"verdict\":\"reached\"}");
-        say(theirs.as_fd(), Kind::Entry, "{\"name\":\"a.example\",\"other\":1}");
-        say(theirs.as_fd(), Kind::Line, &"é".repeat(MAX_MESSAGE_BYTES));
+        send_message(theirs.as_fd(), Kind::Line, "one\u{1b}[1m\nline");
+        send_message(theirs.as_fd(), Kind::Learned, "a.example:443");
+        send_message(theirs.as_fd(), Kind::Learned, "no grant");
+        send_message(theirs.as_fd(), Kind::Entry, "{\"name\":\"a.example\",\"port\":443,\"verdict\":\"reached\"}");
+        send_message(theirs.as_fd(), Kind::Entry, "{\"name\":\"a.example\",\"other\":1}");
+        send_message(theirs.as_fd(), Kind::Line, &"é".repeat(MAX_MESSAGE_BYTES));
         for odd in [&b"X"[..], b"T\xff", b"R", &[0; 4096]] {
             send(&theirs, odd, SENDING).expect("sent");
         }
@@ -212,7 +212,7 @@ mod tests {
         assert!(heard_then.len() == 4 && heard_then[3].starts_with("line éé"), "{heard_then:?}");
         // The number of lines is limited.
         for _ in 0..1000 {
-            say(theirs.as_fd(), Kind::Line, "x");
+            send_message(theirs.as_fd(), Kind::Line, "x");
             assert!(serving.listen());
         }
         assert_eq!(heard.lock().expect("not poisoned").len(), MAX_LINES);

@@ -70,7 +70,7 @@ impl DeferredStderr {
     }
 
     /// Prints a line, or defers it while the program is on the alternate screen.
-    pub fn tell(&self, line: &str) {
+    pub fn print_line(&self, line: &str) {
         let mut board = self.board();
         if !board.switches.is_other {
             board.write(line);

@@ -19,7 +19,7 @@ use rustix::net::{RecvFlags, recv};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
-use super::broker_session::{BrokerSession, Kind, Receivers, say};
+use super::broker_session::{BrokerSession, Kind, Receivers, send_message};
 use super::channel::{self, Channel};
 use super::deferred_stderr::DeferredStderr;
 use super::secrets;
@@ -97,7 +97,7 @@ impl<'a> SandboxNetwork<'a> {
         let network = self.network;
         let notices = self.notices.clone();
         let ears = Receivers {
-            tell: Box::new(move |line| notices.tell(line)),
+            tell: Box::new(move |line| notices.print_line(line)),
             learned: network.learn.as_ref().map(|learn| notebook(&learn.into)).transpose()?,
             record: network.record.as_ref().map(|record| Record::new(journal(&record.into, &record.title))),
         };
@@ -116,7 +116,7 @@ impl<'a> SandboxNetwork<'a> {
         let link = Arc::new(link);
         let to = |kind| -> Say {
             let link = Arc::clone(&link);
-            Box::new(move |text| say(link.as_fd(), kind, text))
+            Box::new(move |text| send_message(link.as_fd(), kind, text))
         };
         let mut handed = None;
         let keys = self.keys.take().zip(network.ssh_agent.as_ref()).map(|(askers, agent)| {

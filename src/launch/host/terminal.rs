@@ -239,7 +239,7 @@ impl Screen {
     }
 
     /// Copies pending data; `events` belong to the descriptors from [`Screen::interest`].
-    pub fn carry(&mut self, events: &[PollFlags]) {
+    pub fn copy(&mut self, events: &[PollFlags]) {
         let mut events = events.iter();
         let Some(of_inside) = events.next() else { return };
         if !self.printed.is_empty() && events.next().is_some_and(|flags| !flags.is_empty()) {

@@ -404,9 +404,9 @@ fn reap(program: Pid, outside: &Peers<'_>) -> Result<(), Failure> {
             }
         };
         if let Some(agent) = &outside.agent {
-            dismiss(agent);
+            end_agent(agent);
         }
-        let report = match outside.changes.as_ref().map(hand_back) {
+        let report = match outside.changes.as_ref().map(end_step) {
             Some(Err(failure)) => Report::Failed(failure),
             Some(Ok(())) | None => report,
         };
@@ -417,7 +417,7 @@ fn reap(program: Pid, outside: &Peers<'_>) -> Result<(), Failure> {
 }
 
 /// Ends all processes of a build step, and gives its files to the caller.
-fn hand_back(changes: &Changes) -> Result<(), Failure> {
+fn end_step(changes: &Changes) -> Result<(), Failure> {
     const EVERY: i32 = -1;
     loop {
         // ESRCH: none is left. A process that was just forked is killed in a later pass.
@@ -432,7 +432,7 @@ fn hand_back(changes: &Changes) -> Result<(), Failure> {
 }
 
 /// Signals the program's end to the agent, and waits for its last requests.
-fn dismiss(agent: &OwnedFd) {
+fn end_agent(agent: &OwnedFd) {
     // Fails if the agent is gone, which is fine.
     let _ = shutdown(agent, Shutdown::Write);
     let mut fds = [PollFd::new(agent, PollFlags::IN)];

@@ -116,7 +116,7 @@ impl<'a> MountPoints<'a> {
     fn mirror(&self, path: &Path) -> Result<(), Failure> {
         let step = || format!("making directory /{}", path.display());
         for tree in self.trees.iter().filter(|tree| tree.as_raw_fd() != self.base.as_raw_fd()) {
-            let Some((original, FileType::Directory, mode)) = look(*tree, path)? else { continue };
+            let Some((original, FileType::Directory, mode)) = open_entry(*tree, path)? else { continue };
             let stat = fstat(&original).during_this(step)?;
             if (stat.st_uid, stat.st_gid) != (0, 0) {
                 let (uid, gid) = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
@@ -173,7 +173,7 @@ impl<'a> MountPoints<'a> {
     /// on.
     fn find(&self, path: &Path) -> Result<Option<(OwnedFd, FileType, u32)>, Failure> {
         for tree in &self.trees {
-            if let Some(found) = look(*tree, path)? {
+            if let Some(found) = open_entry(*tree, path)? {
                 let whiteout = found.1 == FileType::CharacterDevice;
                 return Ok((!whiteout).then_some(found));
             }
@@ -182,7 +182,7 @@ impl<'a> MountPoints<'a> {
     }
 }
 
-fn look(tree: BorrowedFd<'_>, path: &Path) -> Result<Option<(OwnedFd, FileType, u32)>, Failure> {
+fn open_entry(tree: BorrowedFd<'_>, path: &Path) -> Result<Option<(OwnedFd, FileType, u32)>, Failure> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;

@@ -86,7 +86,7 @@ impl Changes {
 
 /// Copies files of the layers `lower`, the topmost first, into an empty directory, with their true owners and capabilities. A directory
 /// comes before its content.
-pub fn lay(files: &[Owned], lower: &[OwnedFd], into: BorrowedFd<'_>) -> Result<(), Failure> {
+pub fn copy_files(files: &[Owned], lower: &[OwnedFd], into: BorrowedFd<'_>) -> Result<(), Failure> {
     let mut dirs = Vec::new();
     for owned in files {
         let path = owned.path.strip_prefix("/").unwrap_or(&owned.path);
@@ -164,7 +164,7 @@ fn beneath(tree: &OwnedFd, path: &Path, flags: OFlags) -> Result<Option<OwnedFd>
 }
 
 /// Turns the recorded owners and capabilities of a step's directory into real ones.
-pub fn wake(dir: BorrowedFd<'_>) -> Result<(), Failure> {
+pub fn restore_owners(dir: BorrowedFd<'_>) -> Result<(), Failure> {
     walk(dir, &mut |found| {
         for name in found.names()? {
             let Some(name) = [OWNER, CAPABILITY, TRUE].into_iter().find(|own| own.as_bytes() == name) else { continue };

@@ -99,7 +99,7 @@ pub fn enter(spec: &Spec, owners: Owners) -> Result<(proc::EmptyDirs, Option<Cha
 /// the image's files of other owners.
 fn true_owners(spec: &Spec, sources: &mut Sources) -> Result<Option<Changes>, Failure> {
     let (Upper::Kept { upper, .. }, Some((changes, _))) = (&spec.root.upper, &sources.kept) else { return Ok(None) };
-    owners::wake(changes.as_fd())?;
+    owners::restore_owners(changes.as_fd())?;
     // Mounts of their own, from which no path leaves the directories.
     let apart = |dir: &OwnedFd| clone_tree(dir.as_fd(), "").during("opening the step's directory");
     let mut made = Changes { dir: apart(changes)?, layer: None, streams: Vec::new() };
@@ -111,7 +111,7 @@ fn true_owners(spec: &Spec, sources: &mut Sources) -> Result<Option<Changes>, Fa
         silo_store::removal::remove_at(parent.as_fd(), OsStr::new(OWNERS), &dir.join(OWNERS)).map_err(|error| error.source).during(step)?;
         mkdirat(&parent, OWNERS, Mode::from_raw_mode(0o755)).during(step)?;
         let layer = rustix::fs::openat(&parent, OWNERS, OPEN_DIR, Mode::empty()).during(step)?;
-        owners::lay(&spec.owners, &sources.lower, layer.as_fd())?;
+        owners::copy_files(&spec.owners, &sources.lower, layer.as_fd())?;
         made.layer = Some(apart(&layer)?);
         sources.lower.insert(0, layer);
     }
@@ -187,7 +187,7 @@ fn overlay(spec: &Spec, sources: &Sources, scratch: &OwnedFd) -> Result<OwnedFd,
     let layer = open_in(scratch.as_fd(), Path::new("layer")).during(step)?;
     let above = sources.kept.as_ref().map(|(upper, _)| upper.as_fd());
     let skeleton = MountPoints::new(above, layer.as_fd(), &sources.lower)?;
-    furnish(spec, &sources.mounts, &skeleton)?;
+    add_entries(spec, &sources.mounts, &skeleton)?;
 
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during(step)?;
     // In that directory each layer's name is a number, and fifty of them fit into the kernel's limit of 255 bytes.
@@ -218,7 +218,7 @@ fn overlay(spec: &Spec, sources: &Sources, scratch: &OwnedFd) -> Result<OwnedFd,
 }
 
 /// Adds entries to the skeleton that the spec and the launcher need and the image may lack.
-fn furnish(spec: &Spec, mounts: &[OwnedFd], skeleton: &MountPoints<'_>) -> Result<(), Failure> {
+fn add_entries(spec: &Spec, mounts: &[OwnedFd], skeleton: &MountPoints<'_>) -> Result<(), Failure> {
     skeleton.dir(Path::new("/dev"), 0o755)?;
     skeleton.dir(Path::new("/proc"), 0o555)?;
     skeleton.dir(Path::new("/tmp"), 0o1777)?;

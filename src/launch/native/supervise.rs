@@ -111,7 +111,7 @@ pub fn watch(
             }
         }
         if let Some(screen) = &mut screen {
-            screen.carry(&events[2..2 + streams]);
+            screen.copy(&events[2..2 + streams]);
             if ready == 0 {
                 screen.look_again();
             }

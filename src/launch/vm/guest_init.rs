@@ -216,7 +216,7 @@ fn turn(mux: &mut Mux, sandbox: Option<&OwnedFd>, patience: Option<&Timespec>) -
 }
 
 fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
-    furnish(job)?;
+    mount_shares(job)?;
     if let Upper::Kept { upper, work } = &job.spec.root.upper {
         begin_changes(mux, upper, work)?;
     }
@@ -253,7 +253,7 @@ fn set_clock(secs: i64, nanos: i64) -> Result<(), Failure> {
 }
 
 /// Mounts the shares, with the program's root if it is one of them, and applies settings of the whole VM.
-fn furnish(job: &Job) -> Result<(), Failure> {
+fn mount_shares(job: &Job) -> Result<(), Failure> {
     let (secs, nanos) = job.now;
     set_clock(secs, nanos)?;
     if !job.has_disk {

@@ -105,7 +105,7 @@ impl Qmp {
                 Some("failed" | "cancelled") => {
                     return Err(Error::Refused { command: command.to_string(), error: answer.to_string() });
                 }
-                _ => turn.rest()?,
+                _ => turn.pause()?,
             }
         }
     }
@@ -188,7 +188,7 @@ impl CommandLimit<'_> {
     }
 
     /// Waits for one interval.
-    fn rest(&self) -> Result<(), Error> {
+    fn pause(&self) -> Result<(), Error> {
         self.poll(None, LOOK)?;
         self.check()
     }

@@ -152,7 +152,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
             if let Some(screen) = &mut self.screen {
-                screen.carry(&ready.keys);
+                screen.copy(&ready.keys);
                 if ready.is_idle {
                     screen.look_again();
                 }

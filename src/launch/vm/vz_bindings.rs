@@ -185,12 +185,12 @@ define_class!(
     unsafe impl VZVirtualMachineDelegate for Delegate {
         #[unsafe(method(guestDidStopVirtualMachine:))]
         fn ended(&self, _: &VZVirtualMachine) {
-            self.tell("ended by itself");
+            self.report_end("ended by itself");
         }
 
         #[unsafe(method(virtualMachine:didStopWithError:))]
         fn broke(&self, _: &VZVirtualMachine, error: &NSError) {
-            self.tell(&format!("ended by itself: {}", describe(error)));
+            self.report_end(&format!("ended by itself: {}", describe(error)));
         }
     }
 );
@@ -202,7 +202,7 @@ impl Delegate {
         unsafe { msg_send![super(this), init] }
     }
 
-    fn tell(&self, how: &str) {
+    fn report_end(&self, how: &str) {
         // Ignored if the receiver is gone.
         let _ = self.ivars().write_all(how.as_bytes());
     }

@@ -186,7 +186,7 @@ fn within(places: &RecipeSources, name: &str, wanted: Option<&str>, chain: &mut 
     let mut recipe = file::check(name, file).map_err(|source| Error::Recipe { path, source })?;
     for required in recipe.requires.clone().into_iter().rev() {
         let base = within(places, &required, None, chain)?.recipe;
-        recipe = requires::lay(recipe, base).map_err(|(suite, other)| Error::Suites {
+        recipe = requires::merge_base(recipe, base).map_err(|(suite, other)| Error::Suites {
             tool: name.to_owned(),
             suite,
             required: required.clone(),

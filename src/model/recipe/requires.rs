@@ -6,7 +6,7 @@ use super::{Recipe, kept_dirs};
 
 /// Merges `base` under `recipe`: packages, steps, variables and grants of `base` come first, and `recipe` overrides them. The shims of
 /// `base` are not inherited. Returns both suites if they differ, because packages of two releases cannot be mixed.
-pub fn lay(mut recipe: Recipe, base: Recipe) -> Result<Recipe, (String, String)> {
+pub fn merge_base(mut recipe: Recipe, base: Recipe) -> Result<Recipe, (String, String)> {
     if recipe.debian.suite != base.debian.suite {
         return Err((recipe.debian.suite, base.debian.suite));
     }

@@ -17,7 +17,7 @@ pub fn approved(home: &Home, dir: &Path) -> Result<Exposures, Error> {
 /// Approves additional lines.
 pub fn approve(home: &Home, dir: &Path, more: &Exposures) -> Result<(), Error> {
     let place = place(home, dir)?;
-    let held = place.hold()?;
+    let held = place.lock()?;
     let mut record = place.read()?;
     record.approved.extend(more.iter().cloned());
     place.write(&record, &held)
@@ -35,7 +35,7 @@ pub struct Revoked {
 /// Revokes every approval of the directory at a canonical path.
 pub fn revoke(home: &Home, dir: &Path) -> Result<Revoked, Error> {
     let place = place(home, dir)?;
-    let held = place.hold()?;
+    let held = place.lock()?;
     let mut record = place.read()?;
     let lines = std::mem::take(&mut record.approved);
     let mut files = Vec::new();

@@ -21,13 +21,13 @@ use super::verdict::State;
 pub fn wrote(home: &Home, project: &Path, name: &str, texts: (&str, &str)) -> Result<(), Error> {
     let (before, after) = texts;
     let place = place(home, project)?;
-    let held = place.hold()?;
+    let held = place.lock()?;
     let files = ProjectFiles::read(project)?;
     let mut state = State::of(home, &files)?;
     let is_alone = files.names().all(|found| found == name);
     if !state.is_suspect() {
         // All files count as they are.
-        state.settle(&files, &files.digests())?;
+        state.approve(&files, &files.digests())?;
     } else if state.record.known.is_none() && before.is_empty() && is_alone {
         state.record.known = Some(BTreeMap::new());
     } else {

@@ -101,7 +101,7 @@ impl Place {
     }
 
     /// Creates the location and locks it for a change.
-    pub fn hold(&self) -> Result<LockedFile, Error> {
+    pub fn lock(&self) -> Result<LockedFile, Error> {
         self.make()?;
         let path = self.dir.join("lock");
         let failed = |source| PathError { doing: "lock", path: path.clone(), source };

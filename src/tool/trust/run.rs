@@ -28,7 +28,7 @@ pub struct RunRecord {
 
 /// Records the files that count before a sandbox of the project starts, and returns their digests.
 pub fn remember(home: &Home, files: &ProjectFiles) -> Result<BTreeMap<String, Digest>, Error> {
-    let held = place(home, files.root())?.hold()?;
+    let held = place(home, files.root())?.lock()?;
     let mut state = State::of(home, files)?;
     let digests = files.digests();
     if state.record.known.as_ref().is_some_and(|known| *known != digests) {
@@ -38,7 +38,7 @@ pub fn remember(home: &Home, files: &ProjectFiles) -> Result<BTreeMap<String, Di
             return Ok(now);
         }
     }
-    if state.counts(&digests) && state.settle(files, &digests)? {
+    if state.counts(&digests) && state.approve(files, &digests)? {
         state.place.write(&state.record, &held)?;
     }
     Ok(digests)
@@ -74,7 +74,7 @@ impl RunRecord {
         let digests = files.digests();
         if digests != self.before {
             let place = place(&self.home, &self.dir)?;
-            let held = place.hold()?;
+            let held = place.lock()?;
             let mut state = State::of(&self.home, &files)?;
             if !state.is_known(&digests) {
                 state.record.suspect = true;
@@ -103,7 +103,7 @@ pub fn came_inside(home: &Home, project: &Path, paths: &[PathBuf]) -> Result<(),
         return Ok(());
     }
     let place = place(home, project)?;
-    let held = place.hold()?;
+    let held = place.lock()?;
     let mut record = place.read()?;
     record.known.get_or_insert_default();
     record.suspect = true;

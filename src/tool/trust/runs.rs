@@ -38,7 +38,7 @@ pub struct Running {
 }
 
 /// Reads the file of a directory.
-pub fn look(path: &Path) -> Result<Runs, Error> {
+pub fn read_runs(path: &Path) -> Result<Runs, Error> {
     let file = match File::options().read(true).write(true).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Runs::default()),
@@ -105,18 +105,18 @@ mod tests {
     fn a_run_is_seen_until_the_last_one_has_ended() {
         let place = tempfile::tempdir().expect("a directory");
         let path = place.path().join("runs");
-        assert_eq!(look(&path).expect("nothing"), Runs::default());
+        assert_eq!(read_runs(&path).expect("nothing"), Runs::default());
         let one = begin(&path).expect("begun");
         let two = begin(&path).expect("begun");
-        assert_eq!(look(&path).expect("read"), Runs { last: 2, is_open: true, is_live: true });
+        assert_eq!(read_runs(&path).expect("read"), Runs { last: 2, is_open: true, is_live: true });
         one.end().expect("ended");
-        assert!(look(&path).expect("read").is_live);
+        assert!(read_runs(&path).expect("read").is_live);
         two.end().expect("ended");
-        assert_eq!(look(&path).expect("read"), Runs { last: 2, is_open: false, is_live: false });
+        assert_eq!(read_runs(&path).expect("read"), Runs { last: 2, is_open: false, is_live: false });
         // As after a killed silo.
         drop(begin(&path).expect("begun"));
-        assert_eq!(look(&path).expect("read"), Runs { last: 3, is_open: true, is_live: false });
+        assert_eq!(read_runs(&path).expect("read"), Runs { last: 3, is_open: true, is_live: false });
         std::fs::write(&path, "nonsense").expect("written");
-        assert_eq!(look(&path).expect("read"), Runs { last: 1, is_open: true, is_live: false });
+        assert_eq!(read_runs(&path).expect("read"), Runs { last: 1, is_open: true, is_live: false });
     }
 }

@@ -40,13 +40,13 @@ impl State {
     /// Reads the marks of runs before the record, because an ending run writes the record before its mark.
     pub fn of(home: &Home, files: &ProjectFiles) -> Result<State, Error> {
         let place = place(home, files.root())?;
-        let own = runs::look(&place.runs())?;
+        let own = runs::read_runs(&place.runs())?;
         let mut above = BTreeMap::new();
         let outer = files.root().ancestors().skip(1).chain(files.elsewhere().flat_map(Path::ancestors));
         for dir in outer {
             // An unreadable directory has no record.
             let Ok(outer) = Place::of(home, dir) else { continue };
-            let found = runs::look(&outer.runs())?;
+            let found = runs::read_runs(&outer.runs())?;
             if found.last > 0 && outer.key() != place.key() {
                 above.insert(outer.key().to_owned(), found);
             }
@@ -73,7 +73,7 @@ impl State {
     }
 
     /// Records these as the files that count; returns true if anything changed.
-    pub fn settle(&mut self, files: &ProjectFiles, digests: &BTreeMap<String, Digest>) -> Result<bool, Error> {
+    pub fn approve(&mut self, files: &ProjectFiles, digests: &BTreeMap<String, Digest>) -> Result<bool, Error> {
         let before = self.record.clone();
         if self.record.known.as_ref() != Some(digests) {
             self.record.known = Some(digests.clone());
@@ -133,10 +133,10 @@ pub fn changes(home: &Home, files: &ProjectFiles) -> Result<Vec<String>, Error> 
 
 /// Approves the files of a project, as they were read.
 pub fn approve_files(home: &Home, files: &ProjectFiles) -> Result<(), Error> {
-    let held = place(home, files.root())?.hold()?;
+    let held = place(home, files.root())?.lock()?;
     let mut state = State::of(home, files)?;
     let digests = files.digests();
-    state.settle(files, &digests)?;
+    state.approve(files, &digests)?;
     state.record.approved_files = Some(digest_of(&digests));
     state.place.write(&state.record, &held)
 }

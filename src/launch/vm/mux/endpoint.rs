@@ -111,7 +111,7 @@ impl Mux {
         if self.conversation.has(number) {
             self.fds.insert(number, NonBlocking::own(fd));
             let fate = self.conversation.attach(number);
-            self.settle(number, fate);
+            self.apply_to_descriptor(number, fate);
         }
     }
 

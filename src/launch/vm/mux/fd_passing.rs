@@ -98,7 +98,7 @@ impl Mux {
     }
 
     /// Passes a client of the ssh agent to the broker.
-    pub(super) fn hand_on(&mut self, number: u32) -> Result<(), Error> {
+    pub(super) fn pass_agent_client(&mut self, number: u32) -> Result<(), Error> {
         let Some(SshAgentSocket::Broker(broker)) = &self.keys else {
             self.conversation.end();
             self.fds.clear();

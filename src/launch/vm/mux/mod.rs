@@ -75,10 +75,10 @@ impl Mux {
         for (source, flags) in events {
             let readable = flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
             match source {
-                Source::Link if readable => self.hear()?,
+                Source::Link if readable => self.read_link()?,
                 Source::Messenger if readable => self.forward()?,
                 Source::Keys if readable => self.let_ask(),
-                Source::Stream(number) if !flags.is_empty() => self.carry(*number, *flags),
+                Source::Stream(number) if !flags.is_empty() => self.copy_stream(*number, *flags),
                 Source::Link | Source::Messenger | Source::Keys | Source::Stream(_) => {}
             }
         }
@@ -93,7 +93,7 @@ impl Mux {
     }
 
     /// Reads the link.
-    fn hear(&mut self) -> Result<(), Error> {
+    fn read_link(&mut self) -> Result<(), Error> {
         // A port returns one page per read.
         for _ in 0..READS_AT_ONCE {
             let room = self.conversation.room().min(self.piece.len());
@@ -141,7 +141,7 @@ impl Mux {
                     }
                 },
             };
-            if let Some(act) = self.act(act)? {
+            if let Some(act) = self.perform(act)? {
                 self.waiting = Some((act, since));
                 return Ok(());
             }
@@ -149,11 +149,11 @@ impl Mux {
     }
 
     /// Performs one action; returns it if it would block.
-    fn act(&mut self, act: Action) -> Result<Option<Action>, Error> {
+    fn perform(&mut self, act: Action) -> Result<Option<Action>, Error> {
         match act {
             Action::Message { stream, bytes } => return self.deliver(stream, bytes),
-            Action::Keys { stream } => self.hand_on(stream)?,
-            Action::Settle { stream, fate } => self.settle(stream, fate),
+            Action::Keys { stream } => self.pass_agent_client(stream)?,
+            Action::Settle { stream, fate } => self.apply_to_descriptor(stream, fate),
             // One stop is enough: silo stops and continues once.
             Action::Tell(Frame::Stopped { .. }) if matches!(self.told.back(), Some(Frame::Stopped { .. })) => {}
             Action::Tell(frame) => {
@@ -161,8 +161,8 @@ impl Mux {
                 self.told.push_back(frame);
                 if is_report {
                     for number in self.conversation.numbers() {
-                        let fate = self.conversation.settle(number);
-                        self.settle(number, fate);
+                        let fate = self.conversation.apply_end(number);
+                        self.apply_to_descriptor(number, fate);
                     }
                 }
             }
@@ -170,7 +170,7 @@ impl Mux {
         Ok(None)
     }
 
-    fn carry(&mut self, number: u32, flags: PollFlags) {
+    fn copy_stream(&mut self, number: u32, flags: PollFlags) {
         let Some(fd) = self.fds.get(&number) else { return };
         let hung = flags.intersects(PollFlags::HUP | PollFlags::ERR);
         let pending = self.conversation.pending(number);
@@ -180,7 +180,7 @@ impl Mux {
                 Err(Errno::INTR | Errno::AGAIN) => DescriptorAction::Stays,
                 Err(_) => self.conversation.closed(number),
             };
-            self.settle(number, fate);
+            self.apply_to_descriptor(number, fate);
         }
         let most = self.conversation.may_send(number);
         let Some(fd) = self.fds.get(&number) else { return };
@@ -198,11 +198,11 @@ impl Mux {
                 }
                 Ok(_) | Err(_) => self.conversation.send_data(number, Vec::new()),
             };
-            self.settle(number, fate);
+            self.apply_to_descriptor(number, fate);
         }
     }
 
-    fn settle(&mut self, number: u32, fate: DescriptorAction) {
+    fn apply_to_descriptor(&mut self, number: u32, fate: DescriptorAction) {
         match fate {
             DescriptorAction::Stays => {}
             DescriptorAction::HalfShut => {

@@ -212,7 +212,7 @@ impl Protocol {
         if let Some(stream) = self.streams.get_mut(&number) {
             mark(stream);
         }
-        let fate = self.settle(number);
+        let fate = self.apply_end(number);
         Ok((fate != DescriptorAction::Stays).then_some(Action::Settle { stream: number, fate }))
     }
 
@@ -355,7 +355,7 @@ impl Protocol {
             stream.is_attached = true;
         }
         // Its end may have arrived already.
-        self.settle(number)
+        self.apply_end(number)
     }
 
     /// Drops a stream.
@@ -400,7 +400,7 @@ impl Protocol {
             self.send(&Frame::Data { stream: number, bytes });
         }
         self.moved += u64::from(number >= FIRST_FREE);
-        self.settle(number)
+        self.apply_end(number)
     }
 
     /// Records that pending bytes of a stream were written.
@@ -410,7 +410,7 @@ impl Protocol {
             self.send(&Frame::Credit { stream: number, bytes });
         }
         self.moved += u64::from(number >= FIRST_FREE);
-        self.settle(number)
+        self.apply_end(number)
     }
 
     /// Records that the receiver of a stream is gone.
@@ -420,7 +420,7 @@ impl Protocol {
         stream.back = false;
         self.send(&Frame::Closed { stream: number });
         self.moved += u64::from(number >= FIRST_FREE);
-        self.settle(number)
+        self.apply_end(number)
     }
 
     /// Takes the content of a kept stream, once it has ended.
@@ -430,8 +430,8 @@ impl Protocol {
     }
 
     /// Applies an end after all data before it was written, and drops a stream that has ended in both directions.
-    pub fn settle(&mut self, number: u32) -> DescriptorAction {
-        let fate = self.streams.get_mut(&number).map_or(DescriptorAction::Stays, Stream::settle);
+    pub fn apply_end(&mut self, number: u32) -> DescriptorAction {
+        let fate = self.streams.get_mut(&number).map_or(DescriptorAction::Stays, Stream::apply_end);
         if fate == DescriptorAction::Gone {
             self.streams.remove(&number);
         }

@@ -123,7 +123,7 @@ impl Stream {
     }
 
     /// Applies an end after all data before it was written, and returns the action on the descriptor.
-    pub fn settle(&mut self) -> DescriptorAction {
+    pub fn apply_end(&mut self) -> DescriptorAction {
         let mut fate = DescriptorAction::Stays;
         if self.back && self.is_ending && self.pending.is_empty() && self.is_attached {
             self.back = false;

@@ -17,7 +17,7 @@ fn data(stream: u32, length: usize) -> Frame {
 }
 
 /// Sends frames as the VM; returns the actions, up to a violation.
-fn say(host: &mut Protocol, frames: &[Frame]) -> (Vec<Action>, Option<Violation>) {
+fn send_as_guest(host: &mut Protocol, frames: &[Frame]) -> (Vec<Action>, Option<Violation>) {
     let mut acts = Vec::new();
     for frame in frames {
         let mut bytes = Vec::new();
@@ -37,7 +37,7 @@ fn say(host: &mut Protocol, frames: &[Frame]) -> (Vec<Action>, Option<Violation>
 /// A host that has received hello, with the streams of a program.
 fn heard() -> Protocol {
     let mut host = Protocol::new(Side::Host);
-    assert_eq!(say(&mut host, &[hello()]).1, None);
+    assert_eq!(send_as_guest(&mut host, &[hello()]).1, None);
     host.add(JOB, End::Shared, Directions::OUT);
     host.add(INPUT, End::Shared, Directions::OUT);
     host.add(OUTPUT, End::Shared, Directions::BACK);
@@ -82,13 +82,13 @@ fn each_phase_allows_its_own_frames() {
     for (frames, phase) in cases {
         let mut host = Protocol::new(Side::Host);
         if !frames.is_empty() {
-            say(&mut host, &frames[..1]);
+            send_as_guest(&mut host, &frames[..1]);
             if host.phase() == Phase::Setup {
                 host.add(JOB, End::Shared, Directions::OUT);
                 host.add(INPUT, End::Shared, Directions::OUT);
                 host.add(OUTPUT, End::Shared, Directions::BACK);
             }
-            say(&mut host, &frames[1..]);
+            send_as_guest(&mut host, &frames[1..]);
         }
         assert_eq!(host.phase(), phase, "{frames:?}");
     }
@@ -98,7 +98,7 @@ fn each_phase_allows_its_own_frames() {
 fn bytes_that_are_no_frame_end_it_in_every_phase_and_are_not_kept() {
     for frames in [vec![], vec![hello()], vec![hello(), Frame::Started]] {
         let mut host = Protocol::new(Side::Host);
-        say(&mut host, &frames);
+        send_as_guest(&mut host, &frames);
         host.arrive(&[b'Q'; 60_000]);
         assert_eq!(host.next_act(), Err(Violation::Malformed));
         assert_eq!((host.phase(), host.kept(), host.room()), (Phase::Over, 0, 0));
@@ -110,13 +110,13 @@ fn bytes_that_are_no_frame_end_it_in_every_phase_and_are_not_kept() {
 #[test]
 fn after_the_report_pending_output_is_written_and_no_input_is_read() {
     let mut host = heard();
-    say(&mut host, &[Frame::Started, data(OUTPUT, 100), report()]);
+    send_as_guest(&mut host, &[Frame::Started, data(OUTPUT, 100), report()]);
     assert!(host.has_output() && host.room() == 0 && !host.has_room() && host.is_flushed());
     host.arrive(&[b'Q'; 60_000]);
     assert_eq!((host.next_act(), host.kept()), (Ok(None), 100), "only the output to be written");
     // The stream sent no end: the report ends it.
     assert_eq!(host.wrote(OUTPUT, 100), DescriptorAction::Gone);
-    assert_eq!([JOB, INPUT].map(|number| host.settle(number)), [DescriptorAction::Gone; 2]);
+    assert_eq!([JOB, INPUT].map(|number| host.apply_end(number)), [DescriptorAction::Gone; 2]);
     assert!(host.numbers().is_empty());
 }
 
@@ -125,12 +125,12 @@ fn all_streams_together_have_a_budget() {
     let mut host = heard();
     let mut said = 0;
     for stream in FIRST_FREE..FIRST_FREE + MAX_STREAMS as u32 {
-        let (acts, violation) = say(&mut host, &[Frame::Message { stream: Some(stream), bytes: vec![1] }]);
+        let (acts, violation) = send_as_guest(&mut host, &[Frame::Message { stream: Some(stream), bytes: vec![1] }]);
         assert!(violation.is_none() && acts.len() == 1);
         host.add(stream, End::Own, Directions::BOTH);
         for _ in 0..WINDOW_BYTES / MAX_PAYLOAD_BYTES {
             if host.room() > MAX_PAYLOAD_BYTES {
-                assert_eq!(say(&mut host, &[data(stream, MAX_PAYLOAD_BYTES)]).1, None);
+                assert_eq!(send_as_guest(&mut host, &[data(stream, MAX_PAYLOAD_BYTES)]).1, None);
                 said += MAX_PAYLOAD_BYTES;
             }
         }
@@ -148,7 +148,7 @@ fn all_streams_together_have_a_budget() {
 #[test]
 fn a_machine_that_reads_nothing_fills_nothing() {
     let mut host = heard();
-    say(&mut host, &[Frame::Started]);
+    send_as_guest(&mut host, &[Frame::Started]);
     for _ in 0..1_000_000 {
         host.send(&Frame::Signal { signal: 10, to_group: false });
     }
@@ -160,21 +160,21 @@ fn the_total_bytes_of_a_stream_are_bounded() {
     let mut host = heard();
     host.add(AFTER, End::Own, Directions::BACK);
     host.bound(AFTER, 1000);
-    assert_eq!(say(&mut host, &[data(AFTER, 600)]).1, None);
+    assert_eq!(send_as_guest(&mut host, &[data(AFTER, 600)]).1, None);
     host.wrote(AFTER, 600);
-    assert_eq!(say(&mut host, &[data(AFTER, 401)]).1, Some(Violation::TooMuch { stream: AFTER }));
+    assert_eq!(send_as_guest(&mut host, &[data(AFTER, 401)]).1, Some(Violation::TooMuch { stream: AFTER }));
 }
 
 #[test]
 fn a_machine_that_is_saved_says_hello_again() {
     let mut host = Protocol::new(Side::Host);
-    say(&mut host, &[hello()]);
+    send_as_guest(&mut host, &[hello()]);
     host.expect_hello();
     assert_eq!(host.phase(), Phase::Boot);
-    say(&mut host, &[hello()]);
+    send_as_guest(&mut host, &[hello()]);
     assert_eq!(host.phase(), Phase::Setup);
     // Not after the program's start.
-    say(&mut host, &[Frame::Started]);
+    send_as_guest(&mut host, &[Frame::Started]);
     host.expect_hello();
     assert_eq!(host.phase(), Phase::Running);
     assert!(!host.has(TERMINAL) && !host.has(ERRORS));

@@ -172,11 +172,11 @@ impl Agent {
         let local = query.name == "localhost" || query.name.ends_with(".localhost");
         let known = if local { Some(Ipv4Addr::LOCALHOST) } else { self.names.address(&query.name) };
         if let Some(address) = known {
-            return self.tell(&query, from, Some(address));
+            return self.answer_address(&query, from, Some(address));
         }
         if query.kind == Kind::Other {
             // The agent answers only address queries.
-            return self.say(&query, from, Record::Nothing);
+            return self.answer_record(&query, from, Record::Nothing);
         }
         let id = self.id();
         send(channel, &ToBroker::Lookup { id, name: query.name.clone() }.to_bytes(), SendFlags::NOSIGNAL)?;
@@ -187,16 +187,16 @@ impl Agent {
         Ok(())
     }
 
-    fn tell(&self, query: &Query, to: SocketAddrV4, address: Option<Ipv4Addr>) -> io::Result<()> {
+    fn answer_address(&self, query: &Query, to: SocketAddrV4, address: Option<Ipv4Addr>) -> io::Result<()> {
         let record = match (address, query.kind) {
             (Some(address), Kind::V4) => Record::Address(address),
             (Some(_), _) => Record::Nothing,
             (None, _) => Record::NoName,
         };
-        self.say(query, to, record)
+        self.answer_record(query, to, record)
     }
 
-    fn say(&self, query: &Query, to: SocketAddrV4, record: Record) -> io::Result<()> {
+    fn answer_record(&self, query: &Query, to: SocketAddrV4, record: Record) -> io::Result<()> {
         sendto(&self.resolver, &query.answer(record), SendFlags::empty(), &to)?;
         Ok(())
     }
@@ -312,16 +312,16 @@ impl Agent {
         let Some(at) = self.waiting.iter().position(|(one, ..)| *one == id) else { return Ok(()) };
         let (_, query, from) = self.waiting.remove(at);
         if ranges.is_empty() {
-            return self.tell(&query, from, None);
+            return self.answer_address(&query, from, None);
         }
         match self.names.add(self.epoll.as_fd(), &query.name, ranges) {
-            Some(address) => self.tell(&query, from, Some(address)),
-            None => self.say(&query, from, Record::Failure),
+            Some(address) => self.answer_address(&query, from, Some(address)),
+            None => self.answer_record(&query, from, Record::Failure),
         }
     }
 
     fn came_to(&mut self, id: AgentId, outcome: Outcome) -> io::Result<()> {
-        let Some(syn) = self.hold.settle(id, outcome) else { return Ok(()) };
+        let Some(syn) = self.hold.take_dialed(id, outcome) else { return Ok(()) };
         let from = syn.ends.from.ip();
         match outcome {
             Outcome::Open => self.let_through(&syn),

@@ -158,7 +158,7 @@ impl SynQueue {
     }
 
     /// Records the result of a dial; returns the held SYN.
-    pub fn settle(&mut self, id: AgentId, outcome: Outcome) -> Option<Syn> {
+    pub fn take_dialed(&mut self, id: AgentId, outcome: Outcome) -> Option<Syn> {
         let syn = self.waiting.remove(&id)?;
         let held = match outcome {
             Outcome::Open => Some(HeldState::Open),
