@@ -19,7 +19,7 @@ use silo_base::sanitize;
 use super::error::Error;
 use super::host::exit::Exit;
 use super::host::system::this_program;
-use super::serialized_error::Carried;
+use super::serialized_error::SerializedError;
 use super::spec::Spec;
 use super::tier::{launch, wants_snapshot};
 
@@ -46,7 +46,7 @@ const MAX_SPEC_BYTES: u32 = 64 << 20;
 enum Answer {
     Code(u8),
     Signal(i32),
-    Failed(Carried),
+    Failed(SerializedError),
 }
 
 /// Process settings around a launch that are not part of its spec.
@@ -213,8 +213,8 @@ pub fn serve() -> Result<(), Error> {
         let answer = match spec.as_ref().map(launch) {
             Ok(Ok(Exit::Code(code))) => Answer::Code(code),
             Ok(Ok(Exit::Signal(signal))) => Answer::Signal(signal),
-            Ok(Err(error)) => Answer::Failed(Carried::of(&error)),
-            Err(error) => Answer::Failed(Carried::of(error)),
+            Ok(Err(error)) => Answer::Failed(SerializedError::of(&error)),
+            Err(error) => Answer::Failed(SerializedError::of(error)),
         };
         let text = serde_json::to_vec(&answer)?;
         write_frame(&mut io::stdout(), &text).map_err(|source| failed("answering", source))?;

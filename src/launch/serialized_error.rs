@@ -11,7 +11,7 @@ use super::error::Error;
 /// A launch error that can be sent to another process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Carried {
+pub enum SerializedError {
     Threads {
         count: u64,
     },
@@ -73,25 +73,25 @@ impl Source {
     }
 }
 
-impl Carried {
+impl SerializedError {
     /// Converts an error into data.
-    pub fn of(error: &Error) -> Carried {
+    pub fn of(error: &Error) -> SerializedError {
         match error {
-            Error::Threads { count } => Carried::Threads { count: *count },
-            Error::Spec { reason } => Carried::Spec { reason: reason.clone() },
-            Error::Json(source) => Carried::Other { message: format!("{error}: {source}") },
-            Error::Port { port, source } => Carried::Port { port: *port, source: Source::of(source) },
-            Error::Host { step, source } => Carried::Host { step: step.clone(), source: Source::of(source) },
-            Error::Setup { step, source } => Carried::Setup { step: step.clone(), source: Source::of(source) },
-            Error::NotFound { program } => Carried::NotFound { program: program.as_os_str().as_bytes().to_vec() },
+            Error::Threads { count } => SerializedError::Threads { count: *count },
+            Error::Spec { reason } => SerializedError::Spec { reason: reason.clone() },
+            Error::Json(source) => SerializedError::Other { message: format!("{error}: {source}") },
+            Error::Port { port, source } => SerializedError::Port { port: *port, source: Source::of(source) },
+            Error::Host { step, source } => SerializedError::Host { step: step.clone(), source: Source::of(source) },
+            Error::Setup { step, source } => SerializedError::Setup { step: step.clone(), source: Source::of(source) },
+            Error::NotFound { program } => SerializedError::NotFound { program: program.as_os_str().as_bytes().to_vec() },
             Error::NotExecutable { program, source } => {
-                Carried::NotExecutable { program: program.as_os_str().as_bytes().to_vec(), source: Source::of(source) }
+                SerializedError::NotExecutable { program: program.as_os_str().as_bytes().to_vec(), source: Source::of(source) }
             }
-            Error::Lost => Carried::Lost,
-            Error::Machine { what } => Carried::Machine { what: what.clone() },
-            Error::Interrupted { signal } => Carried::Interrupted { signal: *signal },
-            Error::Elsewhere { message } => Carried::Other { message: message.clone() },
-            Error::NoTier => Carried::NoTier,
+            Error::Lost => SerializedError::Lost,
+            Error::Machine { what } => SerializedError::Machine { what: what.clone() },
+            Error::Interrupted { signal } => SerializedError::Interrupted { signal: *signal },
+            Error::Elsewhere { message } => SerializedError::Other { message: message.clone() },
+            Error::NoTier => SerializedError::NoTier,
         }
     }
 
@@ -99,20 +99,20 @@ impl Carried {
     pub fn into_error(self) -> Error {
         let program = |bytes: Vec<u8>| OsString::from_vec(bytes).into();
         match self {
-            Carried::Threads { count } => Error::Threads { count },
-            Carried::Spec { reason } => Error::Spec { reason },
-            Carried::Port { port, source } => Error::Port { port, source: source.into_error() },
-            Carried::Host { step, source } => Error::Host { step, source: source.into_error() },
-            Carried::Setup { step, source } => Error::Setup { step, source: source.into_error() },
-            Carried::NotFound { program: name } => Error::NotFound { program: program(name) },
-            Carried::NotExecutable { program: name, source } => {
+            SerializedError::Threads { count } => Error::Threads { count },
+            SerializedError::Spec { reason } => Error::Spec { reason },
+            SerializedError::Port { port, source } => Error::Port { port, source: source.into_error() },
+            SerializedError::Host { step, source } => Error::Host { step, source: source.into_error() },
+            SerializedError::Setup { step, source } => Error::Setup { step, source: source.into_error() },
+            SerializedError::NotFound { program: name } => Error::NotFound { program: program(name) },
+            SerializedError::NotExecutable { program: name, source } => {
                 Error::NotExecutable { program: program(name), source: source.into_error() }
             }
-            Carried::Lost => Error::Lost,
-            Carried::Machine { what } => Error::Machine { what },
-            Carried::Interrupted { signal } => Error::Interrupted { signal },
-            Carried::NoTier => Error::NoTier,
-            Carried::Other { message } => Error::Elsewhere { message },
+            SerializedError::Lost => Error::Lost,
+            SerializedError::Machine { what } => Error::Machine { what },
+            SerializedError::Interrupted { signal } => Error::Interrupted { signal },
+            SerializedError::NoTier => Error::NoTier,
+            SerializedError::Other { message } => Error::Elsewhere { message },
         }
     }
 }
@@ -139,8 +139,8 @@ mod tests {
             Error::Elsewhere { message: "a message".to_owned() },
             Error::NoTier,
         ] {
-            let json = serde_json::to_vec(&Carried::of(&error)).expect("it is data");
-            let carried = serde_json::from_slice::<Carried>(&json).expect("it was written here").into_error();
+            let json = serde_json::to_vec(&SerializedError::of(&error)).expect("it is data");
+            let carried = serde_json::from_slice::<SerializedError>(&json).expect("it was written here").into_error();
             assert_eq!(std::mem::discriminant(&carried), std::mem::discriminant(&error), "{error}");
             assert_eq!((carried.code(), carried.to_string()), (error.code(), error.to_string()));
         }

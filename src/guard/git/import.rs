@@ -21,7 +21,7 @@ use super::objects::{ImportProgress, Objects, RunPhase, has};
 use super::oid::{Format, Oid};
 use super::reflog::MAX_LOG_BYTES;
 use super::refs::{self, MAX_REF_BYTES, Name, Refs, Value};
-use super::start_state::{Begin, MAX_STATE_BYTES, STATE, print_of_index};
+use super::start_state::{MAX_STATE_BYTES, STATE, StartState, print_of_index};
 use super::view::{self, View};
 
 /// Directories of an unfinished operation; their state includes commands.
@@ -52,7 +52,7 @@ pub struct Import {
     common_inside: PathBuf,
     format: Format,
     /// Last known state of the host.
-    begin: Begin,
+    begin: StartState,
     objects: Objects,
     run: String,
     /// Refs that the host moved, with the value last kept for each.
@@ -94,7 +94,7 @@ pub struct Place {
 
 impl Import {
     /// Starts from the host's state at the start of the run.
-    pub fn new(place: Place, begin: Begin, run: &str) -> Import {
+    pub fn new(place: Place, begin: StartState, run: &str) -> Import {
         let Place { own, common, own_inside, common_inside, format } = place;
         Import {
             own: Arc::new(own),

@@ -10,7 +10,7 @@ use super::dir_fd::{Dir, is_absent};
 use super::import::{self, Import};
 use super::oid::Format;
 use super::repository::{self, Repository};
-use super::start_state::Begin;
+use super::start_state::StartState;
 
 /// Version of `begin.json`.
 const VERSION: u32 = 2;
@@ -142,7 +142,7 @@ impl Record {
                 Err(error) => return Err(error),
             };
             let format = if written.sha256 { Format::Sha256 } else { Format::Sha1 };
-            let begin = Begin::from_json(&written.begin, format).ok_or(io::ErrorKind::InvalidData)?;
+            let begin = StartState::from_json(&written.begin, format).ok_or(io::ErrorKind::InvalidData)?;
             let place = import::Place { own, common, own_inside: written.own_inside, common_inside: written.common_inside, format };
             opened.imports.push((written.tree, Import::new(place, begin, run)));
         }
@@ -162,7 +162,7 @@ impl OverFile {
 fn write_begin_file(repository: &Repository, lower: &Path, tree: &Path) -> Result<OverFile, Error> {
     let failed = |source| Error::File { path: repository.common().to_owned(), source };
     let (own, common) = (Dir::open(repository.own()).map_err(failed)?, Dir::open(repository.common()).map_err(failed)?);
-    let begin = Begin::look(&own, &common, repository.format()).map_err(failed)?;
+    let begin = StartState::look(&own, &common, repository.format()).map_err(failed)?;
     let inside = |path: &Path| path.strip_prefix(lower).unwrap_or_else(|_| Path::new("")).to_owned();
     Ok(OverFile {
         tree: tree.to_owned(),

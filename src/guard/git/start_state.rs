@@ -42,7 +42,7 @@ pub const STATE: [&str; 16] = [
 
 /// A repository at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Begin {
+pub struct StartState {
     /// Loose refs.
     pub loose: Refs,
     /// Packed refs.
@@ -58,7 +58,7 @@ pub struct Begin {
 /// JSON form.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct BeginFile {
+struct StartStateFile {
     loose: BTreeMap<String, String>,
     packed: BTreeMap<String, String>,
     head: Option<String>,
@@ -66,9 +66,9 @@ struct BeginFile {
     state: BTreeMap<String, String>,
 }
 
-impl Begin {
+impl StartState {
     /// Reads the state of a host repository.
-    pub fn look(own: &Dir, common: &Dir, format: Format) -> io::Result<Begin> {
+    pub fn look(own: &Dir, common: &Dir, format: Format) -> io::Result<StartState> {
         let packed = common.read(Path::new("packed-refs"), MAX_PACKED_BYTES)?.unwrap_or_default();
         let mut state = BTreeMap::new();
         for (dir, name) in STATE.iter().map(|name| (own, *name)).chain([(common, "shallow")]) {
@@ -76,7 +76,7 @@ impl Begin {
                 state.insert(name.to_owned(), Digest::of(&bytes));
             }
         }
-        Ok(Begin {
+        Ok(StartState {
             loose: loose(common, format)?,
             packed: refs::parse_packed(&packed, format).0,
             head: own.read(Path::new("HEAD"), MAX_REF_BYTES)?,
@@ -95,7 +95,7 @@ impl Begin {
     /// Serializes the state to JSON.
     pub fn to_json(&self) -> serde_json::Value {
         let text = |refs: &Refs| refs.iter().map(|(name, value)| (name.as_str().to_owned(), refs::text(value))).collect();
-        let written = BeginFile {
+        let written = StartStateFile {
             loose: text(&self.loose),
             packed: text(&self.packed),
             head: self.head.as_ref().map(|head| String::from_utf8_lossy(head).into_owned()),
@@ -106,14 +106,14 @@ impl Begin {
         serde_json::to_value(&written).unwrap_or_default()
     }
 
-    /// Parses the output of [`Begin::to_json`].
-    pub fn from_json(json: &serde_json::Value, format: Format) -> Option<Begin> {
-        let written = BeginFile::deserialize(json).ok()?;
+    /// Parses the output of [`StartState::to_json`].
+    pub fn from_json(json: &serde_json::Value, format: Format) -> Option<StartState> {
+        let written = StartStateFile::deserialize(json).ok()?;
         let refs = |texts: BTreeMap<String, String>| -> Option<Refs> {
             texts.iter().map(|(name, text)| Some((Name::parse(name.as_bytes())?, refs::parse(text.as_bytes(), format)?))).collect()
         };
         let digest = |text: String| Digest::parse(&text).ok();
-        Some(Begin {
+        Some(StartState {
             loose: refs(written.loose)?,
             packed: refs(written.packed)?,
             head: written.head.map(String::into_bytes),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::dir_fd::{Dir, Kind};
 use super::oid::Format;
 use super::refs::{self, MAX_PACKED_BYTES, Refs};
-use super::start_state::{Begin, MAX_LOOSE, value};
+use super::start_state::{MAX_LOOSE, StartState, value};
 
 /// Maximum depth of ref directories.
 const MAX_DEPTH: usize = 32;
@@ -23,7 +23,7 @@ pub struct View {
 }
 
 /// Reads the view of a layer over a repository.
-pub fn read_view(upper: &Dir, begin: &Begin, format: Format) -> io::Result<View> {
+pub fn read_view(upper: &Dir, begin: &StartState, format: Format) -> io::Result<View> {
     let packed = Path::new("packed-refs");
     let mut view = View::default();
     match upper.stat(packed)?.map(|stat| Kind::of(&stat)) {
