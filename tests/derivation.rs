@@ -1,5 +1,6 @@
 //! The encoding of derivations, held still by golden files: a changed hash is a visible change.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use silo_base::grant::Grant;
@@ -72,10 +73,11 @@ fn encodings_are_golden() {
                 debs: vec![digest(6)],
                 command: vec!["python3".into()],
                 arguments: None,
-                env: vec!["A=b c".into(), "D=é".into()],
+                env: BTreeMap::from([("A".into(), "b c".into()), ("D".into(), "é".into())]),
                 tiers: vec!["base".into()],
                 steps: vec![Derivation::Package(Package { deb: digest(7) }).id()],
-                outputs: vec![format!("{}={}", digest(8), layer(9))],
+                outputs: BTreeMap::from([(digest(8), layer(9).digest())]),
+                project: None,
                 answers: vec![],
             }),
         ),
@@ -84,7 +86,7 @@ fn encodings_are_golden() {
             Derivation::Step(Step {
                 arch: Arch::Amd64,
                 argv: vec!["pip".into(), "install".into(), "a>=2".into()],
-                env: vec!["HOME=/root".into()],
+                env: BTreeMap::from([("HOME".into(), "/root".into())]),
                 epoch: 1_700_000_000,
                 layers: vec![layer(1)],
                 network: vec![Grant::parse("@pypi").expect("a grant")],

@@ -50,17 +50,14 @@ pub(super) struct Task<'a> {
 
 /// Returns the derivation of a step on these layers.
 pub(super) fn derivation(step: &Step, target: &Target<'_>, layers: Vec<LayerId>) -> derivation::Step {
-    let mut env: Vec<(String, String)> = FIXED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    env.push(("SOURCE_DATE_EPOCH".to_owned(), target.lock.epoch.to_string()));
-    let own = environment_of(target);
-    env.extend(own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())));
-    env.extend(step.env.clone());
+    let fixed = FIXED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let epoch = ("SOURCE_DATE_EPOCH".to_owned(), target.lock.epoch.to_string());
     // The last value of a variable wins.
-    let env: std::collections::BTreeMap<String, String> = env.into_iter().collect();
+    let env = fixed.chain([epoch]).chain(environment_of(target)).chain(step.env.clone()).collect();
     derivation::Step {
         arch: Arch::host(),
         argv: step.run.clone(),
-        env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        env,
         epoch: target.lock.epoch,
         layers,
         network: step.network.clone(),
@@ -134,10 +131,9 @@ impl step::Kind for Run<'_> {
         }
         let project = if self.fields.project { Some(open_project(self.task)?) } else { None };
         let mounts = project.as_ref().map(|project| Mount { host: project.host(), guest: PROJECT.into(), access: Access::ReadOnly });
-        let env = self.fields.env.iter().filter_map(|pair| pair.split_once('='));
         let mut spec = Spec {
             mounts: mounts.into_iter().collect(),
-            env: env.map(|(name, value)| (name.into(), value.into())).collect(),
+            env: self.fields.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
             cwd: if project.is_some() { PROJECT } else { "/root" }.into(),
             stdio: Stdio::Log { path: workdir.log.clone() },
             abi: Abi::of(self.task.below.foreign().len()),

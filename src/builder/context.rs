@@ -107,16 +107,15 @@ pub(super) fn project_key(project: &Path) -> Option<String> {
 }
 
 /// Returns the environment of a tool's image: the base image's, if it has one, overridden by the recipe's.
-pub(super) fn environment_of(target: &Target<'_>) -> Vec<String> {
+pub(super) fn environment_of(target: &Target<'_>) -> BTreeMap<String, String> {
     let base = target.lock.images.get(&Arch::host());
     let base = base.into_iter().flat_map(|base| &base.env).filter_map(|pair| pair.split_once('='));
     environment(base.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(target.recipe.run.env.clone()))
 }
 
 /// Returns the environment of an image: a default PATH, overridden by the given variables. The last value of a variable wins.
-pub(super) fn environment(said: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
-    let env: BTreeMap<String, String> = [("PATH".to_owned(), PATH.to_owned())].into_iter().chain(said).collect();
-    env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+pub(super) fn environment(said: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, String> {
+    [("PATH".to_owned(), PATH.to_owned())].into_iter().chain(said).collect()
 }
 
 /// Returns the layer that a derivation made, if the store still has it.

@@ -139,7 +139,7 @@ fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>
     let outputs = outputs.or_else(|| target.lock.steps.get(&arch));
     // An image with project files belongs to that project alone, even if another project has a copy of its lock.
     let project = target.project.filter(|_| target.recipe.steps.iter().any(|step| step.project));
-    let project = project.map(|project| format!("project={}", project_key(project).unwrap_or_default()));
+    let project = project.map(|project| project_key(project).unwrap_or_default());
     Derivation::Image(derivation::Image {
         arch,
         epoch: target.lock.epoch,
@@ -150,7 +150,8 @@ fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>
         tiers: packages().map(|package| package.tier.name().to_owned()).chain(layers().map(|_| derivation::Blob::tier())).collect(),
         steps: target.recipe.steps.iter().map(|step| Derivation::Step(command::derivation(step, target, Vec::new())).id()).collect(),
         answers: target.lock.asked.debconf.clone(),
-        outputs: outputs.into_iter().flatten().map(|(drv, output)| format!("{}={}", drv.0, output.layer.0)).chain(project).collect(),
+        outputs: outputs.into_iter().flatten().map(|(drv, output)| (drv.0, output.layer.0)).collect(),
+        project,
     })
     .id()
 }

@@ -364,7 +364,7 @@ fn probe(learning: &LearnContext<'_>, name: &str) -> Result<Learned, Error> {
 fn probe_spec(learning: &LearnContext<'_>, argv: &[String], log: &Path) -> Spec {
     let own = environment(learning.recipe.run.env.clone());
     let mut env: BTreeMap<String, String> = BTreeMap::from([("LC_ALL".to_owned(), "C.UTF-8".to_owned())]);
-    env.extend(own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())));
+    env.extend(own);
     env.insert("HOME".to_owned(), "/tmp".to_owned());
     let root = Root { lower: learning.root.to_vec(), upper: Upper::Ephemeral { size_bytes: PROBE_BYTES } };
     Spec {

@@ -19,8 +19,8 @@ pub type Environment = BTreeMap<OsString, OsString>;
 
 /// Sources of a run's variables; later fields win.
 pub struct Sources<'a> {
-    /// Variables of the image, as `NAME=value`.
-    pub image: &'a [String],
+    /// Variables of the image.
+    pub image: &'a BTreeMap<String, String>,
     /// The caller.
     pub user: &'a User,
     /// Variables that name persistent directories.
@@ -41,8 +41,7 @@ pub struct Sources<'a> {
 
 /// Builds the environment of a run.
 pub fn environment(from: &Sources<'_>) -> Environment {
-    let pairs = from.image.iter().filter_map(|pair| pair.split_once('='));
-    let mut env: Environment = pairs.map(|(name, value)| (name.into(), value.into())).collect();
+    let mut env: Environment = from.image.iter().map(|(name, value)| (name.into(), value.into())).collect();
     env.insert("HOME".into(), from.user.home.clone().into());
     for name in ["USER", "LOGNAME"] {
         env.insert(name.into(), from.user.name.clone().into());

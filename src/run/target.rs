@@ -189,7 +189,7 @@ fn know_programs(view: View<'_>, tool: &Installed, first: Option<&OsString>, com
         (true, _) => path.parent().map(Path::to_owned).into_iter().collect(),
         (false, 1) => {
             let env = image::get(view.home, tool.image).ok().flatten().map(|image| image.env).unwrap_or_default();
-            let search = env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or_default();
+            let search = env.get("PATH").map(String::as_str).unwrap_or_default();
             search.split(':').filter(|dir| dir.starts_with('/')).map(PathBuf::from).collect()
         }
         _ => Vec::new(),

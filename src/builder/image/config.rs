@@ -1,6 +1,6 @@
 //! Encodes an image's configuration as OCI JSON, with sorted keys and no spaces.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use oci_spec::image::{ConfigBuilder, ImageConfiguration, ImageConfigurationBuilder, Os, RootFsBuilder};
 use silo_store::digest::LayerId;
@@ -21,8 +21,8 @@ pub struct Image {
     pub command: Vec<String>,
     /// Default arguments for a run without arguments. If `None`, arguments of a run replace the whole command.
     pub arguments: Option<Vec<String>>,
-    /// The environment, as `NAME=value`.
-    pub env: Vec<String>,
+    /// The environment.
+    pub env: BTreeMap<String, String>,
     /// The foreign architectures of the packages, sorted.
     pub foreign: Vec<String>,
 }
@@ -39,7 +39,7 @@ impl Image {
 
 /// Encodes a configuration; equal images give equal bytes.
 pub fn write(image: &Image) -> Vec<u8> {
-    let config = ConfigBuilder::default().env(image.env.clone());
+    let config = ConfigBuilder::default().env(image.env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>());
     let config = match &image.arguments {
         Some(arguments) => config.entrypoint(image.command.clone()).cmd(arguments.clone()),
         None => config.cmd(image.command.clone()),
@@ -77,13 +77,14 @@ pub fn read(bytes: &[u8]) -> Result<Image, String> {
     let label = config.and_then(|config| config.labels().as_ref()?.get(FOREIGN).cloned());
     let foreign = label.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
     let (entrypoint, cmd) = (config.and_then(|config| config.entrypoint().clone()), config.and_then(|config| config.cmd().clone()));
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     Ok(Image {
         arch,
         epoch: parsed.created().as_deref().and_then(timestamp::parse_rfc3339).ok_or("no creation date")?,
         layers: layers.collect::<Result<_, _>>()?,
         command: entrypoint.clone().or_else(|| cmd.clone()).unwrap_or_default(),
         arguments: entrypoint.map(|_| cmd.unwrap_or_default()),
-        env: config.and_then(|config| config.env().clone()).unwrap_or_default(),
+        env: config.iter().flat_map(|config| config.env()).flatten().filter_map(|pair| pair.split_once('=')).map(owned).collect(),
         foreign,
     })
 }

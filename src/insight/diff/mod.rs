@@ -102,7 +102,7 @@ fn image_side(inside: &ImageView) -> Result<Side, Error> {
         ("architecture", image.arch.to_string()),
         ("date", silo_base::timestamp::rfc3339(image.epoch)),
         ("command", image.command.join(" ")),
-        ("environment", image.env.join(" ")),
+        ("environment", image.env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")),
     ];
     Ok(Side {
         title: format!("{} (image {:.12})", inside.title(), inside.id.to_string()),

@@ -5,6 +5,9 @@
 //! (likewise) and its items. Fields are in alphabetical order, as below. A kind's `rules` number must be increased whenever a newer Silo
 //! builds different bytes from the same inputs.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
 use super::types::{Blob, Configure, Database, Derivation, Image, Package, Step};
 
 /// Version of unpacking .debs (`unpack`).
@@ -61,14 +64,14 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.text("step");
             out.field("arch", arch.name().as_bytes());
             out.list("argv", argv);
-            out.list("env", env);
+            out.list("env", &pairs(env));
             out.field("epoch", epoch.to_string().as_bytes());
             out.list("layers", layers);
             out.list("network", network);
             out.number("project", u64::from(*project));
             out.number("rules", STEP_RULES);
         }
-        Derivation::Image(Image { arch, epoch, debs, command, arguments, env, tiers, steps, outputs, answers }) => {
+        Derivation::Image(Image { arch, epoch, debs, command, arguments, env, tiers, steps, outputs, project, answers }) => {
             out.text("image");
             out.some("answers", answers);
             out.field("arch", arch.name().as_bytes());
@@ -78,9 +81,10 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             }
             out.list("command", command);
             out.list("debs", debs);
-            out.list("env", env);
+            out.list("env", &pairs(env));
             out.field("epoch", epoch.to_string().as_bytes());
-            out.list("outputs", outputs);
+            let project = project.iter().map(|key| format!("project={key}"));
+            out.list("outputs", &pairs(outputs).into_iter().chain(project).collect::<Vec<_>>());
             // An image is looked up before its inputs are built, so its id must change with any of their rules.
             out.list("rules", &[PACKAGE_RULES, CONFIGURE_RULES, DATABASE_RULES, STEP_RULES, IMAGE_RULES]);
             out.list("steps", steps);
@@ -88,6 +92,11 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
         }
     }
     out.bytes
+}
+
+/// Returns pairs as `NAME=value`, sorted by name.
+fn pairs<K: Display, V: Display>(of: &BTreeMap<K, V>) -> Vec<String> {
+    of.iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 struct Encoder {
@@ -140,12 +149,13 @@ mod tests {
 
     #[test]
     fn lists_do_not_run_into_one_another() {
-        let image = |command: &[&str], env: &[&str]| {
+        let image = |command: &[&str], answers: &[&str]| {
             let owned = |list: &[&str]| list.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
-            let (tiers, steps, outputs, answers) = (vec![], vec![], vec![], vec![]);
-            let (command, env) = (owned(command), owned(env));
-            let (epoch, debs, arguments) = (0, vec![], None);
-            Derivation::Image(Image { arch: Arch::Amd64, epoch, debs, command, arguments, env, tiers, steps, outputs, answers }).id()
+            let (tiers, steps, outputs, env) = (vec![], vec![], BTreeMap::new(), BTreeMap::new());
+            let (command, answers) = (owned(command), owned(answers));
+            let (epoch, debs, arguments, project) = (0, vec![], None, None);
+            Derivation::Image(Image { arch: Arch::Amd64, epoch, debs, command, arguments, env, tiers, steps, outputs, project, answers })
+                .id()
         };
         assert_ne!(image(&["a", "b"], &[]), image(&["ab"], &[]));
         assert_ne!(image(&["a\nb"], &[]), image(&["a", "b"], &[]));

@@ -1,5 +1,6 @@
 //! The fields of each kind of derivation.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use silo_store::digest::{Digest, LayerId};
@@ -94,8 +95,8 @@ pub struct Step {
     pub arch: Arch,
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// The whole environment, as `NAME=value`, sorted.
-    pub env: Vec<String>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
     /// The build's SOURCE_DATE_EPOCH.
     pub epoch: i64,
     /// The layers of its root, lowest first.
@@ -126,14 +127,16 @@ pub struct Image {
     pub command: Vec<String>,
     /// Default arguments of a run.
     pub arguments: Option<Vec<String>>,
-    /// The environment, as `NAME=value`, sorted.
-    pub env: Vec<String>,
+    /// The environment.
+    pub env: BTreeMap<String, String>,
     /// The tiers of the .debs, in the same order.
     pub tiers: Vec<String>,
     /// The steps, each as the id of its derivation without layers.
     pub steps: Vec<DrvId>,
-    /// The outputs of steps according to the lock, as `derivation=layer`, sorted.
-    pub outputs: Vec<String>,
+    /// The outputs of steps according to the lock.
+    pub outputs: BTreeMap<Digest, Digest>,
+    /// The key of the project whose files the steps can read, if any can.
+    pub project: Option<String>,
     /// The answers to the packages' questions, sorted.
     pub answers: Vec<String>,
 }
