@@ -11,7 +11,7 @@ use std::sync::Arc;
 use silo_store::entry::Kind;
 use silo_store::path::LayerPath;
 
-use silo_model::lock::Tier;
+use silo_model::lock::PackageTier;
 
 use super::select_packages::{Candidates, Unpacked};
 
@@ -24,8 +24,8 @@ pub fn is_scripted(package: &Unpacked) -> bool {
 ///
 /// Not those of essential packages: nothing is configured yet, and mmdebstrap and debootstrap extract these packages before dpkg unpacks
 /// them. Not those that another package has too: dpkg unpacks that package itself, and needs the file in its place.
-pub fn unconfigured<'a>(tier: Tier, earlier: &[Arc<Unpacked>], choice: &'a Candidates) -> BTreeMap<&'a str, &'a str> {
-    if tier == Tier::Base {
+pub fn unconfigured<'a>(tier: PackageTier, earlier: &[Arc<Unpacked>], choice: &'a Candidates) -> BTreeMap<&'a str, &'a str> {
+    if tier == PackageTier::Base {
         return BTreeMap::new();
     }
     let is_configured = |package: &&Arc<Unpacked>| !is_scripted(package);

@@ -24,7 +24,7 @@ use silo_fetch::download::{self, Context};
 use silo_fetch::unpack::usr_merge;
 use silo_launch::spec::{Abi, Access, Mount, Root, Spec, Stdio};
 use silo_model::derivation::{self, Derivation};
-use silo_model::lock::Tier;
+use silo_model::lock::PackageTier;
 use silo_model::recipe::source;
 
 use super::context::{BuildContext, PATH, read_index, realised};
@@ -43,7 +43,7 @@ const DIVERSIONS: &str = "var/lib/dpkg/diversions";
 /// A tier to configure.
 pub(super) struct Task<'a> {
     /// The tier.
-    pub tier: Tier,
+    pub tier: PackageTier,
     /// The build's SOURCE_DATE_EPOCH.
     pub epoch: i64,
     /// The packages of the tier.
@@ -68,7 +68,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: Task<'_>) -> Result<State, E
         Step { tier: task.tier, epoch: task.epoch, choice, which, answers }.realise(ctx, state)
     };
     // Essential packages depend on each other without declaring it.
-    let parts = if task.tier == Tier::Base { None } else { split::split(&state.present, &choice) };
+    let parts = if task.tier == PackageTier::Base { None } else { split::split(&state.present, &choice) };
     let Some(Parts { first, halves: [one, other], last }) = parts else { return step(state, &choice, "") };
     let state = step(state, &first, ", first")?;
     let beside = state.beside();
@@ -92,7 +92,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: Task<'_>) -> Result<State, E
 
 /// One dpkg run over packages of a tier.
 struct Step<'a> {
-    tier: Tier,
+    tier: PackageTier,
     epoch: i64,
     choice: &'a Candidates,
     /// Suffix of the step's name: the part of the tier.

@@ -1,6 +1,6 @@
 //! Parses `--tier`.
 
-use crate::run::tier::{self, Pins, VM};
+use crate::run::tier::{self, ImageLocks, VM};
 use silo_model::config::Tier;
 
 use super::context::Setting;
@@ -24,14 +24,14 @@ pub struct StepTier {
 }
 
 impl StepTier {
-    /// Selects the VM for build steps, if `--tier vm` is set. Keep the pins: they protect the VM's images from collection.
-    pub fn prepare(&self, setting: &mut Setting) -> Result<Option<Pins>, Failure> {
+    /// Selects the VM for build steps, if `--tier vm` is set. Keep the image_locks: they protect the VM's images from collection.
+    pub fn prepare(&self, setting: &mut Setting) -> Result<Option<ImageLocks>, Failure> {
         if self.tier != Some(Tier::Vm) {
             return Ok(None);
         }
-        let (machine, pins) = setting.images(tier::of_steps)?;
+        let (machine, image_locks) = setting.images(tier::of_steps)?;
         setting.machine = Some(machine);
-        Ok(Some(pins))
+        Ok(Some(image_locks))
     }
 }
 

@@ -122,7 +122,7 @@ impl PackageRequest {
 /// earlier ones, and all tools of a release share the base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Tier {
+pub enum PackageTier {
     /// Essential, or needed by an essential package.
     Base,
     /// Requested by the recipe, or needed by such a package.
@@ -133,17 +133,17 @@ pub enum Tier {
     Build,
 }
 
-impl Tier {
+impl PackageTier {
     /// Every tier, in configuration order.
-    pub const ALL: [Tier; 4] = [Tier::Base, Tier::Recipe, Tier::Added, Tier::Build];
+    pub const ALL: [PackageTier; 4] = [PackageTier::Base, PackageTier::Recipe, PackageTier::Added, PackageTier::Build];
 
     /// Returns the name in locks and messages.
     pub fn name(self) -> &'static str {
         match self {
-            Tier::Base => "base",
-            Tier::Recipe => "recipe",
-            Tier::Added => "added",
-            Tier::Build => "build",
+            PackageTier::Base => "base",
+            PackageTier::Recipe => "recipe",
+            PackageTier::Added => "added",
+            PackageTier::Build => "build",
         }
     }
 }
@@ -211,7 +211,7 @@ pub struct Package {
     /// Its version.
     pub version: String,
     /// Its tier.
-    pub tier: Tier,
+    pub tier: PackageTier,
     /// Its archive.
     pub archive: Archive,
     /// Its path below the archive's root.
@@ -385,7 +385,7 @@ mod tests {
     fn sample() -> Lock {
         let package = Package {
             version: "1:2.0~rc1-3".into(),
-            tier: Tier::Added,
+            tier: PackageTier::Added,
             archive: Archive::Security,
             path: "pool/updates/main/h/hello/hello_2.0~rc1-3_amd64.deb".into(),
             size: 1234,

@@ -12,7 +12,7 @@ use crate::relation::{self, Qualifier, Relation};
 use crate::universe::{Id, Kind, Origin, Universe};
 use crate::version;
 use crate::walk::{self, Recommends};
-use silo_model::lock::Tier;
+use silo_model::lock::PackageTier;
 use silo_model::recipe::package_spec;
 
 /// Input of a solve.
@@ -46,7 +46,7 @@ impl Request<'_> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Solution<'a> {
     /// All packages, sorted by name and architecture (the root's own first), one version each, with their tier.
-    pub packages: Vec<(&'a Package<'a>, Tier)>,
+    pub packages: Vec<(&'a Package<'a>, PackageTier)>,
 }
 
 /// Reason why a request has no solution.
@@ -134,10 +134,10 @@ fn all_wanted(universe: &Universe<'_>, request: &Request<'_>) -> Result<[Vec<Id>
 }
 
 /// Returns the tier of every chosen package: the first tier whose wanted packages need it.
-fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 4], recommends: Recommends) -> Result<BTreeMap<Id, Tier>, Error> {
+fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 4], recommends: Recommends) -> Result<BTreeMap<Id, PackageTier>, Error> {
     let chosen: BTreeSet<Id> = chosen.iter().copied().collect();
     let mut tiers = BTreeMap::new();
-    for (tier, roots) in Tier::ALL.into_iter().zip(roots) {
+    for (tier, roots) in PackageTier::ALL.into_iter().zip(roots) {
         let mut queue = roots.clone();
         while let Some(id) = queue.pop() {
             if !chosen.contains(&id) || tiers.contains_key(&id) {
@@ -152,8 +152,8 @@ fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 4], recommend
         }
     }
     // A package that no tier needs was chosen by the solver for its own reasons; it belongs to the last tier.
-    let wanted = Tier::ALL.into_iter().zip(roots).filter(|(_, roots)| !roots.is_empty());
-    let last = wanted.map(|(tier, _)| tier).max().unwrap_or(Tier::Recipe).max(Tier::Recipe);
+    let wanted = PackageTier::ALL.into_iter().zip(roots).filter(|(_, roots)| !roots.is_empty());
+    let last = wanted.map(|(tier, _)| tier).max().unwrap_or(PackageTier::Recipe).max(PackageTier::Recipe);
     for id in chosen {
         tiers.entry(id).or_insert(last);
     }

@@ -1,9 +1,9 @@
-//! Pins the image of a run, and restores it if it is compressed.
+//! Locks the image of a run, and restores it if it is compressed.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use silo_store::flock::{self, Pin};
+use silo_store::flock::{self, ImageLock};
 use silo_store::layout::Store;
 
 use silo_base::event::{Event, Sink};
@@ -30,16 +30,16 @@ pub struct Images<'a> {
 }
 
 impl Images<'_> {
-    /// Pins an image, so that it is not collected, and restores it if it is compressed.
-    pub fn pin(&self, tool: &Installed) -> Result<Pin, Error> {
-        let pin = {
+    /// Locks an image, so that it is not collected, and restores it if it is compressed.
+    pub fn lock(&self, tool: &Installed) -> Result<ImageLock, Error> {
+        let lock = {
             let shared = flock::share(self.store)?;
-            flock::pin(self.store, &shared, &tool.image.digest())?
+            flock::lock_image(self.store, &shared, &tool.image.digest())?
         };
         if image::is_there(self.home, tool.image) && compressed::is_cold(self.home, tool.image) {
             self.restore(tool)?;
         }
-        Ok(pin)
+        Ok(lock)
     }
 
     /// Reads an image's configuration.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use silo_store::flock::Pin;
+use silo_store::flock::ImageLock;
 
 use silo_base::home::{Home, PROJECT_LOCK};
 use silo_base::sanitize;
@@ -24,7 +24,7 @@ use super::reviewing::Reviewing;
 #[derive(Default)]
 pub struct Leases {
     /// Protect images from collection.
-    pub(super) pins: Vec<Pin>,
+    pub(super) image_locks: Vec<ImageLock>,
     /// Protects persistent directories from being emptied.
     pub(super) in_use: Option<InUse>,
     /// Open descriptors, so that the inode numbers in the spec are not reused.

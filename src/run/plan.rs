@@ -126,7 +126,7 @@ pub enum Private {
 pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     let Inputs { view, images, caller, target, options, .. } = inputs;
     let tool = &target.tool;
-    let mut leases = Leases { pins: vec![images.pin(tool)?], ..Leases::default() };
+    let mut leases = Leases { image_locks: vec![images.lock(tool)?], ..Leases::default() };
     let image = images.read(tool)?;
     let root = image::root(view.home, tool.image);
     let run = target.recipe.as_ref().map(|recipe| &recipe.run);
@@ -204,8 +204,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         Tier::Native => None,
         Tier::Vm => {
             let boot = if options.cold { Boot::Cold } else { Boot::Warm(run.map_or(&[][..], |run| &run.warm_up)) };
-            let (machine, pins) = tier::of_run(*images, tool, boot, budget.cpus)?;
-            leases.pins.extend(pins);
+            let (machine, image_locks) = tier::of_run(*images, tool, boot, budget.cpus)?;
+            leases.image_locks.extend(image_locks);
             Some(machine)
         }
     };

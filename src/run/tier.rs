@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::thread;
 
-use silo_store::flock::Pin;
+use silo_store::flock::ImageLock;
 
 use silo_base::event::Event;
 use silo_base::home::Home;
@@ -29,7 +29,7 @@ const MEMORY_BYTES: u64 = 2 << 30;
 const CPUS: u32 = 2;
 
 /// Protect images from collection.
-pub type Pins = Vec<Pin>;
+pub type ImageLocks = Vec<ImageLock>;
 
 /// Boot mode of a VM.
 #[derive(Clone, Copy, Debug)]
@@ -47,19 +47,19 @@ pub fn usual(home: &Home) -> Result<Tier, Error> {
 }
 
 /// Returns the default VM for build steps: none, or, on hosts without a native tier, one as soon as an image for VMs is installed.
-pub fn usual_of_steps(images: Images<'_>) -> Result<Option<(VmFiles, Pins)>, Error> {
+pub fn usual_of_steps(images: Images<'_>) -> Result<Option<(VmFiles, ImageLocks)>, Error> {
     if silo_launch::HAS_NATIVE || found(images.home)?.is_none() { Ok(None) } else { of_steps(images).map(Some) }
 }
 
 /// Makes the VM for build steps. It has no disk, because each step has another root.
-pub fn of_steps(images: Images<'_>) -> Result<(VmFiles, Pins), Error> {
+pub fn of_steps(images: Images<'_>) -> Result<(VmFiles, ImageLocks), Error> {
     let parts = parts(images)?;
     let snapshots = Some(boot::snapshots(images.home, parts.own.image));
-    Ok((VmFiles { snapshots, ..machine(images, &parts, None, CPUS.min(processors()))? }, parts.pins))
+    Ok((VmFiles { snapshots, ..machine(images, &parts, None, CPUS.min(processors()))? }, parts.image_locks))
 }
 
 /// Makes the VM for a tool, with at most `cpus` CPUs.
-pub fn of_run(images: Images<'_>, tool: &Installed, boot: Boot<'_>, cpus: Option<u32>) -> Result<(VmFiles, Pins), Error> {
+pub fn of_run(images: Images<'_>, tool: &Installed, boot: Boot<'_>, cpus: Option<u32>) -> Result<(VmFiles, ImageLocks), Error> {
     let parts = parts(images)?;
     if !boot::has(images.home, tool.image, boot::DISK) {
         (images.sink)(Event::Note { text: format!("creating a disk of {} for virtual machines, once", tool.name) });
@@ -71,7 +71,7 @@ pub fn of_run(images: Images<'_>, tool: &Installed, boot: Boot<'_>, cpus: Option
     };
     let warm_up = warm_up.iter().map(Into::into).collect();
     let cpus = cpus.unwrap_or(CPUS).clamp(1, processors());
-    Ok((VmFiles { snapshots, warm_up, ..machine(images, &parts, Some(disk), cpus)? }, parts.pins))
+    Ok((VmFiles { snapshots, warm_up, ..machine(images, &parts, Some(disk), cpus)? }, parts.image_locks))
 }
 
 fn processors() -> u32 {
@@ -86,22 +86,22 @@ fn found(home: &Home) -> Result<Option<Installed>, Error> {
     }
 }
 
-/// The image with QEMU, the image with the kernel (may be the same), and their pins.
+/// The image with QEMU, the image with the kernel (may be the same), and their locks.
 struct MachineImages {
     own: Installed,
     kernel: Installed,
-    pins: Pins,
+    image_locks: ImageLocks,
 }
 
 fn parts(images: Images<'_>) -> Result<MachineImages, Error> {
     let own = found(images.home)?;
     let own = own.ok_or_else(|| Error::missing("the vm tier needs an image for virtual machines", how_to_have_it()))?;
-    let mut pins = vec![images.pin(&own)?];
+    let mut image_locks = vec![images.lock(&own)?];
     let kernel = kernel_of(images.home, &own)?;
     if kernel.image != own.image {
-        pins.push(images.pin(&kernel)?);
+        image_locks.push(images.lock(&kernel)?);
     }
-    Ok(MachineImages { own, kernel, pins })
+    Ok(MachineImages { own, kernel, image_locks })
 }
 
 /// Finds the tool with the kernel for VMs.

@@ -131,7 +131,7 @@ pub fn reset(home: &Home) -> Result<bool, Error> {
     }
     let store = Store::open(home.root())?;
     let exclusive = gc_roots::exclude(&store, gc_roots::PATIENCE)?;
-    let running = flock::pins(&store)?;
+    let running = flock::image_locks(&store)?;
     if !running.is_empty() {
         return Err(Error::Running { count: running.len() });
     }

@@ -59,7 +59,7 @@ pub struct Compressed {
 
 /// Returns the images with a root that were not used for this time and are not running.
 pub fn idle(context: &Context<'_>, older_than: Duration) -> Result<Vec<ImageId>, Error> {
-    let running = flock::pins(context.store)?;
+    let running = flock::image_locks(context.store)?;
     let unused = |id: &ImageId| {
         let used = image::last_used(context.home, *id).and_then(|used| u64::try_from(used).ok()).unwrap_or(0);
         UNIX_EPOCH
@@ -91,7 +91,7 @@ pub fn compress(context: &Context<'_>, images: &[ImageId]) -> Result<Compressed,
     let seen: Vec<(ImageId, Option<i64>)> = images.iter().map(|id| (*id, image::last_used(context.home, *id))).collect();
     pack(context, &theirs_alone(context, images)?)?;
     let exclusive = gc_roots::exclude(context.store, gc_roots::PATIENCE)?;
-    let running = flock::pins(context.store)?;
+    let running = flock::image_locks(context.store)?;
     let still = |(id, used): &&(ImageId, Option<i64>)| {
         !running.contains_key(&id.digest()) && image::last_used(context.home, *id) == *used && used.is_some()
     };

@@ -64,7 +64,7 @@ pub fn keepers(home: &Home, store: &Store, made_of: &MadeOf) -> Result<Vec<Keepe
     for (name, root) in gc_roots::list(store)? {
         keepers.extend(why(home, &name)?.map(|why| Keeper { why, root }));
     }
-    for (image, holders) in flock::pins(store)? {
+    for (image, holders) in flock::image_locks(store)? {
         let root = Root { images: [image].into(), layers: made_of.get(&image).cloned().unwrap_or_default() };
         keepers.push(Keeper { why: format!("the running sandbox of {}", describe(&holders)), root });
     }

@@ -14,7 +14,7 @@ use silo_base::home::PROJECT_LOCK;
 use silo_base::system::Arch;
 use silo_build::image::{self, ImageId};
 use silo_build::{Built, Target};
-use silo_model::lock::{self, Lock, Package, PackageRequest, Tier};
+use silo_model::lock::{self, Lock, Package, PackageRequest, PackageTier};
 use silo_model::recipe::Lsp;
 use silo_model::recipe::lsp;
 
@@ -183,7 +183,7 @@ fn over(base: Lock, today: Lock, asked: PackageRequest) -> Lock {
     for (arch, all) in today.packages {
         let own = packages.entry(arch).or_default();
         for (name, package) in all {
-            let tier = package.tier.max(Tier::Added);
+            let tier = package.tier.max(PackageTier::Added);
             // A package that the tool needs only for build steps may become part of the server's image.
             own.entry(name).and_modify(|own| own.tier = own.tier.min(tier)).or_insert(Package { tier, ..package });
         }
@@ -199,7 +199,7 @@ fn stands_on(lock: &Lock, base: &Lock) -> bool {
         packages.iter().all(|(name, package)| {
             let own = own.and_then(|own| own.get(name));
             own.is_some_and(|own| {
-                own == package || (package.tier == Tier::Build && Package { tier: Tier::Build, ..own.clone() } == *package)
+                own == package || (package.tier == PackageTier::Build && Package { tier: PackageTier::Build, ..own.clone() } == *package)
             })
         })
     };

@@ -2,13 +2,13 @@
 //!
 //! * the store's lock, shared to use the store and exclusive to collect;
 //! * one lock per derivation, so that only one process builds it;
-//! * pins, which keep an image during a run.
+//! * image locks, which keep an image during a run.
 //!
-//! Locks are flock(2) on files in locks/: the kernel drops them when the holder dies. Build locks and pins are taken only under the shared
-//! lock, so gc may remove files that nobody holds. A pin outlives the shared lock: a sandbox that runs for hours keeps only its image.
+//! Locks are flock(2) on files in locks/: the kernel drops them when the holder dies. Build locks and image locks are taken only under the shared
+//! lock, so gc may remove files that nobody holds. An image lock outlives the shared lock: a sandbox that runs for hours keeps only its image.
 
 use crate::digest::Digest;
-use crate::layout::{PIN_PREFIX, Store};
+use crate::layout::{IMAGE_LOCK_PREFIX, Store};
 use crate::locked_file::LockedFile;
 use crate::path_error::{PathError, at, if_present};
 use crate::private;
@@ -39,7 +39,7 @@ pub struct BuildLock {
 
 /// Protects an image and its layers from gc while it is held.
 #[derive(Debug)]
-pub struct Pin {
+pub struct ImageLock {
     _held: LockedFile,
 }
 
@@ -88,19 +88,19 @@ pub fn exclude_within(store: &Store, patience: Duration) -> Result<Option<Exclus
 }
 
 /// Protects an image from gc. The caller must check afterwards that the image exists.
-pub fn pin(store: &Store, _permission: &SharedLock, image: &Digest) -> Result<Pin, PathError> {
-    let path = store.pin(image);
+pub fn lock_image(store: &Store, _permission: &SharedLock, image: &Digest) -> Result<ImageLock, PathError> {
+    let path = store.image_lock(image);
     let held = LockedFile::shared(open(&path)?).map_err(at("lock", &path))?;
-    Ok(Pin { _held: held })
+    Ok(ImageLock { _held: held })
 }
 
 /// Returns the pinned images, each with the processes that run it.
 ///
-/// The result is reliable under the exclusive lock, because a pin is taken under the shared one. Otherwise it may be out of date.
-pub fn pins(store: &Store) -> Result<BTreeMap<Digest, Vec<Holder>>, PathError> {
+/// The result is reliable under the exclusive lock, because an image lock is taken under the shared one. Otherwise it may be out of date.
+pub fn image_locks(store: &Store) -> Result<BTreeMap<Digest, Vec<Holder>>, PathError> {
     let mut pinned = BTreeMap::new();
     for image in pin_files(store)? {
-        let path = store.pin(&image);
+        let path = store.image_lock(&image);
         let Some(file) = if_present(File::open(&path).map_err(at("open", &path)))? else { continue };
         if LockedFile::try_exclusive(file).map_err(at("lock", &path))?.is_none() {
             pinned.insert(image, holders(&path));
@@ -109,11 +109,11 @@ pub fn pins(store: &Store) -> Result<BTreeMap<Digest, Vec<Holder>>, PathError> {
     Ok(pinned)
 }
 
-/// Removes pin files that no process holds.
+/// Removes lock files of images that no process holds.
 pub(crate) fn remove_stale_pins(store: &Store, _permission: &ExclusiveLock) -> Result<(), PathError> {
-    let held = pins(store)?;
+    let held = image_locks(store)?;
     for image in pin_files(store)?.into_iter().filter(|image| !held.contains_key(image)) {
-        let path = store.pin(&image);
+        let path = store.image_lock(&image);
         fs::remove_file(&path).map_err(at("remove", &path))?;
     }
     Ok(())
@@ -124,7 +124,7 @@ fn pin_files(store: &Store) -> Result<Vec<Digest>, PathError> {
     let mut images = Vec::new();
     for item in fs::read_dir(&dir).map_err(at("list", &dir))? {
         let name = item.map_err(at("list", &dir))?.file_name();
-        images.extend(name.to_str().and_then(|name| name.strip_prefix(PIN_PREFIX)).and_then(|hex| Digest::parse(hex).ok()));
+        images.extend(name.to_str().and_then(|name| name.strip_prefix(IMAGE_LOCK_PREFIX)).and_then(|hex| Digest::parse(hex).ok()));
     }
     Ok(images)
 }
@@ -209,17 +209,20 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
         let shared = share(&store).unwrap();
-        let (first, also, other) =
-            (pin(&store, &shared, &one).unwrap(), pin(&store, &shared, &one).unwrap(), pin(&store, &shared, &two).unwrap());
+        let (first, also, other) = (
+            lock_image(&store, &shared, &one).unwrap(),
+            lock_image(&store, &shared, &one).unwrap(),
+            lock_image(&store, &shared, &two).unwrap(),
+        );
         drop(shared);
         let exclusive = try_exclude(&store).unwrap().unwrap();
-        let images = || pins(&store).unwrap().into_keys().collect::<BTreeSet<_>>();
+        let images = || image_locks(&store).unwrap().into_keys().collect::<BTreeSet<_>>();
         assert_eq!(images(), BTreeSet::from([one, two]));
         drop((first, other));
         assert_eq!(images(), BTreeSet::from([one]));
         drop(also);
         assert_eq!(images(), BTreeSet::new());
         remove_stale_pins(&store, &exclusive).unwrap();
-        assert!(!store.pin(&one).exists());
+        assert!(!store.image_lock(&one).exists());
     }
 }

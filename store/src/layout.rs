@@ -122,8 +122,8 @@ impl Store {
     }
 
     /// Returns the lock file that protects a running image from gc.
-    pub fn pin(&self, image: &Digest) -> PathBuf {
-        self.locks().join(format!("{PIN_PREFIX}{image}"))
+    pub fn image_lock(&self, image: &Digest) -> PathBuf {
+        self.locks().join(format!("{IMAGE_LOCK_PREFIX}{image}"))
     }
 }
 
@@ -134,8 +134,8 @@ pub(crate) const MANIFEST: &str = "manifest.toml";
 pub(crate) const PACKED: &str = "layer.tar.zst";
 /// Prefix of the names of build locks.
 pub(crate) const BUILD_LOCK_PREFIX: &str = "build-";
-/// Prefix of the names of pins.
-pub(crate) const PIN_PREFIX: &str = "image-";
+/// Prefix of the names of image locks.
+pub(crate) const IMAGE_LOCK_PREFIX: &str = "image-";
 
 /// Makes a directory for subdirectories with many short-lived files; an existing one is not changed.
 ///

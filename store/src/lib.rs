@@ -66,7 +66,7 @@ pub mod verify;
 pub use commit::{CommitError, Committed};
 pub use digest::{Digest, LayerId};
 pub use entry::{Entry, Kind, Meta, Node};
-pub use flock::{BuildLock, ExclusiveLock, Pin, SharedLock};
+pub use flock::{BuildLock, ExclusiveLock, ImageLock, SharedLock};
 pub use index::Index;
 pub use layout::Store;
 pub use manifest::{Manifest, Record};

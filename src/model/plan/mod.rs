@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use petgraph::graph::{DiGraph, NodeIndex};
 use silo_store::digest::Digest;
 
-use crate::lock::{self, Lock, Tier};
+use crate::lock::{self, Lock, PackageTier};
 use crate::recipe;
 use crate::recipe::source;
 
@@ -37,7 +37,7 @@ pub enum Step {
     /// Run the maintainer scripts of one tier's packages.
     Configure {
         /// The tier.
-        tier: Tier,
+        tier: PackageTier,
         /// The build's SOURCE_DATE_EPOCH.
         epoch: i64,
         /// The packages of the tier, by name.
@@ -103,7 +103,7 @@ type TierKey = (i64, Option<NodeIndex>, Vec<NodeIndex>, Vec<String>);
 #[derive(Default)]
 struct Making {
     graph: DiGraph<Step, ()>,
-    packages: BTreeMap<(Digest, Tier), NodeIndex>,
+    packages: BTreeMap<(Digest, PackageTier), NodeIndex>,
     tiers: BTreeMap<TierKey, NodeIndex>,
 }
 
@@ -128,8 +128,8 @@ impl Making {
         let epoch = tool.lock.epoch;
         let mut below = None;
         let mut own = None;
-        for tier in Tier::ALL {
-            if tier == Tier::Build {
+        for tier in PackageTier::ALL {
+            if tier == PackageTier::Build {
                 own = below;
             }
             let of_tier = tool.packages.iter().filter(|(_, package)| package.tier == tier);
@@ -160,7 +160,7 @@ impl Making {
             .or_insert_with(|| self.graph.add_node(Step::Package { name: name.to_owned(), package: package.clone(), epoch }))
     }
 
-    fn tier(&mut self, tier: Tier, key: TierKey) -> NodeIndex {
+    fn tier(&mut self, tier: PackageTier, key: TierKey) -> NodeIndex {
         let graph = &mut self.graph;
         *self.tiers.entry(key).or_insert_with_key(|(epoch, below, packages, answers)| {
             let (epoch, below, answers) = (*epoch, *below, answers.clone());
