@@ -291,6 +291,8 @@ fn text_leaves_through_the_sink_alone() {
     // The other process of a step answers its parent through a pipe.
     only_in(" io::stdout()", &["src/cli/ui.rs", "src/launch/reexec.rs"]);
     only_in("(io::stdout()", &["src/cli/ui.rs"]);
+    // The interactive view of a review draws escaped texts.
+    only_in("screen_output(", &["src/cli/ui.rs", "src/cli/full_screen.rs"]);
     only_in("stdio::std", &["src/launch/", "src/cli/restore_tty.rs"]);
     only_in("dup2_std", &["src/launch/", "src/cli/captured_stderr.rs"]);
     only_in("/dev/tty", &["src/launch/"]);

@@ -7,6 +7,7 @@ mod agent;
 mod architecture;
 mod archives;
 mod broker;
+mod browser;
 mod circles;
 mod cli;
 mod clients;

@@ -97,8 +97,7 @@ impl OnConflict {
 /// Applies a choice, and imports the repository with all or all safe changes.
 pub fn apply(setting: &Setting, view: &mut View, choice: &Choice, on_conflict: OnConflict) -> Result<Applied, Failure> {
     let all = weighed(setting, view)?;
-    let mut chosen = choose::choose(&all, choice)
-        .map_err(|error| Failure::usage(error_chain::of(&error).join(": "), "`silo review --list` lists the changes"))?;
+    let mut chosen = choose::choose(&all, choice).map_err(unchosen)?;
     if on_conflict == OnConflict::Skip {
         let skipped: Vec<&Path> =
             chosen.iter().map(|index| &all[*index]).filter(|one| !one.is_applicable()).map(|one| one.change.path.as_path()).collect();
@@ -109,14 +108,24 @@ pub fn apply(setting: &Setting, view: &mut View, choice: &Choice, on_conflict: O
         chosen.iter().map(|index| &all[*index]).filter(|one| one.weight == Weight::Obeyed).map(|one| one.change.path.clone()).collect();
     // The approval of a project's settings stays a decision of its own.
     trust::came_inside(&setting.home, &setting.project, &obeyed).map_err(Failure::from)?;
-    if !matches!(choice, Choice::Paths(_)) {
-        import(view);
+    match choice {
+        Choice::All | Choice::Safe => import(view),
+        Choice::Paths(_) | Choice::Seen(_) => {}
     }
     Ok(applied)
 }
 
+/// Converts the reason why a choice selects nothing.
+pub fn unchosen(error: choose::Error) -> Failure {
+    let hint = match &error {
+        choose::Error::Nothing(_) | choose::Error::Part(..) => "`silo review --list` lists the changes",
+        choose::Error::Changed(_) => "look at the changes again, then decide",
+    };
+    Failure::usage(error_chain::of(&error).join(": "), hint)
+}
+
 /// Imports the changes of the repository.
-fn import(view: &mut View) {
+pub fn import(view: &mut View) {
     if view.repository == Repository::None {
         return;
     }

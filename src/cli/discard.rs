@@ -36,8 +36,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     let all = deciding::weighed(&setting, &view)?;
     let choice = Choice::Paths(deciding::inside(&setting, &args.paths)?);
-    let chosen =
-        choose::choose(&all, &choice).map_err(|error| Failure::usage(error.to_string(), "`silo review --list` lists the changes"))?;
+    let chosen = choose::choose(&all, &choice).map_err(deciding::unchosen)?;
     let Choice::Paths(paths) = &choice else { return Ok(ExitCode::FAILURE) };
     let number = discard::some(&view, &all, &chosen, paths).map_err(deciding::failure)?;
     ui::data(&format!("discarded {}\n", count(number, "change")))?;

@@ -14,6 +14,7 @@ mod progress;
 
 mod context;
 
+mod full_screen;
 mod overlay;
 mod timing;
 
@@ -21,7 +22,10 @@ mod deciding;
 mod gc;
 mod log_runs;
 
+mod browser_screen;
 mod stored_reviews;
+
+mod browser;
 
 mod add;
 mod apply;

@@ -9,6 +9,7 @@ use silo_review::view::{Repository, View};
 use silo_review::weigh::{Weighed, Weight, groups};
 use silo_review::{difference, html, lookalike, report};
 
+use super::browser;
 use super::context::{Globals, Setting, setting};
 use super::deciding::{self, open};
 use super::error::Failure;
@@ -17,11 +18,14 @@ use super::ui;
 /// Show the changes that tools made in review mode, before they reach the project
 ///
 /// Files that this machine executes or obeys come first, each with the reason. Then come sources with their differences, then generated
-/// files as counts.
+/// files as counts. A terminal shows a list to scroll, filter and choose from.
 #[derive(clap::Args)]
 pub struct Args {
     /// Show only changes of these paths, and of everything below them
     paths: Vec<PathBuf>,
+    /// Print the changes, also to a terminal
+    #[arg(long, conflicts_with_all = ["list", "json", "html"])]
+    plain: bool,
     /// List the changes without their differences
     #[arg(long, conflicts_with_all = ["json", "html"])]
     list: bool,
@@ -32,13 +36,13 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Show the project with its changes at a path for programs of this machine, read-only, until Ctrl-C
-    #[arg(long, conflicts_with_all = ["list", "json", "html", "paths", "command"])]
+    #[arg(long, conflicts_with_all = ["plain", "list", "json", "html", "paths", "command"])]
     mount: bool,
     /// With --mount or a program: show the changes even if this machine executes or obeys one of them
     #[arg(long)]
     obeyed: bool,
     /// Run this program of this machine, not in a sandbox; it sees the project with its changes, read-only
-    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["list", "json", "html", "paths"])]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["plain", "list", "json", "html", "paths"])]
     command: Vec<OsString>,
 }
 
@@ -74,6 +78,8 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         ui::json(&report::json(&view, &all))?;
     } else if let Some(file) = &args.html {
         ui::data_to(Some(file.as_path()), &html::page(&report::json(&view, &all)))?;
+    } else if args.paths.is_empty() && !args.plain && !args.list && browser::has_terminal() {
+        return browser::run(&setting, view, all);
     } else {
         let diffs = if args.list { String::new() } else { diffs(&view, &all) };
         ui::data(&format!("{}{diffs}{}", overview(&view, &all), ways_on(&all)))?;

@@ -168,9 +168,35 @@ pub fn message(text: &str) -> String {
     text.replace('\n', &format!("\n{INDENT}"))
 }
 
+/// True if a view can have the whole terminal: input and output are one with a size.
+pub fn has_screen() -> bool {
+    // A terminal without a size reports zeros.
+    let has_size = || rustix::termios::tcgetwinsize(io::stdin()).is_ok_and(|size| size.ws_col > 0 && size.ws_row > 0);
+    io::stdin().is_terminal() && io::stdout().is_terminal() && has_size()
+}
+
+/// The output of a view that has the whole terminal. The view draws it from escaped texts.
+pub type ScreenOutput = io::BufWriter<io::Stdout>;
+
+/// Returns the output of a view that has the whole terminal.
+pub fn screen_output() -> ScreenOutput {
+    // Larger than most screens, so that one is drawn in one piece.
+    io::BufWriter::with_capacity(64 << 10, io::stdout())
+}
+
+/// Restores the terminal for the message about a panic.
+static RESTORE: OnceLock<fn()> = OnceLock::new();
+
+/// Sets the function that restores the terminal for the message about a panic.
+pub fn before_panic_message(restore: fn()) {
+    // The same function each time.
+    let _ = RESTORE.set(restore);
+}
+
 /// Reports a panic of any thread as an error of Silo.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
+        RESTORE.get().into_iter().for_each(|restore| restore());
         let what = panic.payload_as_str().unwrap_or("a panic without a text");
         let place = panic.location().map_or_else(String::new, |at| format!(" ({}:{})", at.file(), at.line()));
         // Written past the bars: the thread may hold their lock.

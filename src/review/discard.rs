@@ -15,6 +15,11 @@ pub fn all(view: &View) -> Result<(), Error> {
         let entry = entry.map_err(at("list", view.session.upper()))?;
         silo_store::removal::remove_tree(&entry.path())?;
     }
+    repository(view)
+}
+
+/// Discards the changes of the repository's layer.
+pub fn repository(view: &View) -> Result<(), Error> {
     // Only the holder of the review's lock uses the layer of the repository.
     Ok(silo_store::removal::remove_tree(&view.session.git())?)
 }

@@ -38,10 +38,12 @@ mod copying;
 pub mod plan;
 
 mod decisions;
+pub mod entries;
 mod exchange;
 mod release;
 
 pub mod apply;
+pub mod browser;
 pub mod discard;
 
 pub mod stored_reviews;

@@ -45,7 +45,7 @@ impl Weight {
 }
 
 /// A change with its weight.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Weighed {
     /// The change.
     pub change: Change,
