@@ -24,7 +24,7 @@ pub struct StepTier {
 }
 
 impl StepTier {
-    /// Selects the VM for build steps, if `--tier vm` is set. Keep the image_locks: they protect the VM's images from collection.
+    /// Selects the VM for build steps, if `--tier vm` is set. Keep the locks: they protect the VM's images from collection.
     pub fn prepare(&self, setting: &mut Setting) -> Result<Option<ImageLocks>, Failure> {
         if self.tier != Some(Tier::Vm) {
             return Ok(None);
