@@ -29,3 +29,6 @@ pub mod network;
 pub mod terminal;
 
 pub mod job_control;
+
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub mod event_loop;

@@ -85,7 +85,7 @@ pub fn report(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
         }
         Report::Started => bytes.push(b'B'),
         Report::Stopped(signal) => bytes.extend([b'Z', *signal]),
-        Report::Placed => bytes.push(b'F'),
+        Report::Placed => bytes.push(b'P'),
         Report::Exited(code) => bytes.extend([b'E', *code]),
         Report::Killed(signal) => bytes.extend([b'K', *signal]),
     }
@@ -111,7 +111,7 @@ fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
         b'A' => return fd.map(Report::Keys),
         b'B' => return Some(Report::Started),
         b'Z' => return rest.first().map(|signal| Report::Stopped(*signal)),
-        b'F' => return Some(Report::Placed),
+        b'P' => return Some(Report::Placed),
         b'E' => return rest.first().map(|code| Report::Exited(*code)),
         b'K' => return rest.first().map(|signal| Report::Killed(*signal)),
         other => StageFailure::of_letter(*other)?,
@@ -217,6 +217,26 @@ mod tests {
         }
         drop(host);
         assert_eq!(next_order(guest.as_fd()), Ok(None));
+    }
+
+    #[test]
+    fn each_kind_of_report_has_a_letter_of_its_own() {
+        let (host, guest) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket pair needs nothing");
+        let fd = || rustix::pipe::pipe().expect("a pipe needs nothing").0;
+        let failed = |stage| Report::Failed(Failure { stage, step: "a step".to_owned(), cause: Cause::Number(libc::ENOENT) });
+        let stages = [StageFailure::Setup, StageFailure::Find, StageFailure::Execute].map(failed);
+        let others = [Report::Terminal(fd()), Report::Channel(fd()), Report::Keys(fd()), Report::Started, Report::Placed];
+        let ends = [Report::Stopped(20), Report::Exited(3), Report::Killed(9)];
+        for sent in stages.into_iter().chain(others).chain(ends) {
+            report(guest.as_fd(), &sent).expect("the other end is open");
+            let received = next_report(host.as_fd()).expect("it was sent").expect("it is valid");
+            let is_same = match (&sent, &received) {
+                (Report::Failed(sent), Report::Failed(received)) => sent.stage == received.stage,
+                _ => std::mem::discriminant(&sent) == std::mem::discriminant(&received),
+            };
+            assert!(is_same, "{sent:?} arrived as {received:?}");
+        }
     }
 
     #[test]

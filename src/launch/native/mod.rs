@@ -44,11 +44,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::host::deferred_stderr::DeferredStderr;
+use super::host::event_loop::Surroundings;
 use super::host::exit::Exit;
 use super::host::network::SandboxNetwork;
 use super::host::stdio;
 use super::host::system::Signals;
-use super::host::terminal::{ForegroundChange, Screen};
 use super::kernel::namespaces::NAMESPACES;
 use super::kernel::sys;
 use super::phase::Phase;
@@ -63,14 +63,10 @@ pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> 
     let plan = host_facts::make(spec, signals.before(), stdio::streams(&spec.stdio)?)?;
     let notices = DeferredStderr::new(&plan.streams)?;
     let outlet = spec.network.as_ref().map(|network| SandboxNetwork::open(network, notices.clone())).transpose()?;
-    let mut screen = Screen::of(&plan.streams, notices)?;
-    if let Some(screen) = screen.as_mut().filter(|screen| screen.turn() == Some(ForegroundChange::Came)) {
-        // Before the program starts, so that its first output goes to a raw terminal.
-        noted(Phase::Terminal);
-        screen.take()?;
-    }
+    let mut around = Surroundings::new(outlet);
+    around.take_terminal(&plan.streams, notices, noted)?;
     let (sandbox, ours) = start(spec, &plan)?;
-    let outcome = supervise::watch((&sandbox, ours.as_fd()), &signals, screen, outlet, noted);
+    let outcome = supervise::watch((&sandbox, ours.as_fd()), &signals, around, noted);
     // PID 1 exits at the end of the socket, if it still runs.
     drop(ours);
     outcome

@@ -4,12 +4,12 @@
 //! signals silo, and silo forwards each signal exactly once to the program's process group, as the terminal would have. Silo treats a
 //! signal to its whole process group in the same way. A signal to silo alone (`kill`) goes to the program alone.
 //!
-//! A stopped program stops silo with it, so that the caller's shell shows its prompt (`host/job.rs`). For repeated keys see `signal_escalation`.
+//! A stopped program stops silo with it, so that the caller's shell shows its prompt (`host/job_control.rs`). For repeated keys see `signal_escalation`.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::termios::Termios;
@@ -17,10 +17,11 @@ use rustix::termios::Termios;
 use super::init_messages::{self, Order, Report};
 use crate::error::{Error, host};
 use crate::failure::failed;
+use crate::host::event_loop::Surroundings;
 use crate::host::exit::Exit;
-use crate::host::job_control::{Around, Job, Place, ProgramControl};
-use crate::host::network::{SandboxNetwork, SshAgentSource};
-use crate::host::signal_escalation::{Answer, ReceivedSignal, Scope, SignalEscalation};
+use crate::host::job_control::{Place, ProgramControl};
+use crate::host::network::SshAgentSource;
+use crate::host::signal_escalation::{Answer, ReceivedSignal, Scope};
 use crate::host::system::Signals;
 use crate::host::terminal::Screen;
 use crate::kernel::sys::Child;
@@ -66,109 +67,74 @@ impl Drop for Sandbox {
     }
 }
 
-/// Supervises a sandbox until it is gone and its last output was written.
-///
-/// `outlet` serves the network on the channels that the sandbox passes, as long as the sandbox lives. `noted` is called with each phase.
+/// Supervises a sandbox until it is gone and its last output was written. The network is served on the channels that the sandbox passes.
+/// `noted` is called with each phase.
 pub fn watch(
     (sandbox, socket): (&Sandbox, BorrowedFd<'_>),
     signals: &Signals,
-    mut screen: Option<Screen>,
-    mut outlet: Option<SandboxNetwork<'_>>,
+    around: Surroundings<'_>,
     noted: &mut dyn FnMut(Phase),
 ) -> Result<Exit, Error> {
-    let mut control = Control { sandbox, inside: Link(socket), job: Job::default(), insistence: SignalEscalation::default() };
+    let mut control = Control { sandbox, inside: Link(socket), around };
     let mut short_until = None;
     let end = loop {
         if short_until.is_some_and(|end| end <= Instant::now()) {
             short_until = None;
             noted(Phase::Lasting);
         }
-        if let Some(screen) = &mut screen {
-            control.job.turn(screen, &mut control.inside, noted)?;
-        }
-        let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
-        let mut interest = Vec::new();
-        if let Some(screen) = &screen {
-            screen.interest(&mut interest);
-        }
-        fds.extend(interest.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
-        let asked = outlet.as_ref().and_then(SandboxNetwork::asked);
-        fds.extend(asked.map(|channel| PollFd::from_borrowed_fd(channel, PollFlags::IN)));
+        control.around.turn(&mut control.inside, noted)?;
         let left = short_until.map(|end: Instant| end.saturating_duration_since(Instant::now()));
         let left = left.map(|left| Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().max(1).into() });
-        let patience = screen.as_ref().and_then(Screen::patience).into_iter().chain(left).min();
-        let ready = match poll(&mut fds, patience.as_ref()) {
-            Err(Errno::INTR) => continue,
-            result => host(result, "waiting for the sandbox")?,
-        };
-        let events: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
-        let streams = interest.len();
-        drop(fds);
-        drop(interest);
-        if !events[1].is_empty() {
+        let Some(ready) = control.around.wait(signals, &[(socket, PollFlags::IN)], left, "waiting for the sandbox")? else { continue };
+        if ready.is_signalled {
             while let Some(signal) = signals.next()? {
-                control.heed(signal, screen.as_ref())?;
+                control.handle(signal)?;
             }
         }
-        if let Some(screen) = &mut screen {
-            screen.copy(&events[2..2 + streams]);
-            if ready == 0 {
-                screen.look_again();
-            }
+        control.around.serve(&ready)?;
+        if ready.own.iter().all(PollFlags::is_empty) {
+            continue;
         }
-        if let Some(outlet) = outlet.as_mut().filter(|_| events.get(2 + streams).is_some_and(|events| !events.is_empty())) {
-            outlet.serve()?;
-        }
-        if !events[0].is_empty() {
-            match host(init_messages::next_report(socket), "receiving from the sandbox") {
-                Ok(Some(Report::Terminal(fd))) => {
-                    if let Some(screen) = &mut screen {
-                        screen.connect(fd)?;
-                    }
+        match host(init_messages::next_report(socket), "receiving from the sandbox")? {
+            Some(Report::Terminal(fd)) => {
+                if let Some(screen) = &mut control.around.screen {
+                    screen.connect(fd)?;
                 }
-                Ok(Some(Report::Started)) => {
-                    signals.tell_apart()?;
-                    noted(Phase::Started);
-                    short_until = Some(Instant::now() + SHORT);
-                }
-                Ok(Some(Report::Stopped(signal))) => {
-                    let around = Around { screen: screen.as_mut(), signals, noted: &mut *noted };
-                    let others = control.job.stopped(i32::from(signal), around, &mut control.inside)?;
-                    others.before.into_iter().try_for_each(|signal| control.heed(signal, screen.as_ref()))?;
-                    control.job.resume(&mut control.inside)?;
-                    others.after.into_iter().try_for_each(|signal| control.heed(signal, screen.as_ref()))?;
-                }
-                Ok(Some(Report::Placed)) => {
-                    if let Some(screen) = &mut screen {
-                        screen.note_placed();
-                    }
-                }
-                Ok(Some(Report::Channel(fd))) => {
-                    if let Some(outlet) = &mut outlet {
-                        outlet.take_channel(fd)?;
-                    }
-                }
-                Ok(Some(Report::Keys(fd))) => {
-                    if let Some(outlet) = &mut outlet {
-                        outlet.take_keys(SshAgentSource::Listener(fd))?;
-                    }
-                }
-                Ok(report) => break report,
-                Err(error) => return Err(error),
             }
+            Some(Report::Started) => {
+                signals.tell_apart()?;
+                noted(Phase::Started);
+                short_until = Some(Instant::now() + SHORT);
+            }
+            Some(Report::Stopped(signal)) => {
+                let others = control.around.stop(i32::from(signal), signals, &mut control.inside, noted)?;
+                others.before.into_iter().try_for_each(|signal| control.handle(signal))?;
+                control.around.resume(&mut control.inside)?;
+                others.after.into_iter().try_for_each(|signal| control.handle(signal))?;
+            }
+            Some(Report::Placed) => control.around.note_placed(),
+            Some(Report::Channel(fd)) => {
+                if let Some(network) = &mut control.around.network {
+                    network.take_channel(fd)?;
+                }
+            }
+            Some(Report::Keys(fd)) => {
+                if let Some(network) = &mut control.around.network {
+                    network.take_keys(SshAgentSource::Listener(fd))?;
+                }
+            }
+            report => break report,
         }
     };
     noted(Phase::Ended);
-    if let Some(screen) = &mut screen {
-        // Keys typed from here on are for the shell.
-        screen.release();
-    }
+    let mut around = control.around;
+    around.release();
     sandbox.wait();
-    let exit = match (&end, control.insistence.has_killed()) {
+    let exit = match (&end, around.has_killed()) {
         (None, true) => Ok(Exit::Signal(libc::SIGKILL)),
         _ => conclude(end),
     };
-    if let Some(screen) = screen {
+    if let Some(screen) = around.screen {
         screen.finish(&exit, signals);
     }
     exit
@@ -188,20 +154,19 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
 }
 
 /// Control of a running sandbox.
-struct Control<'a> {
+struct Control<'a, 'n> {
     sandbox: &'a Sandbox,
     inside: Link<'a>,
-    job: Job,
-    insistence: SignalEscalation,
+    around: Surroundings<'n>,
 }
 
-impl Control<'_> {
+impl Control<'_, '_> {
     /// Forwards a signal, or applies its escalation.
-    fn heed(&mut self, signal: ReceivedSignal, screen: Option<&Screen>) -> Result<(), Error> {
-        match self.insistence.hear(signal, Instant::now()) {
-            Answer::Pass | Answer::Insist => self.job.forward(signal, screen, &mut self.inside),
+    fn handle(&mut self, signal: ReceivedSignal) -> Result<(), Error> {
+        match self.around.decide(signal) {
+            Answer::Pass | Answer::Insist => self.around.forward(signal, &mut self.inside),
             Answer::Terminate => {
-                self.job.forward(signal, screen, &mut self.inside)?;
+                self.around.forward(signal, &mut self.inside)?;
                 self.inside.signal(libc::SIGTERM, Scope::Group)
             }
             Answer::Kill => {

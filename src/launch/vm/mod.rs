@@ -72,11 +72,11 @@ pub mod snapshot;
 
 use super::error::Error;
 use super::host::deferred_stderr::DeferredStderr;
+use super::host::event_loop::Surroundings;
 use super::host::exit::Exit;
 use super::host::network::SandboxNetwork;
 use super::host::stdio;
 use super::host::system::Signals;
-use super::host::terminal::{ForegroundChange, Screen};
 use super::phase::Phase;
 use super::spec::{Spec, Upper, VmFiles};
 use supervise::StopEvent;
@@ -107,13 +107,8 @@ pub fn launch(spec: &Spec, machine: &VmFiles, noted: &mut dyn FnMut(Phase)) -> R
         begun => begun?,
     };
     noted(Phase::Ready);
-    watch.screen = Screen::of(&streams, notices)?;
-    if let Some(screen) = watch.screen.as_mut().filter(|screen| screen.turn() == Some(ForegroundChange::Came)) {
-        // Before the program starts, so that its first output goes to a raw terminal.
-        noted(Phase::Terminal);
-        screen.take()?;
-    }
-    watch.outlet = outlet;
+    watch.around = Surroundings::new(outlet);
+    watch.around.take_terminal(&streams, notices, noted)?;
     let after = wire_streams::program(&mut watch, spec, inside, &streams)?;
     let outcome = watch.run(&signals, StopEvent::Ended, noted);
     noted(Phase::Ended);

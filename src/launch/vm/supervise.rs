@@ -3,7 +3,7 @@
 //! The only blocking call in the loop is `poll`. So a signal is handled in every phase, even if the VM, the broker or the reader of an
 //! output hangs.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -19,12 +19,11 @@ use super::running::Running;
 use super::unreported_end::UnreportedEnd;
 use crate::error::{Error, host};
 use crate::failure::{Failure, failed};
+use crate::host::event_loop::{Ready, Surroundings};
 use crate::host::exit::Exit;
-use crate::host::job_control::{Around, Job, ProgramControl};
-use crate::host::network::SandboxNetwork;
-use crate::host::signal_escalation::{Answer, ENDS, ReceivedSignal, Scope, SignalEscalation};
+use crate::host::job_control::ProgramControl;
+use crate::host::signal_escalation::{Answer, ENDS, ReceivedSignal, Scope};
 use crate::host::system::{self, SignalTarget, Signals};
-use crate::host::terminal::Screen;
 use crate::linux_abi;
 use silo_base::sanitize;
 
@@ -58,8 +57,8 @@ pub struct Supervisor<'a> {
     /// The last output of QEMU and the guest's kernel.
     words: Vec<u8>,
     pub mux: Mux,
-    pub screen: Option<Screen>,
-    pub outlet: Option<SandboxNetwork<'a>>,
+    /// The caller's terminal and the network.
+    pub around: Surroundings<'a>,
     afterwards: AfterReport,
     patience: TimeLimits,
     /// The current phase of the conversation, and its start.
@@ -69,15 +68,12 @@ pub struct Supervisor<'a> {
     /// The program's start and the signal that stopped it, if not handled yet.
     has_started: bool,
     stopped: Option<u8>,
-    job: Job,
     /// The drain timer after the program's end.
     linger: Drain,
     /// The time at which the link was closed or the VM ended, without a report.
     ending: Option<Instant>,
     is_closed: bool,
     gone: Option<UnreportedEnd>,
-    /// The signal escalation.
-    insistence: SignalEscalation,
 }
 
 impl<'a> Supervisor<'a> {
@@ -88,20 +84,17 @@ impl<'a> Supervisor<'a> {
             log: Some(log),
             words: Vec::new(),
             mux,
-            screen: None,
-            outlet: None,
+            around: Surroundings::new(None),
             afterwards,
             patience,
             since: (Phase::Boot, Instant::now()),
             end: None,
             has_started: false,
             stopped: None,
-            job: Job::default(),
             linger: Drain::default(),
             ending: None,
             is_closed: false,
             gone: None,
-            insistence: SignalEscalation::default(),
         }
     }
 
@@ -141,25 +134,17 @@ impl<'a> Supervisor<'a> {
         self.since = (self.phase(), Instant::now());
         while !self.is_at(until) {
             self.keep_time()?;
-            self.turn(noted)?;
-            let ready = self.wait(signals)?;
+            self.around.turn(&mut Link(&mut self.mux), noted)?;
+            let Some(ready) = self.wait(signals)? else { continue };
             if ready.is_logged {
                 self.note();
             }
-            if ready.is_signalled {
+            if ready.of_host.is_signalled {
                 while let Some(signal) = signals.next()? {
-                    self.heed(signal)?;
+                    self.handle(signal)?;
                 }
             }
-            if let Some(screen) = &mut self.screen {
-                screen.copy(&ready.keys);
-                if ready.is_idle {
-                    screen.look_again();
-                }
-            }
-            if let Some(outlet) = self.outlet.as_mut().filter(|_| ready.is_asked) {
-                outlet.serve()?;
-            }
+            self.around.serve(&ready.of_host)?;
             self.listen(&ready.streams)?;
             if std::mem::take(&mut self.has_started) {
                 signals.tell_apart()?;
@@ -201,39 +186,22 @@ impl<'a> Supervisor<'a> {
         [phase, ending, self.mux.broker_deadline()].into_iter().flatten().min()
     }
 
-    /// Polls all descriptors.
-    fn wait(&self, signals: &Signals) -> Result<PollResult, Error> {
-        let mut fds = vec![PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
-        fds.extend(self.log.iter().map(|log| PollFd::new(log, PollFlags::IN)));
+    /// Polls all descriptors; `None` if a signal interrupted it.
+    fn wait(&self, signals: &Signals) -> Result<Option<PollResult>, Error> {
+        let mut own: Vec<(BorrowedFd<'_>, PollFlags)> = self.log.iter().map(|log| (log.as_fd(), PollFlags::IN)).collect();
         let running = self.running.as_ref().filter(|_| self.gone.is_none() && self.end.is_none());
-        fds.extend(running.map(|running| PollFd::from_borrowed_fd(running.saying(), PollFlags::IN)));
-        let asked = self.outlet.as_ref().and_then(SandboxNetwork::asked);
-        fds.extend(asked.map(|channel| PollFd::from_borrowed_fd(channel, PollFlags::IN)));
-        let mut keys: Vec<(BorrowedFd<'_>, PollFlags)> = Vec::new();
-        if let Some(screen) = &self.screen {
-            screen.interest(&mut keys);
-        }
-        fds.extend(keys.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+        own.extend(running.map(|running| (running.saying(), PollFlags::IN)));
         let streams = self.mux.interest();
-        fds.extend(streams.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+        own.extend(streams.iter().map(|(_, fd, flags)| (*fd, *flags)));
         let lingers = self.end.is_some() && self.mux.conversation().owes();
-        let patience = self.screen.as_ref().and_then(Screen::patience).or_else(|| lingers.then_some(LOOK));
-        let patience = patience.or_else(|| self.wake().map(|wake| span(wake.saturating_duration_since(Instant::now()))));
-        let is_idle = match poll(&mut fds, patience.as_ref()) {
-            Err(Errno::INTR) => return Ok(PollResult::default()),
-            polled => host(polled, "waiting for the virtual machine")? == 0,
-        };
-        let mut events = fds.iter().map(PollFd::revents);
+        let wake = self.wake().map(|wake| span(wake.saturating_duration_since(Instant::now())));
+        let patience = if lingers { Some(LOOK) } else { wake };
+        let Some(of_host) = self.around.wait(signals, &own, patience, "waiting for the virtual machine")? else { return Ok(None) };
+        let mut events = of_host.own.iter().copied();
         let mut one = |is_polled: bool| is_polled && events.next().is_some_and(|flags| !flags.is_empty());
-        Ok(PollResult {
-            is_idle,
-            is_signalled: one(true),
-            is_logged: one(self.log.is_some()),
-            is_ended: one(running.is_some()),
-            is_asked: one(asked.is_some()),
-            keys: events.by_ref().take(keys.len()).collect(),
-            streams: streams.iter().map(|(source, ..)| *source).zip(events).collect(),
-        })
+        let (is_logged, is_ended) = (one(self.log.is_some()), one(running.is_some()));
+        let streams = streams.iter().map(|(source, ..)| *source).zip(events).collect();
+        Ok(Some(PollResult { is_logged, is_ended, streams, of_host }))
     }
 
     /// Handles data and frames from the VM.
@@ -243,11 +211,7 @@ impl<'a> Supervisor<'a> {
             match frame {
                 Frame::Started => self.has_started = true,
                 Frame::Stopped { signal } => self.stopped = Some(signal),
-                Frame::Placed => {
-                    if let Some(screen) = &mut self.screen {
-                        screen.note_placed();
-                    }
-                }
+                Frame::Placed => self.around.note_placed(),
                 Frame::Report(report) => {
                     self.end = Some(report);
                     if self.afterwards == AfterReport::Ends {
@@ -294,10 +258,11 @@ impl<'a> Supervisor<'a> {
                 return if matches!(self.gone, Some(UnreportedEnd::Misbehaved)) { self.lost(what) } else { error };
             }
             let ready = match self.wait(signals) {
-                Ok(ready) => ready,
+                Ok(Some(ready)) => ready,
+                Ok(None) => continue,
                 Err(error) => return error,
             };
-            if ready.is_signalled
+            if ready.of_host.is_signalled
                 && let Some(signal) = signals.asks_for_an_end()
             {
                 return Error::Interrupted { signal };
@@ -354,8 +319,8 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Forwards a signal, or applies its escalation.
-    fn heed(&mut self, arrived: ReceivedSignal) -> Result<(), Error> {
-        match self.insistence.hear(arrived, Instant::now()) {
+    fn handle(&mut self, arrived: ReceivedSignal) -> Result<(), Error> {
+        match self.around.decide(arrived) {
             Answer::Pass => self.forward(arrived),
             Answer::Insist => {
                 self.forward(arrived)?;
@@ -380,16 +345,13 @@ impl<'a> Supervisor<'a> {
         }
         if arrived.signal == libc::SIGTSTP && self.phase() != Phase::Running {
             // The program has not started, so silo stops alone.
-            if let Some(screen) = &mut self.screen {
-                screen.release();
-            }
+            self.around.release();
             system::stop_by(arrived.signal, SignalTarget::This)?;
             // The time during the stop does not count for the time limit.
             self.since.1 = Instant::now();
             return Ok(());
         }
-        let Supervisor { mux, screen, job, .. } = self;
-        job.forward(arrived, screen.as_ref(), &mut Link(mux))
+        self.around.forward(arrived, &mut Link(&mut self.mux))
     }
 
     /// Fails if the VM does not even accept a signal, because it will not react to any.
@@ -397,27 +359,20 @@ impl<'a> Supervisor<'a> {
         if self.mux.conversation().is_flushed() { Ok(()) } else { Err(Error::Interrupted { signal }) }
     }
 
-    /// Handles changes of the foreground of the caller's terminal.
-    fn turn(&mut self, noted: &mut dyn FnMut(crate::phase::Phase)) -> Result<(), Error> {
-        let Supervisor { mux, screen, job, .. } = self;
-        screen.as_mut().map_or(Ok(()), |screen| job.turn(screen, &mut Link(mux), noted))
-    }
-
     /// Handles a stopped program: silo stops with it, and both continue together.
     fn stop_together(&mut self, signal: u8, signals: &Signals, noted: &mut dyn FnMut(crate::phase::Phase)) -> Result<(), Error> {
         // Shows the program's earlier output first.
         self.listen(&[])?;
-        let Supervisor { mux, screen, job, .. } = self;
-        let others = job.stopped(linux_abi::stop(signal), Around { screen: screen.as_mut(), signals, noted }, &mut Link(mux))?;
+        let others = self.around.stop(linux_abi::stop(signal), signals, &mut Link(&mut self.mux), noted)?;
         self.since.1 = Instant::now();
-        others.before.into_iter().try_for_each(|arrived| self.heed(arrived))?;
-        self.job.resume(&mut Link(&mut self.mux))?;
-        others.after.into_iter().try_for_each(|arrived| self.heed(arrived))
+        others.before.into_iter().try_for_each(|arrived| self.handle(arrived))?;
+        self.around.resume(&mut Link(&mut self.mux))?;
+        others.after.into_iter().try_for_each(|arrived| self.handle(arrived))
     }
 
     /// Starts the broker for requests that came just before the program's end, so that refusals are reported.
     fn serve_last(&mut self) -> Result<(), Error> {
-        let Some(outlet) = &mut self.outlet else { return Ok(()) };
+        let Some(outlet) = &mut self.around.network else { return Ok(()) };
         let Some(channel) = outlet.asked() else { return Ok(()) };
         let waits =
             host(poll(&mut [PollFd::from_borrowed_fd(channel, PollFlags::IN)], Some(&Timespec::default())), "waiting for the network")?;
@@ -426,10 +381,7 @@ impl<'a> Supervisor<'a> {
 
     /// Ends the VM, prints the remaining output, and returns the program's result.
     pub fn close(mut self, outcome: Result<(), Error>, signals: &Signals) -> Result<Exit, Error> {
-        if let Some(screen) = &mut self.screen {
-            // Keys typed from here on are for the shell.
-            screen.release();
-        }
+        self.around.release();
         self.serve_last()?;
         // Frees the VM's memory, its mounts and its sandbox.
         drop(self.running);
@@ -439,7 +391,7 @@ impl<'a> Supervisor<'a> {
             Err(error) => Err(error),
             Ok(()) => conclude(self.end),
         };
-        if let Some(screen) = self.screen {
+        if let Some(screen) = self.around.screen {
             screen.finish(&exit, signals);
         }
         exit
@@ -457,15 +409,11 @@ fn conclude(end: Option<frame::Report>) -> Result<Exit, Error> {
 }
 
 /// The result of a poll.
-#[derive(Default)]
 struct PollResult {
-    is_idle: bool,
-    is_signalled: bool,
     is_logged: bool,
     is_ended: bool,
-    is_asked: bool,
-    keys: Vec<PollFlags>,
     streams: Vec<(Source, PollFlags)>,
+    of_host: Ready,
 }
 
 fn span(left: Duration) -> Timespec {

@@ -28,8 +28,8 @@ const STEP: &str = "connecting the virtual machine's streams";
 
 /// Connects the program's streams, and sends the job to the VM. Returns the file that receives the program's changes.
 pub fn program(watch: &mut Supervisor<'_>, spec: &Spec, inside: GuestJob, given: &Streams) -> Result<Option<File>, Error> {
-    let (terminal, errors) = streams(&mut watch.mux, watch.screen.as_mut(), given)?;
-    if let Some(outlet) = &mut watch.outlet {
+    let (terminal, errors) = streams(&mut watch.mux, watch.around.screen.as_mut(), given)?;
+    if let Some(outlet) = &mut watch.around.network {
         network(&mut watch.mux, outlet)?;
     }
     let after = match &spec.root.upper {
