@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use silo_launch::spec::{Identity, Seed, Upper};
+use silo_launch::spec::{Conditions, Identity, Limits, Seed, Upper};
 
 use crate::support::sandbox::{Bench, bench, text};
 
@@ -28,18 +28,24 @@ if len(sys.argv) == 1:
 "#;
 
 fn run(bench: &Bench, name: &str, seed: Seed) -> String {
+    let script = format!("cat > /tmp/program <<'END'\n{PROGRAM}\nEND\nexec python3 /tmp/program");
+    step(bench, name, &script, Some(seed), Conditions::default())
+}
+
+fn step(bench: &Bench, name: &str, script: &str, seed: Option<Seed>, conditions: Conditions) -> String {
     let (upper, work) = (bench.path(&format!("{name}-upper")), bench.path(&format!("{name}-work")));
     for dir in [&upper, &work] {
         fs::create_dir(dir).expect("made");
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("our own");
     }
-    let script = format!("cat > /tmp/program <<'END'\n{PROGRAM}\nEND\nexec python3 /tmp/program");
-    let mut spec = bench.sh(&script);
+    let mut spec = bench.sh(script);
     spec.mounts.clear();
     spec.cwd = "/".into();
     spec.identity = Identity::Root;
     spec.root.upper = Upper::Kept { upper, work };
-    spec.seed = Some(seed);
+    spec.limits = Limits::default();
+    spec.seed = seed;
+    spec.conditions = conditions;
     text(&bench.run(&spec, b""))
 }
 
@@ -59,4 +65,57 @@ fn chance_follows_from_the_seed() {
     distinct.sort_unstable();
     distinct.dedup();
     assert_eq!(distinct.len(), numbers.len(), "{first}");
+}
+
+/// The second run of a reproducibility check has other conditions, with and without a seed.
+#[test]
+fn conditions_that_a_check_varies() {
+    let bench = bench();
+    let script = r#"
+umask; mkdir -p /opt/many; cd /opt/many; touch b a c; ls -U; ls -U /opt/many | wc -l; grep -c ^processor /proc/cpuinfo
+sh -c 'echo pid $$'
+python3 - <<'END'
+import os, sys, threading, time
+for number in range(3000): open(f"/opt/many/{number:04}", "w").close()
+names = os.listdir("/opt/many")
+print(len(names), len(set(names)), names == sorted(names, reverse=True))
+# Positions in a directory, and files that are removed while it is read.
+for entry in os.scandir("/opt/many"): os.unlink(entry.path)
+print(os.listdir("/opt/many"), sorted(os.listdir("/proc/self/fd"))[:3])
+lock = threading.Condition()
+began = time.monotonic()
+with lock: lock.wait(0.2)
+print("waited", 0.1 < time.monotonic() - began < 60)
+print(time.strftime("%Y", time.gmtime()), abs(time.time() - time.clock_gettime(time.CLOCK_REALTIME)) < 60)
+END
+date +%s
+perl -e 'print time, "\n"'
+rm -rf /opt/many; ls /opt
+timeout 60 perl -e 'select undef, undef, undef, 0.1; print "slept\n"'
+"#;
+    let usual = step(&bench, "usual", script, None, Conditions::default());
+    let seconds = |said: &str| -> Vec<i64> {
+        let numbers = said.lines().filter(|line| line.len() == 10).filter_map(|line| line.parse().ok());
+        numbers.collect()
+    };
+    assert_eq!(seconds(&usual).len(), 2, "{usual}");
+    const AHEAD: u32 = 398 * 86_400;
+    for (name, seed, processors) in [("seeded", Some(Seed([1; 32])), 2), ("real", None, 3)] {
+        let conditions = Conditions {
+            umask: Some(0o002),
+            processors: Some(processors),
+            last_pid: Some(20_000),
+            clock_ahead: AHEAD,
+            reversed_dirs: true,
+        };
+        let said = step(&bench, name, script, seed, conditions);
+        assert!(said.starts_with(&format!("0002\nc\nb\na\n3\n{processors}\npid 20")), "{said}");
+        assert!(said.contains("3003 3003 True\n[] ['0', '1', '2']\nwaited True\n"), "{said}");
+        assert!(said.ends_with("slept\n"), "{said}");
+        for (own, usual) in seconds(&said).iter().zip(seconds(&usual)) {
+            assert!((own - usual - i64::from(AHEAD)).abs() < 3_600, "{said}\n{usual}");
+        }
+        assert_eq!(seconds(&said).len(), 2, "{said}");
+    }
+    assert!(usual.starts_with("0022\n") && usual.contains("pid ") && !usual.contains("pid 20"), "{usual}");
 }

@@ -89,6 +89,9 @@ pub struct Spec {
     /// The source of the program's random numbers, for [`Identity::Root`]; without one they are the kernel's.
     #[serde(default)]
     pub seed: Option<Seed>,
+    /// Conditions that a reproducibility check varies, for [`Identity::Root`].
+    #[serde(default)]
+    pub conditions: Conditions,
 }
 
 impl Spec {
@@ -115,6 +118,7 @@ impl Spec {
             machine: None,
             owners: Vec::new(),
             seed: None,
+            conditions: Conditions::default(),
         }
     }
 }
@@ -454,6 +458,12 @@ impl Spec {
         if self.seed.is_some() && self.identity != Identity::Root {
             return refuse("only a build step has a seed".to_owned());
         }
+        if self.conditions != Conditions::default() && self.identity != Identity::Root {
+            return refuse("only a build step has other conditions".to_owned());
+        }
+        if self.conditions.processors.is_some_and(|count| count == 0 || count > Conditions::MAX_PROCESSORS) {
+            return refuse(format!("a step has 1 to {} processors", Conditions::MAX_PROCESSORS));
+        }
         if let Some(mount) = self.mounts.iter().find(|mount| mount.guest.parent().is_none()) {
             return refuse(format!("{} cannot be mounted over the root", mount.host.path().display()));
         }
@@ -478,7 +488,7 @@ impl Spec {
 }
 
 pub use abi::Abi;
-pub use step::{Owned, Seed};
+pub use step::{Conditions, Owned, Seed};
 pub use text::Bytes;
 
 #[cfg(test)]
@@ -526,6 +536,7 @@ mod tests {
                 first: Some("/etc/first".into()),
             }],
             seed: None,
+            conditions: Conditions::default(),
         }
     }
 
@@ -543,7 +554,7 @@ mod tests {
     #[test]
     fn refuses_what_no_sandbox_could_be() {
         type Spoil = fn(&mut Spec);
-        let cases: [(&str, Spoil); 10] = [
+        let cases: [(&str, Spoil); 11] = [
             ("argv is empty", |spec| spec.argv.clear()),
             ("no lower", |spec| spec.root.lower.clear()),
             ("hostname", |spec| spec.hostname.clear()),
@@ -551,6 +562,7 @@ mod tests {
             ("not absolute", |spec| spec.files[0].guest = "/etc/../x".into()),
             ("not absolute", |spec| spec.owners[0].path = "/../etc/shadow".into()),
             ("seed", |spec| spec.seed = Some(Seed([7; 32]))),
+            ("conditions", |spec| spec.conditions.reversed_dirs = true),
             ("over the root", |spec| spec.mounts[0].guest = "/".into()),
             ("NUL", |spec| spec.argv.push("a\0b".into())),
             ("variable", |spec| drop(spec.env.insert("A=B".into(), "c".into()))),

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use silo_launch::spec::{
-    Abi, Bytes, Dir, File, Identity, Limits, Mount, Network, Overlay, Root, SSH_AGENT, SYMLINK, Spec, Stdio, Upper, VmFiles,
+    Abi, Bytes, Conditions, Dir, File, Identity, Limits, Mount, Network, Overlay, Root, SSH_AGENT, SYMLINK, Spec, Stdio, Upper, VmFiles,
 };
 
 use super::user::{Accounts, User};
@@ -109,6 +109,7 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
         network: parts.network,
         owners: Vec::new(),
         seed: None,
+        conditions: Conditions::default(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{As, Silo};
 use silo_base::grant::HostGrant;
-use silo_launch::spec::{Abi, Access, Identity, Limits, Mount, Root, Spec, Stdio, Upper};
+use silo_launch::spec::{Abi, Access, Conditions, Identity, Limits, Mount, Root, Spec, Stdio, Upper};
 
 /// The upper layer's size; small, since a test fills it.
 pub const SIZE_BYTES: u64 = 64 << 20;
@@ -83,6 +83,7 @@ impl Bench {
             network: None,
             owners: vec![],
             seed: None,
+            conditions: Conditions::default(),
             limits: Limits { memory_bytes: Some(MEMORY_BYTES), tasks: Some(TASKS), open_files: Some(FILES), cpu_thousandths: None },
         }
     }

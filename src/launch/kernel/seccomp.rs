@@ -278,7 +278,8 @@ mod tests {
         let caller = seccomp_rules::rules(Identity::Caller);
         holds_for_both("the caller", &caller, &|abi| seccomp_rules::filter(Identity::Caller, abi));
         holds_for_both("excluded directories", &caller, &|abi| seccomp_rules::filter_with_removable(Identity::Caller, abi));
-        for additions in [&[][..], &[Addition::OneId], &[Addition::Seeded], &[Addition::OneId, Addition::Seeded]] {
+        const ALL: [Addition; 4] = [Addition::OneId, Addition::Seeded, Addition::ReversedDirs, Addition::ClockAhead];
+        for additions in [&[][..], &[Addition::OneId], &[Addition::Seeded], &[Addition::OneId, Addition::Seeded], &ALL] {
             let rules = seccomp_rules::rules_of_step(additions);
             holds_for_both(&format!("{additions:?}"), &rules, &|abi| seccomp_rules::filter_of_step(additions, abi));
         }

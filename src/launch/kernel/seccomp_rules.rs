@@ -254,6 +254,30 @@ static ARCHITECTURE_SEEDED: &[Rule] = &[];
 #[cfg(target_arch = "x86_64")]
 const SET_THREAD_POINTER: u32 = 0x1002;
 
+/// Added in a reproducibility check that varies the order of directories. PID 1 reads the directory.
+static REVERSED_DIRS: &[Rule] = &[rule(libc::SYS_getdents64, &[], Ask, "lists names from the last to the first")];
+
+/// Added in a reproducibility check that varies the date. PID 1 answers, corrects a time to wait for, or makes a program that has just
+/// started ask the kernel for the time. 32-bit programs see the true time.
+static CLOCK_AHEAD: &[Rule] = &[
+    rule(libc::SYS_clock_gettime, &[one_of(0, CALENDAR_CLOCKS)], Ask, "another date"),
+    rule(libc::SYS_gettimeofday, &[], Ask, "another date"),
+    rule(libc::SYS_futex, &[any_bit(1, libc::FUTEX_CLOCK_REALTIME as u32)], Ask, "a time to wait for is of the other date"),
+    rule(
+        libc::SYS_clock_nanosleep,
+        &[one_of(0, CALENDAR_CLOCKS), any_bit(1, libc::TIMER_ABSTIME as u32)],
+        Ask,
+        "a time to wait for is of the other date",
+    ),
+    rule(libc::SYS_brk, &[one_of(0, &[0])], Ask, "a program has started"),
+    #[cfg(target_arch = "x86_64")]
+    rule(libc::SYS_time, &[], Ask, "another date"),
+    #[cfg(target_arch = "x86_64")]
+    rule(libc::SYS_arch_prctl, &[one_of(0, &[SET_THREAD_POINTER])], Ask, "a program has started"),
+];
+/// `CLOCK_REALTIME` and `CLOCK_REALTIME_COARSE`.
+const CALENDAR_CLOCKS: &[u32] = &[0, 5];
+
 /// Rules that a build step has in addition to those for every sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Addition {
@@ -261,6 +285,10 @@ pub enum Addition {
     OneId,
     /// Random numbers follow from a seed.
     Seeded,
+    /// Directories list their names from the last to the first.
+    ReversedDirs,
+    /// The clock is ahead.
+    ClockAhead,
 }
 
 impl Addition {
@@ -269,6 +297,8 @@ impl Addition {
         match self {
             Addition::OneId => [ROOT, ARCHITECTURE_ROOT],
             Addition::Seeded => [SEEDED, ARCHITECTURE_SEEDED],
+            Addition::ReversedDirs => [REVERSED_DIRS, &[]],
+            Addition::ClockAhead => [&[], CLOCK_AHEAD],
         }
     }
 }

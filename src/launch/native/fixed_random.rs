@@ -7,7 +7,7 @@
 //! * the 16 bytes that the kernel gives each new program (`AT_RANDOM`): hash seeds of Go, the C library's stack guards. The kernel writes
 //!   them at `execve`, and no call asks for them. So PID 1 replaces them at the first call that a C library or Go's runtime makes before it
 //!   reads them: `brk(0)`, `arch_prctl` or `sched_getaffinity`;
-//! * `sched_getaffinity`: one processor, number 0.
+//! * `sched_getaffinity`: one processor, number 0, unless a reproducibility check shows more.
 //!
 //! `/dev/random` and `/dev/urandom` are a pipe that PID 1 keeps filled from one more stream.
 
@@ -43,6 +43,8 @@ const MAX_AUXV_BYTES: usize = 4096;
 /// The streams of one sandbox.
 pub struct FixedRandom {
     seed: Seed,
+    /// Number of visible processors.
+    processors: u32,
     /// The position in each thread's stream.
     threads: RefCell<BTreeMap<u32, u64>>,
     pipe: OwnedFd,
@@ -52,10 +54,10 @@ pub struct FixedRandom {
 
 impl FixedRandom {
     /// Opens the pipe; call it inside the sandbox's root.
-    pub fn new(seed: Seed) -> Result<FixedRandom, Failure> {
+    pub fn new(seed: Seed, processors: u32) -> Result<FixedRandom, Failure> {
         // A reader never sees the end, because this end is open for both.
         let pipe = open(RANDOM_PIPE, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).during("opening /dev/urandom")?;
-        let made = FixedRandom { seed, threads: RefCell::default(), pipe, written: RefCell::default() };
+        let made = FixedRandom { seed, processors, threads: RefCell::default(), pipe, written: RefCell::default() };
         made.fill();
         Ok(made)
     }
@@ -79,7 +81,7 @@ impl FixedRandom {
             libc::SYS_getrandom => Some(self.getrandom(notice, still_waits)),
             libc::SYS_sched_getaffinity => {
                 self.replace_auxiliary(notice, still_waits);
-                Some(one_processor(notice, still_waits))
+                Some(affinity(notice, self.processors, still_waits))
             }
             call if is_first(call) => {
                 self.replace_auxiliary(notice, still_waits);
@@ -126,7 +128,7 @@ impl FixedRandom {
 }
 
 /// True for a call that programs make before they read their random bytes.
-fn is_first(call: libc::c_long) -> bool {
+pub fn is_first(call: libc::c_long) -> bool {
     #[cfg(target_arch = "x86_64")]
     if call == libc::SYS_arch_prctl {
         return true;
@@ -134,18 +136,19 @@ fn is_first(call: libc::c_long) -> bool {
     call == libc::SYS_brk
 }
 
-/// Answers with a set that has only the first processor.
-fn one_processor(notice: &Notice, still_waits: &dyn Fn() -> bool) -> Result<Verdict, Errno> {
+/// Answers with a set that has only the first processors.
+fn affinity(notice: &Notice, processors: u32, still_waits: &dyn Fn() -> bool) -> Result<Verdict, Errno> {
     let unit = word_bytes(notice);
     if notice.args[1] < unit as u64 || !notice.args[1].is_multiple_of(unit as u64) {
         return Err(Errno::INVAL);
     }
-    let length = write(notice, notice.args[2], &1_u64.to_le_bytes()[..unit], still_waits)?;
+    let set = u64::MAX >> (u64::BITS - processors.clamp(1, u64::BITS));
+    let length = write(notice, notice.args[2], &set.to_le_bytes()[..unit], still_waits)?;
     Ok(Verdict::Value(length))
 }
 
 /// Writes to the memory of a waiting caller; returns the length.
-fn write(notice: &Notice, address: u64, bytes: &[u8], still_waits: &dyn Fn() -> bool) -> Result<i64, Errno> {
+pub fn write(notice: &Notice, address: u64, bytes: &[u8], still_waits: &dyn Fn() -> bool) -> Result<i64, Errno> {
     let pid = i32::try_from(notice.pid).map_err(|_| Errno::SRCH)?;
     if !still_waits() {
         return Err(Errno::SRCH);

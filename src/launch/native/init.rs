@@ -71,11 +71,12 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     let network = network(plan, socket)?;
     let (no_files, changes) = root::enter(spec, owners)?;
     rlimits::bound_processes(&spec.limits)?;
+    spec.conditions.last_pid.map_or(Ok(()), super::proc::start_pids_after)?;
     super::proc::mask(no_files, plan.uid)?;
-    super::proc::fix(spec.seed.as_ref())?;
+    super::proc::fix(spec.seed.as_ref(), spec.conditions.processors)?;
     keys(spec, socket)?;
     let terminal = terminal(&plan.streams, socket)?;
-    umask(plan.umask);
+    umask(spec.conditions.umask.map_or(plan.umask, Mode::from_raw_mode));
     rlimits::apply(&spec.limits)?;
     if plan.cgroup.is_none() {
         rlimits::apply_without_cgroup(&spec.limits)?;
@@ -165,7 +166,7 @@ fn start_step(spec: &Spec, plan: &Plan, mut outside: Peers<'_>, terminal: Option
     outside.changes.as_mut().map_or(Ok(()), Changes::keep_streams)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
     // Before the program can change files that the answers need.
-    let answers = Answers::new(spec.seed, owners)?;
+    let answers = Answers::new(spec.seed, &spec.conditions, owners)?;
     match sys::fork().during("starting the program")? {
         None => {
             drop((ours, outside, answers));
@@ -176,7 +177,7 @@ fn start_step(spec: &Spec, plan: &Plan, mut outside: Peers<'_>, terminal: Option
             if spec.seed.is_some() {
                 sys::fix_addresses().during("fixing addresses")?;
             }
-            let filter = seccomp_rules::filter_of_step(&step_calls::additions(spec.seed, owners), spec.abi);
+            let filter = seccomp_rules::filter_of_step(&step_calls::additions(spec.seed, &spec.conditions, owners), spec.abi);
             let listener = sys::filter_with_listener(&filter).during(step)?;
             init_messages::hand_over(theirs.as_fd(), listener).during(step)?;
             become_program(spec, plan, terminal)

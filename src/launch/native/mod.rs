@@ -26,6 +26,9 @@ mod remount_guard;
 pub(super) mod supervise;
 
 mod fixed_random;
+mod reversed_dirs;
+
+mod clock_ahead;
 mod owners;
 
 mod excluded_dirs;

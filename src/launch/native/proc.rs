@@ -110,19 +110,39 @@ pub fn mask(no_files: EmptyDirs, caller: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Hides the number of processors and random ids, for a sandbox with a seed; call it after [`mask`].
-pub fn fix(seed: Option<&Seed>) -> Result<(), Failure> {
-    let Some(seed) = seed else { return Ok(()) };
-    let stat =
-        "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\nintr 0\nctxt 0\nbtime 0\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n";
-    for (name, text) in [
-        ("stat", stat.to_owned()),
-        ("cpuinfo", "processor\t: 0\n\n".to_owned()),
-        ("uptime", "0.00 0.00\n".to_owned()),
-        ("loadavg", "0.00 0.00 0.00 1/1 1\n".to_owned()),
-        ("sys/kernel/random/boot_id", uuid(seed, "boot")),
-        ("sys/kernel/random/uuid", uuid(seed, "uuid")),
-    ] {
+/// Gives the processes that start from now on larger ids; call it before [`mask`]. A kernel without this setting, or a limit on the
+/// number of tasks, keeps small ids.
+pub fn start_pids_after(last: u32) -> Result<(), Failure> {
+    match fs::write("/proc/sys/kernel/ns_last_pid", last.to_string()) {
+        Err(error) if [Some(libc::ENOENT), Some(libc::EPERM), Some(libc::EACCES), Some(libc::EINVAL)].contains(&error.raw_os_error()) => {
+            Ok(())
+        }
+        written => written.during("setting the last process id"),
+    }
+}
+
+/// Hides the number of processors and random ids, for a sandbox with a seed; call it after [`mask`]. Without a seed, it hides only the number
+/// of processors, if another one is to be visible.
+pub fn fix(seed: Option<&Seed>, processors: Option<u32>) -> Result<(), Failure> {
+    let count = match (seed, processors) {
+        (None, None) => return Ok(()),
+        (_, count) => count.unwrap_or(1),
+    };
+    let lines = |line: &dyn Fn(u32) -> String| (0..count).map(line).collect::<String>();
+    let stat = format!(
+        "cpu  0 0 0 0 0 0 0 0 0 0\n{}intr 0\nctxt 0\nbtime 0\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n",
+        lines(&|number| format!("cpu{number} 0 0 0 0 0 0 0 0 0 0\n"))
+    );
+    let mut fixed = vec![("stat", stat), ("cpuinfo", lines(&|number| format!("processor\t: {number}\n\n")))];
+    if let Some(seed) = seed {
+        fixed.extend([
+            ("uptime", "0.00 0.00\n".to_owned()),
+            ("loadavg", "0.00 0.00 0.00 1/1 1\n".to_owned()),
+            ("sys/kernel/random/boot_id", uuid(seed, "boot")),
+            ("sys/kernel/random/uuid", uuid(seed, "uuid")),
+        ]);
+    }
+    for (name, text) in fixed {
         let step = || format!("fixing /proc/{name}");
         fs::write(FIXED, text).during_this(step)?;
         let tree = clone_tree(rustix::fs::CWD, FIXED).during_this(step)?;

@@ -1,4 +1,4 @@
-//! The parts of a launch spec that only build steps have: true owners, and a seed.
+//! The parts of a launch spec that only build steps have: true owners, a seed, and conditions that a reproducibility check varies.
 
 use std::path::PathBuf;
 
@@ -31,4 +31,30 @@ pub struct Owned {
     /// The first path of a file with several names, if this is another one.
     #[serde(with = "text::perhaps", default)]
     pub first: Option<PathBuf>,
+}
+
+/// Conditions of a build step that a reproducibility check varies. The default is that of every build.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conditions {
+    /// The umask, in place of the usual one.
+    #[serde(default)]
+    pub umask: Option<u32>,
+    /// Number of visible processors.
+    #[serde(default)]
+    pub processors: Option<u32>,
+    /// The step's process ids are larger than this.
+    #[serde(default)]
+    pub last_pid: Option<u32>,
+    /// Seconds by which the clock is ahead. Only forward: files get the true time, and no file may be younger than the clock.
+    #[serde(default)]
+    pub clock_ahead: u32,
+    /// True if directories list their names from the last to the first.
+    #[serde(default)]
+    pub reversed_dirs: bool,
+}
+
+impl Conditions {
+    /// Most processors that can be visible.
+    pub const MAX_PROCESSORS: u32 = 64;
 }

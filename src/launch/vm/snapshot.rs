@@ -31,7 +31,7 @@ use super::wire_streams;
 use crate::error::{Error, host};
 use crate::host::stdio;
 use crate::host::system::Signals;
-use crate::spec::{Spec, Stdio, Upper, VmFiles};
+use crate::spec::{Conditions, Spec, Stdio, Upper, VmFiles};
 
 /// Most snapshots kept per image: one for each combination of share count and VM size in use.
 const MOST: usize = 4;
@@ -104,6 +104,7 @@ fn plain(spec: &Spec, machine: &VmFiles) -> Spec {
     plain.read_only.clear();
     plain.owners.clear();
     plain.seed = None;
+    plain.conditions = Conditions::default();
     plain.network = None;
     plain.limits.tasks = None;
     plain.env.retain(|name, _| name == "PATH");

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::guest_paths::{CHANGES, GIVEN, IMAGE, LOWER, LOWER_TAG, MEMORY, PORT, SNAPSHOT, STATE};
 use super::shared_dirs::{SharedDirs, shared_dir, tag};
 use super::tty::Terminal;
-use crate::spec::{Abi, Access, Dir, Identity, Limits, Mount, Root, Spec, Stdio, Upper, VmFiles};
+use crate::spec::{Abi, Access, Conditions, Dir, Identity, Limits, Mount, Root, Spec, Stdio, Upper, VmFiles};
 
 /// Writable memory in QEMU's sandbox, in addition to shares: it holds only mount points.
 const SCRATCH_BYTES: u64 = 64 << 20;
@@ -224,6 +224,7 @@ pub fn make(spec: &Spec, machine: &VmFiles, processor: Processor, start: Start) 
             machine: None,
             owners: Vec::new(),
             seed: None,
+            conditions: Conditions::default(),
         },
         inner: inner(spec, machine, &shares, memory),
         shares: shares.hosts.len(),
@@ -347,7 +348,7 @@ const PROGRAM: &str = "qemu-system-aarch64";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Fallback, Overlay};
+    use crate::spec::{Conditions, Fallback, Overlay};
 
     fn spec() -> Spec {
         let mount = |host: &str, guest: &str, access| Mount { host: host.into(), guest: guest.into(), access };
@@ -383,6 +384,7 @@ mod tests {
             machine: None,
             owners: Vec::new(),
             seed: None,
+            conditions: Conditions::default(),
         }
     }
 

@@ -90,7 +90,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::spec::{Identity, Limits, Mount, Root, Stdio, Upper};
+    use crate::spec::{Conditions, Identity, Limits, Mount, Root, Stdio, Upper};
 
     fn spec() -> Spec {
         let mount = |host: &str, guest: &str, access| Mount { host: host.into(), guest: guest.into(), access };
@@ -123,6 +123,7 @@ mod tests {
             machine: None,
             owners: Vec::new(),
             seed: None,
+            conditions: Conditions::default(),
         }
     }
 
