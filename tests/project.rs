@@ -1,7 +1,6 @@
 //! Tools of projects: additions, builds and pins, rebuilt elsewhere from the lock, and checked.
 
 use std::fs;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -309,49 +308,126 @@ fn a_refused_step_can_be_looked_into() {
     assert_eq!(silo.ok(["debug", hint, "--", "cat", "/opt/.wh.x"]), "x");
 }
 
-/// Faults that make a step come out otherwise each time, with a word of the cause that a check should name.
-const FAULTS: [(&str, &str); 13] = [
-    ("date +%s > /opt/seconds", "timestamp"),
-    ("date > /opt/date", "timestamp"),
-    ("head -c 64 /dev/urandom > /opt/random", "random"),
-    ("cat /proc/sys/kernel/random/uuid > /opt/uuid", "random"),
-    ("mktemp -d > /opt/path", "temporary file"),
-    ("mkdir /opt/many && cd /opt/many && touch c a d b e && ls -U > /opt/order", "order; sort it"),
-    ("date > /var/log/made.log", "log file"),
-    ("nproc > /opt/processors", "a number"),
-    ("touch /opt/m && (cd /opt && gzip -N m)", "gzip"),
-    ("test $(nproc) != 1 || touch /opt/sometimes", "some runs only"),
-    ("ln -s $(cat /proc/sys/kernel/random/uuid) /opt/link", "random"),
-    ("touch /opt/mode && chmod $((600 + $(nproc))) /opt/mode", "its mode"),
+/// Faults that make a step come out otherwise in the second run of a check, each with the cause that the check names. `@` is the number of
+/// the fault; the steps write below /opt/@, and see the tools of python's image with perl and zip.
+const FAULTS: [(&str, &str); 62] = [
+    // Dates and times.
+    ("date +%s > f", "time"),
+    ("date > f", "time"),
+    ("date +%F > f", "time"),
+    ("date +%Y > f", "time"),
+    ("date +%A > f", "time"),
+    ("date +%j > f", "time"),
+    ("date +%s%N > f", "time"),
+    ("date -R > f", "time"),
+    ("date +%Y%m%d > f", "time"),
+    ("printf 'built: %x\\n' $(date +%s) > f", "time"),
+    ("echo $(($(date +%s) / 86400)) > f", "time"),
+    ("python3 -c 'import struct, time; open(\"f\", \"wb\").write(b\"\\x7fELF\\xff\" + struct.pack(\"<I\", int(time.time())))'", "time"),
+    ("python3 -c 'import struct, time; open(\"f\", \"wb\").write(b\"\\xff\\0\" + struct.pack(\">q\", int(time.time())))'", "time"),
+    ("python3 -c 'import datetime; print(datetime.datetime.now().isoformat())' > f", "time"),
+    ("perl -e 'print scalar localtime' > f", "time"),
+    ("touch f-$(date +%s)", "time"),
+    ("ln -s v$(date +%Y%m%d) f", "time"),
+    ("date | gzip -n > f.gz", "time"),
+    ("touch g && stat -c %y g > f", "time"),
+    ("awk 'BEGIN { srand(); print srand() }' > f", "time"),
+    // Random numbers.
+    ("head -c 64 /dev/urandom > f", "random"),
+    ("cat /proc/sys/kernel/random/uuid > f", "random"),
+    ("head -c 9 /dev/urandom | base64 > f", "random"),
+    ("head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n' > f", "random"),
+    ("python3 -c 'import secrets; print(secrets.token_urlsafe(30))' > f", "random"),
+    ("python3 -c 'import uuid; print(\"id = \" + str(uuid.uuid4()))' > f", "random"),
+    ("ln -s $(cat /proc/sys/kernel/random/uuid) f", "random"),
+    ("touch f-$(cat /proc/sys/kernel/random/uuid)", "random"),
+    ("python3 -c 'import random; print(random.getrandbits(256))' > f", "random"),
+    // Temporary names and addresses.
+    ("mktemp -d > f", "temporary name"),
+    ("echo '#line 1 \"'$(mktemp)'\"' > f", "temporary name"),
+    ("python3 -c 'import tempfile; print(tempfile.mkdtemp())' > f", "temporary name"),
+    ("python3 -c 'print(object())' > f", "address"),
+    ("head -1 /proc/self/maps | cut -d- -f1 > f", "address"),
+    // Orders.
+    ("touch c a d b e; ls -U a b c d e > /dev/null; ls -U | grep -v f > f", "order"),
+    ("mkdir d; touch d/c d/a d/b; find d -type f > f", "order"),
+    ("mkdir d; touch d/c d/a d/b; python3 -c 'import os; print(os.listdir(\"d\"))' > f", "order"),
+    ("mkdir d; touch d/c d/a d/b; perl -e 'opendir D, \"d\"; print join \",\", readdir D' > f", "order"),
+    ("ls -U /usr/share/doc | head -40 | sort > /dev/null; ls -U /usr/share/doc > f", "order"),
+    ("mkdir d; for n in c a b; do echo $n > d/$n; done; tar cf f.tar --sort=none --mtime=@1 d", "order"),
+    ("mkdir d; for n in c a b; do echo $n > d/$n; done; tar cf - --sort=none --mtime=@1 d | gzip -n > f.tar.gz", "order"),
+    ("env -u PYTHONHASHSEED python3 -c 'print(*set(map(str, range(99))))' > f", "order"),
+    ("env -u PYTHONHASHSEED python3 -c 'print(\",\".join({str(n) for n in range(99)}))' > f", "order"),
+    ("perl -e 'my %h = map { ($_ => 1) } 1 .. 99; print join \"\\n\", keys %h' > f", "order"),
+    // Process ids, processors, inodes.
+    ("echo $$ > f", "process id"),
+    ("echo > f.$$", "process id"),
+    ("python3 -c 'import os; print(\"pid:\", os.getpid())' > f", "process id"),
+    ("nproc > f", "CPU count"),
+    ("echo jobs=$(nproc) > f", "CPU count"),
+    ("touch g; stat -c %i g > f", "inode"),
+    ("touch g; ls -i g > f", "inode"),
+    // The machine.
+    ("hostname > f", "host name"),
+    ("uname -a > f", "host name"),
+    ("echo '<built on='$(cat /etc/hostname)'>' > f", "host name"),
+    ("cut -d. -f1 /proc/uptime > f; sleep 1.1", "system number"),
+    // Modes and times of files.
+    ("umask > f", "umask"),
+    ("touch g; stat -c %a g > f", "umask"),
+    ("touch g; ls -l --time-style=+ g > f", "umask"),
+    ("touch f; chmod $((600 + $(nproc))) f", "mode"),
+    ("touch f; touch -d @$(date +%s%N | cut -c6-14) f", "mtime"),
+    // Formats with times, and logs.
+    ("echo x > g; touch -d @$(date +%s%N | cut -c6-14) g; tar cf f.tar g; touch -d @1 g", "archive"),
+    ("echo x > g; touch -d @$(date +%s%N | cut -c6-14) g; gzip -cN g > f.gz; touch -d @1 g", "gzip header"),
+];
+
+/// More faults, whose steps write elsewhere.
+const OTHER_FAULTS: [(&str, &str); 4] = [
+    ("date > /var/log/made.log", "log"),
+    ("test $(nproc) != 1 || touch /opt/sometimes", "presence"),
+    ("rm -rf /opt/type; if [ $(nproc) = 1 ]; then mkdir /opt/type; else touch /opt/type; fi", "file type"),
     (
         "echo > /opt/c.py && touch -d @$(date +%s%N | cut -c6-14) /opt/c.py && env -u SOURCE_DATE_EPOCH python3 -m py_compile /opt/c.py && rm /opt/c.py",
-        "compiled Python",
+        "pyc",
     ),
 ];
 
 #[test]
 fn a_check_names_differing_outputs() {
-    let steps: Vec<String> = FAULTS.iter().map(|(step, _)| format!("    '''{step}''',\n")).collect();
+    let faults: Vec<(String, &str)> = FAULTS
+        .iter()
+        .enumerate()
+        .map(|(number, (fault, cause))| (format!("mkdir /opt/{number}; cd /opt/{number}; {fault}"), *cause))
+        .chain(OTHER_FAULTS.iter().map(|(fault, cause)| ((*fault).to_owned(), *cause)))
+        .collect();
+    let steps: String = faults.iter().map(|(step, _)| format!("    {step:?},\n")).collect();
     let silo = project(&format!(
-        "[overrides.python]\npostInstall = [\n{}    \"echo same > /opt/same\",\n    \"hostname > /opt/host\",\n]\n",
-        steps.concat()
+        "[overrides.python]\npostInstall = [\n{steps}    \"echo same > /opt/same\",\n    \"mkdir /opt/d && touch /opt/d/a\",\n]\n"
     ));
     let one = thread::available_parallelism().is_ok_and(|count| count.get() == 1);
-    let in_memory = Path::new("/dev/shm").is_dir();
     let done = silo.fails(["build", "--quiet", "--check", "python"]);
-    for (step, cause) in FAULTS {
-        if one && step.contains("nproc") || !in_memory && step.contains("ls -U") {
-            skip("the machine has one processor only, or no /dev/shm");
+    let mut wrong = Vec::new();
+    for (number, (step, cause)) in faults.iter().enumerate() {
+        if one && step.contains("nproc") {
+            skip("the machine has one processor only");
             continue;
         }
-        let told = done.out.split(&format!("DIFFERENT {step}\n")).nth(1).unwrap_or_else(|| panic!("{step} was not found out: {done:?}"));
-        let told: String = told.lines().take_while(|line| line.starts_with(' ')).collect();
-        assert!(told.contains(cause), "{step}: {told}");
+        let told = done.out.split(&format!("DIFFERENT {step}\n")).nth(1).unwrap_or_default();
+        let told: String = told.lines().take_while(|line| line.starts_with(' ')).map(|line| format!("{line}\n")).collect();
+        let path = if number < FAULTS.len() { format!(" opt/{number}/f") } else { String::new() };
+        if !told.contains(&format!("      {cause}: ")) || !told.contains(&path) {
+            wrong.push(format!("{cause} of {step}:\n{told}"));
+        }
     }
-    // Every step has the same host name, so a file that holds it is the same.
-    for same in ["same      echo same > /opt/same\n", "same      hostname > /opt/host\n", "same      configuring the packages (base)\n"] {
+    assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), done.err);
+    for same in
+        ["same      echo same > /opt/same\n", "same      mkdir /opt/d && touch /opt/d/a\n", "same      configuring the packages (base)\n"]
+    {
         assert!(done.out.contains(same), "{same}: {done:?}");
     }
+    assert!(done.out.contains("cause     umask: 3 paths of 3 steps\n"), "{done:?}");
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use silo_build::cause::Cause;
+
 use crate::support::{Silo, golden};
 
 const BEFORE: &str = "# silo.toml
@@ -190,6 +192,20 @@ fn the_command_page_is_generated_from_the_definition() {
     section(&mut command, "silo", &mut page);
     assert!(page.contains("\n## silo install\n") && page.contains("\n## silo config network allow\n"), "{page}");
     golden("../../docs/commands.md", &page);
+}
+
+/// The causes that a check names, from the code.
+#[test]
+fn the_causes_of_differences_are_on_their_page() {
+    const BEGIN: &str = "<!-- causes -->\n";
+    const END: &str = "<!-- end of causes -->\n";
+    let row = |cause: &Cause| format!("| {} | {} | {} |\n", cause.name(), cause.sign(), cause.remedy());
+    let table: String = Cause::ALL.iter().map(row).collect();
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reproducible.md")).expect("the page");
+    let (before, rest) = page.split_once(BEGIN).expect("the page marks the table's beginning");
+    let (_, after) = rest.split_once(END).expect("the page marks the table's end");
+    let text = format!("{before}{BEGIN}\n| cause | the differing bytes | remedy |\n|---|---|---|\n{table}\n{END}{after}");
+    golden("../../docs/reproducible.md", &text);
 }
 
 /// The page explains keys at more length than the schema does, and must have each.

@@ -1,18 +1,23 @@
 //! Reproducibility check: runs each step twice under different conditions, and reports paths that differ with the probable cause.
 //!
-//! The second run has one processor and another umask, time zone and host locale. It runs later, and its changes are in a tmpfs, where
-//! directories list in another order. Conditions that the sandbox hides cannot affect a step; those that it cannot hide must not.
+//! The second run has other random numbers, processors, process ids, directory orders, umask and host name, and a clock on another day
+//! ([`SecondRun`]). The process around it has another umask, time zone and locale, which the sandbox must hide.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use silo_launch::spec::{Conditions, Spec, VmFiles};
 use silo_store::difference::Difference;
+
+use super::cause::Cause;
 
 /// Results of a reproducibility check.
 #[derive(Debug)]
 pub struct Check {
     /// A directory in a tmpfs for the second run's changes, if there is one.
     pub memory: Option<PathBuf>,
+    /// The VM of the second run; `None` runs it natively.
+    pub machine: Option<VmFiles>,
     /// Names of the steps that ran twice.
     pub ran: Mutex<Vec<String>>,
     /// Paths that differ.
@@ -29,12 +34,43 @@ pub struct Finding {
     /// The package that ships the path, or whose script names it.
     pub package: Option<String>,
     /// The probable cause.
-    pub cause: &'static str,
+    pub cause: Cause,
 }
 
 impl Check {
     /// Prepares a check; `memory` is a directory in a tmpfs, if the host has one.
     pub fn new(memory: Option<PathBuf>) -> Check {
-        Check { memory, ran: Mutex::default(), findings: Mutex::default() }
+        Check { memory, machine: None, ran: Mutex::default(), findings: Mutex::default() }
+    }
+}
+
+/// Conditions of the second run of a step.
+pub(super) struct SecondRun;
+
+impl SecondRun {
+    /// The host name of every sandbox, and so of every build.
+    pub const USUAL_HOST_NAME: &'static str = "silo";
+    /// Its host name.
+    pub const HOST_NAME: &'static str = "elsewhere";
+    /// The process ids of its step are larger; those of a first run are smaller.
+    pub const LAST_PID: u32 = 20_000;
+    /// The clock is ahead by 400 days and 7:13:17 hours, so the year, the month, the weekday and the time of day differ.
+    pub const CLOCK_AHEAD: u32 = 400 * 86_400 + 7 * 3_600 + 13 * 60 + 17;
+    /// The umask of a command step's second run. One with fewer rights would make steps fail that run programs as several users.
+    pub const UMASK: u32 = 0o002;
+    /// The umask of every other run.
+    pub const USUAL_UMASK: u32 = 0o022;
+
+    /// Returns the conditions of a step. A step with a seed has one processor and dpkg's own umask in every build. With a network the clock is
+    /// true, because servers' certificates expire.
+    pub fn conditions(spec: &Spec) -> Conditions {
+        let has_seed = spec.seed.is_some();
+        Conditions {
+            umask: if has_seed { None } else { Some(SecondRun::UMASK) },
+            processors: Some(if has_seed { 2 } else { 1 }),
+            last_pid: Some(SecondRun::LAST_PID),
+            clock_ahead: if spec.network.is_some() { 0 } else { SecondRun::CLOCK_AHEAD },
+            reversed_dirs: true,
+        }
     }
 }

@@ -1,17 +1,16 @@
-//! Compares the layers of a step's two runs, and guesses the cause of each difference.
+//! Compares the layers of a step's two runs, and finds the cause of each difference.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use silo_store::difference::{Change, Difference, differences};
 use silo_store::digest::LayerId;
 use silo_store::entry::{Kind, Node};
 use silo_store::path::LayerPath;
 
+use super::cause::{Cause, RunFacts, Values};
 use super::check::{Check, Finding};
 use super::context::{BuildContext, read_index};
 use super::error::Error;
@@ -20,24 +19,33 @@ use super::select_packages::Unpacked;
 /// Limit on the size of a file that is searched for a cause.
 const MAX_LOOK_BYTES: u64 = 16 << 20;
 
-/// A number this close to the time of the build is taken for a timestamp.
-const NEAR_SECS: i64 = 2 * 86_400;
+/// A layer and the facts of the run that made it.
+pub(super) struct Made {
+    pub layer: LayerId,
+    pub facts: RunFacts,
+}
 
 /// Compares the layers of a step's two runs.
 pub(super) fn compare(
     check: &Check,
     ctx: &BuildContext<'_>,
     step: &str,
-    (first, second): (LayerId, LayerId),
+    (first, second): (&Made, &Made),
     present: &[Arc<Unpacked>],
 ) -> Result<(), Error> {
+    let values = Values { first: &first.facts, second: &second.facts };
+    let (first, second) = (first.layer, second.layer);
     check.ran.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(step.to_owned());
     if first == second {
         return Ok(());
     }
     let (old, new) = (read_index(ctx, first)?, read_index(ctx, second)?);
     let trees = (ctx.store.tree(&first), ctx.store.tree(&second));
-    let found = differences(&old, &new).into_iter().map(|difference| {
+    let mut found = Vec::new();
+    for mut difference in differences(&old, &new) {
+        if !without_umask(&values, &mut difference) {
+            continue;
+        }
         let is_file = |index: &silo_store::index::Index| index.get(&difference.path).is_some_and(|entry| entry.node.kind() == Kind::File);
         let link = |index: &silo_store::index::Index| match index.get(&difference.path).map(|entry| entry.node.clone()) {
             Some(Node::Symlink { target }) => Some(target),
@@ -48,18 +56,13 @@ pub(super) fn compare(
             _ if is_file(&old) && is_file(&new) => look(&trees.0, &difference.path).zip(look(&trees.1, &difference.path)),
             _ => None,
         };
-        let cause = cause(&difference, contents.as_ref().map(|(old, new)| (old.as_slice(), new.as_slice())), ctx.now);
+        let cause = cause(&values, &difference, contents.as_ref().map(|(old, new)| (old.as_slice(), new.as_slice())));
         let package = package_of(ctx, present, &difference.path);
-        Finding { step: step.to_owned(), difference, package, cause }
-    });
+        found.push(Finding { step: step.to_owned(), difference, package, cause });
+    }
+    name_changes(&values, &mut found);
     check.findings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(found);
     Ok(())
-}
-
-/// Waits for more than a second, so that timestamps in seconds differ between the runs.
-pub(super) fn wait_for_another_second() {
-    const SECOND: Duration = Duration::from_millis(1100);
-    thread::sleep(SECOND);
 }
 
 fn look(tree: &Path, path: &LayerPath) -> Option<Vec<u8>> {
@@ -85,108 +88,58 @@ fn package_of(ctx: &BuildContext<'_>, present: &[Arc<Unpacked>], path: &LayerPat
     present.iter().find(names_it).map(|package| package.name().to_owned())
 }
 
-/// Guesses the cause of a difference.
-fn cause(difference: &Difference, contents: Option<(&[u8], &[u8])>, now: i64) -> &'static str {
+/// Finds the cause of a difference.
+fn cause(values: &Values<'_>, difference: &Difference, contents: Option<(&[u8], &[u8])>) -> Cause {
     let aspects = match &difference.change {
-        Change::Added | Change::Removed => return "the file is created in some runs only, or its name changes",
+        Change::Added | Change::Removed => return Cause::Presence,
         Change::Changed(aspects) => aspects,
     };
     if let Some((old, new)) = contents.filter(|(old, new)| old != new) {
-        return cause_of_bytes(&difference.path.to_string(), old, new, now);
+        return values.of_contents(&difference.path.to_string(), old, new);
     }
     match aspects.first().map(|aspect| aspect.name) {
-        Some("mode") => "its mode depends on the environment, such as the umask",
-        Some("owner") => "its owner depends on the environment",
-        Some("kind") => "the file type changes",
-        Some("time") => "its mtime is set to a value that changes",
-        _ => "unknown",
+        Some("mode") => Cause::Mode,
+        Some("owner") => Cause::Owner,
+        Some("kind") => Cause::FileType,
+        Some("time") => Cause::FileTime,
+        _ => Cause::Unknown,
     }
 }
 
-fn cause_of_bytes(path: &str, old: &[u8], new: &[u8], now: i64) -> &'static str {
-    const GZIP: [u8; 2] = [0x1f, 0x8b];
-    let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-    if path.ends_with(".pyc") {
-        return "compiled Python contains the mtime of its source; set SOURCE_DATE_EPOCH when compiling";
-    }
-    if old.starts_with(&GZIP) && new.starts_with(&GZIP) && old.len() >= 8 && new.len() >= 8 && old[4..8] != new[4..8] {
-        return "the gzip header contains a timestamp; use gzip -n";
-    }
-    if is_log(path) {
-        return "log file";
-    }
-    let sorted = |bytes: &[u8]| {
-        let mut lines: Vec<Vec<u8>> = bytes.split(|byte| byte.is_ascii_whitespace()).map(<[u8]>::to_vec).collect();
-        lines.sort();
-        lines
+/// Finds the causes of names that change: a path that only the first run made, and one in the same directory that only the second made.
+fn name_changes(values: &Values<'_>, found: &mut [Finding]) {
+    let split = |path: &LayerPath| {
+        let path = path.to_string();
+        path.rsplit_once('/').map_or_else(|| (String::new(), path.clone()), |(dir, name)| (dir.to_owned(), name.to_owned()))
     };
-    if old.len() == new.len() && sorted(old) == sorted(new) {
-        return "directory or hash table order; sort it";
-    }
-    let (old_words, new_words) = (changed_words(old, new), changed_words(new, old));
-    if old_words.iter().chain(&new_words).any(|word| is_near(word, now)) || has_clock(&old_words) && has_clock(&new_words) {
-        return "it contains a timestamp; use SOURCE_DATE_EPOCH";
-    }
-    if old_words.iter().chain(&new_words).any(|word| has(word, "/tmp")) {
-        return "it contains the path of a temporary file";
-    }
-    let numbers = |words: &[&[u8]]| !words.is_empty() && words.iter().all(|word| word.len() <= 20 && word.iter().all(u8::is_ascii_digit));
-    if numbers(&old_words) && numbers(&new_words) {
-        return "it contains a number from the system, such as a processor count, a process id, an inode or a memory size";
-    }
-    "random numbers, or an unknown cause"
-}
-
-fn is_log(path: &str) -> bool {
-    path.starts_with("var/log/") || path.ends_with(".log")
-}
-
-/// Returns the words of one text that the other does not have.
-fn changed_words<'a>(of: &'a [u8], other: &[u8]) -> Vec<&'a [u8]> {
-    let split = |byte: &u8| !(byte.is_ascii_alphanumeric() || b"/._:+-".contains(byte));
-    let mut there: BTreeMap<&[u8], ()> = BTreeMap::new();
-    for word in other.split(split) {
-        there.insert(word, ());
-    }
-    of.split(split).filter(|word| !word.is_empty() && !there.contains_key(word)).collect()
-}
-
-/// Returns true if a word is a timestamp near `now`, in seconds, milliseconds, microseconds or nanoseconds since 1970.
-fn is_near(word: &[u8], now: i64) -> bool {
-    let digits: String = word.iter().take_while(|byte| byte.is_ascii_digit()).map(|byte| char::from(*byte)).collect();
-    let Ok(number) = digits.parse::<i64>() else { return false };
-    [1, 1_000, 1_000_000, 1_000_000_000].iter().any(|unit| (number / unit - now).abs() < NEAR_SECS)
-}
-
-/// Returns true if a word is a time of day.
-fn has_clock(words: &[&[u8]]) -> bool {
-    words.iter().any(|word| {
-        let parts: Vec<&[u8]> = word.split(|byte| *byte == b':').collect();
-        parts.len() >= 3 && parts[1..].iter().all(|part| part.len() >= 2 && part[..2].iter().all(u8::is_ascii_digit))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::cause_of_bytes;
-
-    #[test]
-    fn causes() {
-        let now = 1_795_486_000;
-        for (path, old, new, expect) in [
-            ("opt/a.pyc", "1", "2", "compiled Python"),
-            ("opt/x.gz", "\u{1f}\u{8b}", "\u{1f}\u{8b}2", "random"),
-            ("var/log/x", "1", "2", "log file"),
-            ("opt/list", "b\na\nc\n", "c\na\nb\n", "order; sort it"),
-            ("opt/t", "made at 1795486000\n", "made at 1795486009\n", "timestamp"),
-            ("opt/t", "1795486000123456789", "1795486009123456789", "timestamp"),
-            ("opt/t", "Tue Nov 24 02:09:08 UTC 2026", "Tue Nov 24 02:09:11 UTC 2026", "timestamp"),
-            ("opt/p", "built in /tmp/tmp.Ab12", "built in /tmp/tmp.Xy34", "the path of a temporary file"),
-            ("opt/n", "2\n", "1\n", "a number"),
-            ("opt/r", "a8f1c2", "77b0de", "random"),
-        ] {
-            let told = cause_of_bytes(path, old.as_bytes(), new.as_bytes(), now);
-            assert!(told.contains(expect), "{path} {old:?}: {told}");
+    let of = |found: &[Finding], change: &Change| {
+        let mut names: BTreeMap<String, Vec<(usize, String)>> = BTreeMap::new();
+        for (at, finding) in found.iter().enumerate().filter(|(_, finding)| finding.difference.change == *change) {
+            let (dir, name) = split(&finding.difference.path);
+            names.entry(dir).or_default().push((at, name));
+        }
+        names
+    };
+    let (removed, added) = (of(found, &Change::Removed), of(found, &Change::Added));
+    for (dir, olds) in removed {
+        for ((old_at, old), (new_at, new)) in olds.iter().zip(added.get(&dir).into_iter().flatten()) {
+            let cause = match values.of_texts(old, new) {
+                Cause::Unknown => Cause::Presence,
+                cause => cause,
+            };
+            (found[*old_at].cause, found[*new_at].cause) = (cause, cause);
         }
     }
+}
+
+/// Drops differences of modes that follow from the umasks alone: every file that a step makes has one. Returns false if nothing is left.
+fn without_umask(values: &Values<'_>, difference: &mut Difference) -> bool {
+    let bits = values.first.umask & !values.second.umask;
+    let Change::Changed(aspects) = &mut difference.change else { return true };
+    aspects.retain(|aspect| {
+        let octal = |text: &str| u32::from_str_radix(text, 8).ok();
+        let follows = |(old, new): (u32, u32)| old ^ new == bits && new & bits == bits;
+        aspect.name != "mode" || !octal(&aspect.old).zip(octal(&aspect.new)).is_some_and(follows)
+    });
+    !aspects.is_empty()
 }

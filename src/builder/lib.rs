@@ -21,6 +21,7 @@ mod conffiles;
 mod script;
 
 mod ca_certificates;
+pub mod cause;
 pub mod check;
 pub mod host_network;
 mod realisation_writer;
@@ -36,6 +37,7 @@ mod workdir;
 mod step_root;
 
 mod host_name;
+mod run_facts;
 mod state;
 
 mod compare;

@@ -25,12 +25,14 @@ use silo_launch::spec::{Root, Spec};
 use silo_model::derivation::Derivation;
 
 use super::budget::LimitWatch;
+use super::cause::RunFacts;
+use super::compare::Made;
 use super::context::BuildContext;
 use super::error::Error;
 use super::state::State;
 use super::step_root::StepRoot;
 use super::workdir::Workdir;
-use super::{compare, host_name, java_keystore, log, scrub};
+use super::{compare, host_name, java_keystore, log, run_facts, scrub};
 
 /// File name of the launch spec that is kept with a failed step.
 pub const SPEC: &str = "spec.json";
@@ -95,36 +97,38 @@ pub(super) struct Prepared {
 
 /// Returns the layer of a step; runs the step if the layer is unknown. With a reproducibility check the step runs a second time.
 pub(super) fn realise(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result<LayerId, Error> {
-    let layer = match step.kind.known(ctx) {
-        Some(layer) => layer,
+    let first = match step.kind.known(ctx) {
+        Some(layer) => Made { layer, facts: RunFacts::of_earlier(ctx, layer) },
         None => make(ctx, step, state)?,
     };
     if let Some(check) = ctx.check {
-        compare::wait_for_another_second();
+        first.facts.wait_for_another_second();
         let mut workdir = Workdir::other(ctx, step.drv.id(), check)?;
-        let mut root = StepRoot::new(ctx, step.layers, None)?;
+        let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
         let title = format!("{}, again", step.title);
         let second = ctx.activity(Activity::Step, &title, None, |_| run(ctx, step, &mut workdir, &mut root))?;
-        compare::compare(check, ctx, step.title, (layer, second), &state.present)?;
+        drop(workdir);
+        state.put_root(root);
+        compare::compare(check, ctx, step.title, (&first, &second), &state.present)?;
     }
-    Ok(layer)
+    Ok(first.layer)
 }
 
 /// Runs a step, unless another process has made its layer in the meantime.
-fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result<LayerId, Error> {
+fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result<Made, Error> {
     let key = step.drv.id().digest();
     let lock = lock_step(ctx, &key)?;
     if let Some(layer) = step.kind.known(ctx) {
-        return Ok(layer);
+        return Ok(Made { layer, facts: RunFacts::of_earlier(ctx, layer) });
     }
     ctx.check_stop()?;
     let mut workdir = Workdir::new(ctx, step.drv.id())?;
     let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
     let made = ctx.activity(Activity::Step, step.title, None, |_| run(ctx, step, &mut workdir, &mut root))?;
-    step.kind.accept(ctx, made)?;
-    ctx.realisations.add(key, made, Some(lock));
-    if let Some(second) = step.kind.second_key(made) {
-        ctx.realisations.add(second, made, None);
+    step.kind.accept(ctx, made.layer)?;
+    ctx.realisations.add(key, made.layer, Some(lock));
+    if let Some(second) = step.kind.second_key(made.layer) {
+        ctx.realisations.add(second, made.layer, None);
     }
     root.put_by(workdir);
     state.put_root(root);
@@ -133,13 +137,15 @@ fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result
 }
 
 /// Runs a step once, and commits its changes.
-fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: &mut StepRoot) -> Result<LayerId, Error> {
-    let began = Instant::now();
+fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: &mut StepRoot) -> Result<Made, Error> {
+    let (began, began_at) = (Instant::now(), run_facts::now());
     let mut prepared = step.kind.prepare(ctx, workdir, Root { lower: root.mounts(ctx), upper: workdir.overlay() })?;
     prepared.spec.owners = root.owners();
-    host_name::add(&mut prepared.spec, root);
+    host_name::set(&mut prepared.spec, root, workdir.host_name());
+    prepared.spec.conditions = workdir.conditions(&prepared.spec);
     let mut attempt = Attempt { ctx, workdir, root, spec: &prepared.spec };
     attempt.launch(step)?;
+    let facts = RunFacts::of_run(ctx, attempt.spec, began_at, &attempt.workdir.upper());
     let settled = step.kind.settle(ctx, &attempt.workdir.upper()).and_then(|()| date_keystore(&attempt.workdir.upper(), step.epoch));
     let captured = settled.and_then(|()| {
         attempt.root.lower(|lower| {
@@ -157,7 +163,8 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
         inputs: step.inputs.iter().map(LayerId::to_string).collect(),
         packages: Vec::new(),
     };
-    Ok(captured.stage.commit(&manifest, ctx.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
+    let committed = captured.stage.commit(&manifest, ctx.lock).map_err(|source| Error::store("committing the step's changes", source))?;
+    Ok(Made { layer: committed.id, facts })
 }
 
 /// One attempt to run a step.
@@ -172,7 +179,7 @@ impl Attempt<'_> {
     /// Runs the program; fails unless it exits with code 0.
     fn launch(&mut self, step: &StepRun<'_>) -> Result<(), Error> {
         let ctx = self.ctx;
-        let launched = Spec { machine: ctx.machine.cloned(), ..self.spec.clone() };
+        let launched = Spec { machine: self.workdir.machine(ctx), ..self.spec.clone() };
         let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
         let upper = self.workdir.upper();
         let mut watch = LimitWatch::new(&upper, &self.workdir.log, ctx.max_step_bytes);

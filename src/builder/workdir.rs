@@ -9,10 +9,10 @@ use silo_store::path_error::PathError;
 use silo_store::private;
 
 use silo_launch::reexec::{self, ProcessSettings};
-use silo_launch::spec::{Seed, Upper};
+use silo_launch::spec::{Conditions, Seed, Spec, Upper, VmFiles};
 use silo_model::derivation::DrvId;
 
-use super::check::Check;
+use super::check::{Check, SecondRun};
 use super::context::BuildContext;
 use super::error::Error;
 
@@ -100,6 +100,30 @@ impl Workdir {
         match self.circumstances {
             ProcessSettings::Usual => Seed(*derivation.as_bytes()),
             ProcessSettings::Other => Seed(*Digest::of(derivation.as_bytes()).as_bytes()),
+        }
+    }
+
+    /// Returns the conditions of a step that a second run of a check varies.
+    pub fn conditions(&self, spec: &Spec) -> Conditions {
+        match self.circumstances {
+            ProcessSettings::Usual => Conditions::default(),
+            ProcessSettings::Other => SecondRun::conditions(spec),
+        }
+    }
+
+    /// Returns the VM of the step, if it runs in one.
+    pub fn machine(&self, ctx: &BuildContext<'_>) -> Option<VmFiles> {
+        match (self.circumstances, ctx.check) {
+            (ProcessSettings::Other, Some(check)) => check.machine.clone(),
+            _ => ctx.machine.cloned(),
+        }
+    }
+
+    /// Returns the host name of the step.
+    pub fn host_name(&self) -> &'static str {
+        match self.circumstances {
+            ProcessSettings::Usual => SecondRun::USUAL_HOST_NAME,
+            ProcessSettings::Other => SecondRun::HOST_NAME,
         }
     }
 

@@ -1,14 +1,17 @@
 //! `silo build`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::run::activate;
 use crate::run::mounts::MountedProject;
+use crate::run::tier::ImageLocks;
 use silo_base::sanitize;
+use silo_build::cause::Cause;
 use silo_build::check::{Check, Finding};
 use silo_launch::spec::Access;
+use silo_model::config::Tier;
 use silo_model::config::edit::NewStep;
 use silo_model::document;
 use silo_model::recipe::catalog;
@@ -62,6 +65,9 @@ pub struct Args {
     /// Run every build step twice, under different conditions, and report differences in the output
     #[arg(long, conflicts_with_all = ["script", "command", "remove", "rerun"])]
     check: bool,
+    /// The tier of the second run of --check, for another kernel; by default that of the first one
+    #[arg(long, value_name = "native|vm", value_parser = tier::parse, requires = "check")]
+    check_tier: Option<Tier>,
     #[command(flatten)]
     tier: tier::StepTier,
     /// Keep the state of a failed step, for `silo debug`
@@ -73,10 +79,11 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let mut setting = setting(globals)?;
     setting.keep_failed = args.keep_failed;
     if args.check {
-        // A file system in memory lists directories in another order.
+        // A file system in memory has other inode numbers.
         setting.check = Some(Check::new(Some(PathBuf::from("/dev/shm")).filter(|dir| dir.is_dir())));
     }
     let _machine_in_use = args.tier.prepare(&mut setting)?;
+    let _second_in_use = second_tier(&mut setting, args)?;
     let scope = if args.global { Scope::Global } else { Scope::Project };
     if args.all {
         let done = all(globals, &mut setting, args, scope);
@@ -108,6 +115,22 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     })?;
     tell_of_hidden(&setting, &tool, &step);
     Ok(done)
+}
+
+/// Selects the tier of the second run of a check: by default that of the first one.
+fn second_tier(setting: &mut Setting, args: &Args) -> Result<Option<ImageLocks>, Failure> {
+    let (machine, locks) = match args.check_tier {
+        None => (setting.machine.clone(), None),
+        Some(Tier::Native) => (None, None),
+        Some(Tier::Vm) => {
+            let (machine, locks) = setting.images(crate::run::tier::of_steps)?;
+            (Some(machine), Some(locks))
+        }
+    };
+    if let Some(check) = &mut setting.check {
+        check.machine = machine;
+    }
+    Ok(locks)
 }
 
 /// A step sees the project read-only; used in the hint of a failed step.
@@ -190,7 +213,7 @@ const MOST_PATHS: usize = 5;
 
 /// Groups the findings of a step by package and cause.
 fn groups(findings: &[&Finding]) -> String {
-    let mut groups: BTreeMap<(Option<&str>, &str), Vec<&Finding>> = BTreeMap::new();
+    let mut groups: BTreeMap<(Option<&str>, Cause), Vec<&Finding>> = BTreeMap::new();
     for finding in findings {
         groups.entry((finding.package.as_deref(), finding.cause)).or_default().push(finding);
     }
@@ -203,9 +226,20 @@ fn groups(findings: &[&Finding]) -> String {
         if let Some(more) = group.len().checked_sub(MOST_PATHS).filter(|more| *more > 0) {
             text.push_str(&format!("  and {more} more{package}\n"));
         }
-        text.push_str(&format!("      {cause}\n"));
+        text.push_str(&format!("      {}: {}; {}\n", cause.name(), cause.sign(), cause.remedy()));
     }
     text
+}
+
+/// Lists the causes over all steps, each with its number of paths.
+fn causes(findings: &[Finding]) -> String {
+    let mut counts: BTreeMap<Cause, (usize, BTreeSet<&str>)> = BTreeMap::new();
+    for finding in findings {
+        let (paths, steps) = counts.entry(finding.cause).or_default();
+        *paths += 1;
+        steps.insert(&finding.step);
+    }
+    counts.iter().map(|(cause, (paths, steps))| format!("cause     {}: {paths} paths of {} steps\n", cause.name(), steps.len())).collect()
 }
 
 /// Prints the result of `--check`, and fails if outputs differed.
@@ -219,6 +253,7 @@ fn found(setting: &Setting, done: Result<ExitCode, Failure>) -> Result<ExitCode,
         text.push_str(&format!("{} {step}\n", if of.is_empty() { "same     " } else { "DIFFERENT" }));
         text.push_str(&groups(&of));
     }
+    text.push_str(&causes(&findings));
     ui::data(&text)?;
     let done = done?;
     if findings.is_empty() {

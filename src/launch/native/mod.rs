@@ -26,10 +26,10 @@ mod remount_guard;
 pub(super) mod supervise;
 
 mod fixed_random;
-mod reversed_dirs;
+mod owners;
 
 mod clock_ahead;
-mod owners;
+mod reversed_dirs;
 
 mod excluded_dirs;
 pub(super) mod merged_view;

@@ -1,0 +1,512 @@
+//! Causes of differences between two runs of a step. A cause is found in the differing bytes, by the known values of the runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::ops::RangeInclusive;
+
+use flate2::read::MultiGzDecoder;
+
+use silo_base::timestamp;
+
+/// A cause of a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The date or the time.
+    Time,
+    /// Random numbers.
+    Random,
+    /// Memory addresses.
+    Address,
+    /// The order of names in a directory, of a hash table, or of parallel processes.
+    Order,
+    /// Process ids.
+    ProcessId,
+    /// The number of processors.
+    Processors,
+    /// The host name.
+    HostName,
+    /// The umask.
+    Umask,
+    /// Inode numbers.
+    Inode,
+    /// The kernel's release.
+    Kernel,
+    /// A temporary name.
+    TemporaryName,
+    /// Times of files.
+    FileTime,
+    /// Permission bits.
+    Mode,
+    /// Owners.
+    Owner,
+    /// Compiled Python.
+    Bytecode,
+    /// The header of a gzip file.
+    GzipHeader,
+    /// The members' metadata in an archive.
+    Archive,
+    /// A log.
+    Log,
+    /// A number of the system.
+    SystemNumber,
+    /// A file that only some runs make.
+    Presence,
+    /// The type of a file.
+    FileType,
+    /// None of these.
+    Unknown,
+}
+
+impl Cause {
+    /// All causes.
+    pub const ALL: [Cause; 22] = [
+        Cause::Time,
+        Cause::Random,
+        Cause::Address,
+        Cause::Order,
+        Cause::ProcessId,
+        Cause::Processors,
+        Cause::HostName,
+        Cause::Umask,
+        Cause::Inode,
+        Cause::Kernel,
+        Cause::TemporaryName,
+        Cause::FileTime,
+        Cause::Mode,
+        Cause::Owner,
+        Cause::Bytecode,
+        Cause::GzipHeader,
+        Cause::Archive,
+        Cause::Log,
+        Cause::SystemNumber,
+        Cause::Presence,
+        Cause::FileType,
+        Cause::Unknown,
+    ];
+
+    /// Returns the name.
+    pub fn name(self) -> &'static str {
+        self.texts().0
+    }
+
+    /// Returns the way in which it is found.
+    pub fn sign(self) -> &'static str {
+        self.texts().1
+    }
+
+    /// Returns the usual remedy.
+    pub fn remedy(self) -> &'static str {
+        self.texts().2
+    }
+
+    /// The name, the sign in the output, and the remedy.
+    fn texts(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Cause::Time => ("time", "a date or time of each run, as text, number or binary value", "use SOURCE_DATE_EPOCH"),
+            Cause::Random => ("random", "words or bytes without a common part", "use a fixed seed, or make the file at the first start"),
+            Cause::Address => ("address", "numbers in a program's memory", "leave addresses out"),
+            Cause::Order => ("order", "the same parts in another order", "sort names and keys, and wait for parallel jobs"),
+            Cause::ProcessId => ("process id", "numbers in the range of the process ids of each run", "leave process ids out"),
+            Cause::Processors => ("CPU count", "the number of processors of each run", "use a fixed number of jobs"),
+            Cause::HostName => ("host name", "the host name of each run", "leave the host name out"),
+            Cause::Umask => ("umask", "the umask of each run, or modes that follow from it", "set modes explicitly"),
+            Cause::Inode => ("inode", "inode numbers of files of each run", "leave inode numbers out"),
+            Cause::Kernel => ("kernel", "the kernel's release", "leave the kernel's release out"),
+            Cause::TemporaryName => ("temporary name", "a path below /tmp", "use a fixed path, or map it with -ffile-prefix-map"),
+            Cause::FileTime => ("mtime", "a file's time, set to a value that changes", "set it from SOURCE_DATE_EPOCH"),
+            Cause::Mode => ("mode", "permission bits", "set modes explicitly"),
+            Cause::Owner => ("owner", "the owner of a file", "set owners explicitly"),
+            Cause::Bytecode => ("pyc", "compiled Python with the time of its source", "set SOURCE_DATE_EPOCH when compiling"),
+            Cause::GzipHeader => ("gzip header", "equal content in another gzip file", "use gzip -n"),
+            Cause::Archive => (
+                "archive",
+                "an archive with other times, modes or owners of its members",
+                "use tar --sort=name --mtime --mode, zip -X, ar D or jar --date",
+            ),
+            Cause::Log => ("log", "a file in /var/log, or a name in .log", "remove the log"),
+            Cause::SystemNumber => ("system number", "another number, such as one of /proc", "leave numbers of the system out"),
+            Cause::Presence => ("presence", "a file that only one run made", "make it in every run, with a fixed name"),
+            Cause::FileType => ("file type", "another type of file", "make the same type in every run"),
+            Cause::Unknown => ("unknown", "none of the others", "compare the files of two builds"),
+        }
+    }
+}
+
+/// Limit on the bytes of a compressed file's content.
+const MAX_CONTENT_BYTES: u64 = 64 << 20;
+
+/// Values of one run that its step may have written.
+#[derive(Debug)]
+pub(super) struct RunFacts {
+    /// The host name.
+    pub host: &'static str,
+    /// Number of visible processors.
+    pub processors: u64,
+    /// The umask.
+    pub umask: u32,
+    /// The process ids.
+    pub pids: RangeInclusive<u64>,
+    /// The times, in seconds since 1970.
+    pub moments: RangeInclusive<i64>,
+    /// The inodes of the changed files.
+    pub inodes: BTreeSet<u64>,
+    /// The kernel's release, if it is known.
+    pub kernel: Option<String>,
+}
+
+/// The known values of the two runs.
+pub(super) struct Values<'a> {
+    pub first: &'a RunFacts,
+    pub second: &'a RunFacts,
+}
+
+impl Values<'_> {
+    /// Finds the cause of different file contents.
+    pub fn of_contents(&self, path: &str, old: &[u8], new: &[u8]) -> Cause {
+        if path.ends_with(".pyc") || path.ends_with(".pyo") {
+            return Cause::Bytecode;
+        }
+        if let (Some(old), Some(new)) = (unzipped(old), unzipped(new)) {
+            return if old == new { Cause::GzipHeader } else { self.of_contents(path.trim_end_matches(".gz"), &old, &new) };
+        }
+        if path.starts_with("var/log/") || path.ends_with(".log") {
+            return Cause::Log;
+        }
+        if let (Some(old), Some(new)) = (members(old), members(new)) {
+            return self.of_members(&old, &new);
+        }
+        if is_reordered(old, new) {
+            return Cause::Order;
+        }
+        if is_archive(old) && is_archive(new) {
+            return Cause::Archive;
+        }
+        match (std::str::from_utf8(old), std::str::from_utf8(new)) {
+            (Ok(old), Ok(new)) if !old.contains('\0') => self.of_texts(old, new),
+            _ => self.of_binary(old, new),
+        }
+    }
+
+    /// Finds the cause of different members of an archive.
+    fn of_members(&self, old: &[Member], new: &[Member]) -> Cause {
+        let names = |members: &[Member]| members.iter().map(|member| member.name.clone()).collect::<BTreeSet<_>>();
+        if names(old) != names(new) {
+            return Cause::Presence;
+        }
+        let contents: BTreeMap<&[u8], &[u8]> = new.iter().map(|member| (&*member.name, &*member.content)).collect();
+        for member in old {
+            if let Some(other) = contents.get(&*member.name).filter(|other| **other != member.content) {
+                return self.of_contents("", &member.content, other);
+            }
+        }
+        let order = |members: &[Member]| members.iter().map(|member| member.name.clone()).collect::<Vec<_>>();
+        if order(old) == order(new) { Cause::Archive } else { Cause::Order }
+    }
+
+    /// Finds the cause of different texts or names.
+    pub fn of_texts(&self, old: &str, new: &str) -> Cause {
+        let (olds, news) = (changed_words(old, new), changed_words(new, old));
+        let pairs: Vec<(&str, &str)> = olds.iter().copied().zip(news.iter().copied()).collect();
+        let tests: [(Cause, &dyn Fn(&str, &str) -> bool); 12] = [
+            (Cause::HostName, &|old, new| old.contains(self.first.host) && new.contains(self.second.host)),
+            (Cause::Kernel, &|old, new| self.is_kernel(old, new)),
+            (Cause::TemporaryName, &|old, new| is_temporary(old) && is_temporary(new)),
+            (Cause::Umask, &|old, new| self.is_umask(old, new)),
+            (Cause::Processors, &|old, new| {
+                self.numbers(old, new, |old, new| old == self.first.processors && new == self.second.processors)
+            }),
+            (Cause::Time, &|old, new| self.is_time(old, new)),
+            (Cause::ProcessId, &|old, new| {
+                self.numbers(old, new, |old, new| self.first.pids.contains(&old) && self.second.pids.contains(&new))
+            }),
+            (Cause::Inode, &|old, new| {
+                self.numbers(old, new, |old, new| self.first.inodes.contains(&old) && self.second.inodes.contains(&new))
+            }),
+            (Cause::Address, &|old, new| is_address(old) && is_address(new)),
+            (Cause::SystemNumber, &|old, new| is_number(old) && is_number(new)),
+            (Cause::Random, &|old, new| is_random(old) && is_random(new)),
+            (Cause::Time, &|old, new| is_clock(old) && is_clock(new)),
+        ];
+        let found = tests.iter().find(|(_, test)| pairs.iter().any(|(old, new)| test(old, new)));
+        if let Some((cause, _)) = found {
+            return *cause;
+        }
+        // A line of one run may be two words of the other one.
+        let squeezed = |text: &str| text.split_whitespace().collect::<String>();
+        if is_random(&squeezed(old)) && is_random(&squeezed(new)) { Cause::Random } else { Cause::Unknown }
+    }
+
+    /// Finds the cause of different binary files: a time of each run as an integer, or bytes without a common part.
+    fn of_binary(&self, old: &[u8], new: &[u8]) -> Cause {
+        let differing: Vec<usize> = old.iter().zip(new).enumerate().filter(|(_, (old, new))| old != new).map(|(at, _)| at).collect();
+        let near = |at: &usize| {
+            (at.saturating_sub(7)..=*at).any(|from| {
+                [4, 8].into_iter().any(|length| {
+                    let pair = old.get(from..from + length).zip(new.get(from..from + length));
+                    pair.is_some_and(|(old, new)| {
+                        let big = |bytes: &[u8]| bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+                        let little = |bytes: &[u8]| bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+                        self.are_moments(big(old), big(new)) || self.are_moments(little(old), little(new))
+                    })
+                })
+            })
+        };
+        if differing.iter().take(4096).any(near) {
+            return Cause::Time;
+        }
+        let host = |bytes: &[u8], name: &str| bytes.windows(name.len()).any(|window| window == name.as_bytes());
+        if host(old, self.first.host) && host(new, self.second.host) && !host(new, self.first.host) {
+            return Cause::HostName;
+        }
+        if !differing.is_empty() || old.len() != new.len() { Cause::Random } else { Cause::Unknown }
+    }
+
+    /// Calls `test` with the numbers in which two words differ.
+    fn numbers(&self, old: &str, new: &str, test: impl Fn(u64, u64) -> bool) -> bool {
+        let (olds, news) = (numbers_of(old), numbers_of(new));
+        olds.len() == news.len() && olds.iter().zip(&news).any(|(old, new)| old != new && test(*old, *new))
+    }
+
+    fn is_kernel(&self, old: &str, new: &str) -> bool {
+        let has = |facts: &RunFacts, word: &str| facts.kernel.as_ref().is_some_and(|release| word.contains(release.as_str()));
+        self.first.kernel != self.second.kernel && (has(self.first, old) || has(self.second, new))
+    }
+
+    fn is_umask(&self, old: &str, new: &str) -> bool {
+        let octal = |word: &str| u32::from_str_radix(word, 8).ok().filter(|_| (3..=6).contains(&word.len()));
+        let group = self.first.umask & !self.second.umask;
+        let is_mask = |old, new| old == self.first.umask && new == self.second.umask;
+        let is_mode = |old: u32, new: u32| old ^ new == group && new & group == group && new & 0o400 != 0;
+        let is_listed = |old: &str, new: &str| {
+            let is_mode = |word: &str| word.len() >= 10 && word.bytes().skip(1).take(9).all(|byte| b"rwxstST-".contains(&byte));
+            is_mode(old) && is_mode(new) && old.get(5..6) == Some("-") && new.get(5..6) == Some("w")
+        };
+        group != 0 && (octal(old).zip(octal(new)).is_some_and(|(old, new)| is_mask(old, new) || is_mode(old, new)) || is_listed(old, new))
+    }
+
+    /// True if two words have a date or time, or a part of one, of their runs.
+    fn is_time(&self, old: &str, new: &str) -> bool {
+        let hex = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok();
+        let names = [
+            "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov",
+            "Dec",
+        ];
+        let is_name = |word: &str| names.iter().any(|name| word.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(name)));
+        self.numbers(old, new, |old, new| self.are_moments(old, new) || self.are_parts(old, new))
+            || hex(old).zip(hex(new)).is_some_and(|(old, new)| self.are_moments(old, new))
+            || is_name(old) && is_name(new) && old.len() <= 9 && new.len() <= 9
+            || is_clock(old) && is_clock(new)
+    }
+
+    /// True if two numbers are moments of their runs, in seconds, milliseconds, microseconds, nanoseconds, or days.
+    fn are_moments(&self, old: u64, new: u64) -> bool {
+        // A real time may be in the output of a run with another clock, for example a file's time.
+        let ranges = |facts: &RunFacts, number: u64, unit: u64| {
+            let moment = i64::try_from(number / unit).unwrap_or(i64::MAX);
+            facts.moments.contains(&moment)
+        };
+        let is_day = |facts: &RunFacts, number: u64| {
+            let day = |moment: &i64| u64::try_from(moment.div_euclid(86_400)).unwrap_or(0);
+            (day(facts.moments.start())..=day(facts.moments.end())).contains(&number)
+        };
+        let units = [1, 1_000, 1_000_000, 10_000_000, 1_000_000_000];
+        let near = |number: u64, unit: u64| ranges(self.first, number, unit) || ranges(self.second, number, unit);
+        units.iter().any(|unit| near(old, *unit) && near(new, *unit)) || self.moved() && is_day(self.first, old) && is_day(self.second, new)
+    }
+
+    /// True if the clocks of the runs are on different days.
+    fn moved(&self) -> bool {
+        self.second.moments.start() - self.first.moments.end() > 86_400
+    }
+
+    /// True if two numbers are the same part of a date or time of their runs: year, month, day, hour, minute, second, or a whole date.
+    fn are_parts(&self, old: u64, new: u64) -> bool {
+        const MOST: usize = 600;
+        let parts = |facts: &RunFacts, number: u64| {
+            let mut found = BTreeSet::new();
+            for moment in facts.moments.clone().take(MOST) {
+                let text = timestamp::compact(moment);
+                let ranges = [0..4, 2..4, 4..6, 6..8, 9..11, 11..13, 13..15, 0..8, 2..8, 9..15, 9..13, 0..6];
+                found.extend(
+                    ranges
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, range)| {
+                            let part = text.get((*range).clone()).and_then(|part| part.parse::<u64>().ok());
+                            part == Some(number)
+                        })
+                        .map(|(at, _)| at),
+                );
+                let (days, hour) = (moment.div_euclid(86_400), moment.rem_euclid(86_400) / 3_600);
+                let year: i64 = text.get(..4).and_then(|year| year.parse().ok()).unwrap_or(0);
+                let day_of_year = days - timestamp::days_from_civil(year, 1, 1) + 1;
+                let others = [day_of_year, (days + 3).rem_euclid(7) + 1, (hour + 11) % 12 + 1];
+                found.extend(others.iter().enumerate().filter(|(_, other)| u64::try_from(**other) == Ok(number)).map(|(at, _)| 100 + at));
+            }
+            found
+        };
+        parts(self.first, old).intersection(&parts(self.second, new)).next().is_some()
+    }
+}
+
+/// A member of an archive.
+struct Member {
+    name: Vec<u8>,
+    content: Vec<u8>,
+}
+
+/// Reads a tar; `None` for other files.
+fn members(bytes: &[u8]) -> Option<Vec<Member>> {
+    if bytes.get(257..262) != Some(b"ustar") {
+        return None;
+    }
+    let mut archive = tar::Archive::new(bytes);
+    let mut members = Vec::new();
+    for entry in archive.entries().ok()? {
+        let mut entry = entry.ok()?;
+        let name = entry.path_bytes().into_owned();
+        let mut content = entry.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default();
+        entry.read_to_end(&mut content).ok()?;
+        members.push(Member { name, content });
+    }
+    Some(members)
+}
+
+fn is_archive(bytes: &[u8]) -> bool {
+    [&b"PK\x03\x04"[..], b"!<arch>\n", b"070701", b"070702"].iter().any(|magic| bytes.starts_with(magic))
+}
+
+/// Returns the content of a gzip file; `None` for other files.
+fn unzipped(bytes: &[u8]) -> Option<Vec<u8>> {
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return None;
+    }
+    let mut content = Vec::new();
+    MultiGzDecoder::new(bytes).take(MAX_CONTENT_BYTES).read_to_end(&mut content).ok()?;
+    Some(content)
+}
+
+/// True if two files have the same parts in another order: words, lines, items between commas, names that end in NUL, or records.
+fn is_reordered(old: &[u8], new: &[u8]) -> bool {
+    let sorted = |bytes: &[u8], split: &dyn Fn(&u8) -> bool| {
+        let mut parts: Vec<Vec<u8>> = bytes.split(split).filter(|part| !part.is_empty()).map(<[u8]>::to_vec).collect();
+        parts.sort_unstable();
+        parts
+    };
+    let records = |bytes: &[u8], length: usize| {
+        let mut parts: Vec<Vec<u8>> = bytes.chunks(length).map(<[u8]>::to_vec).collect();
+        parts.sort_unstable();
+        parts
+    };
+    if old.len() != new.len() || old == new {
+        return false;
+    }
+    let splits: [&dyn Fn(&u8) -> bool; 3] = [&u8::is_ascii_whitespace, &|byte| b",; \n\t[]{}()\"'".contains(byte), &|byte| *byte == 0];
+    // Random numbers of one digit each would be a coincidence; short parts need a separator.
+    splits.iter().any(|split| sorted(old, split) == sorted(new, split))
+        || [8, 16, 24, 32, 64, 512].iter().any(|length| old.len() >= 2 * length && records(old, *length) == records(new, *length))
+}
+
+/// Returns the words of one text that the other does not have.
+fn changed_words<'a>(of: &'a str, other: &str) -> Vec<&'a str> {
+    let split = |letter: char| !(letter.is_alphanumeric() || "/._:+-@".contains(letter));
+    let there: BTreeSet<&str> = other.split(split).collect();
+    of.split(split).filter(|word| !word.is_empty() && !there.contains(word)).collect()
+}
+
+/// Returns the decimal numbers in a word.
+fn numbers_of(word: &str) -> Vec<u64> {
+    word.split(|letter: char| !letter.is_ascii_digit())
+        .filter(|digits| !digits.is_empty())
+        .map(|digits| digits.parse().unwrap_or(u64::MAX))
+        .collect()
+}
+
+fn is_number(word: &str) -> bool {
+    let digits = word.trim_matches(|letter: char| !letter.is_ascii_digit());
+    word.len() <= 20 && !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+}
+
+/// True for a time of day.
+fn is_clock(word: &str) -> bool {
+    let parts: Vec<&str> = word.split(':').collect();
+    parts.len() >= 3 && parts[1..].iter().all(|part| part.len() >= 2 && part.bytes().take(2).all(|byte| byte.is_ascii_digit()))
+}
+
+fn is_temporary(word: &str) -> bool {
+    word.contains("/tmp/") || word.contains("tmp.") || word.starts_with("tmp")
+}
+
+/// True for an address of a program, its libraries or its stack on a 64-bit Linux, in hexadecimal digits.
+fn is_address(word: &str) -> bool {
+    let digits = word.trim_start_matches("0x");
+    digits.len() == 12
+        && ["7f", "55", "56"].iter().any(|start| digits.starts_with(start))
+        && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// True for a word that may be random: a UUID, or six and more letters and digits that are no plain word.
+fn is_random(word: &str) -> bool {
+    let letters: Vec<u8> = word.bytes().filter(u8::is_ascii_alphanumeric).collect();
+    let has = |test: fn(&u8) -> bool| letters.iter().any(test);
+    letters.len() >= 6 && (has(u8::is_ascii_digit) || has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) || letters.len() > 24)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(host: &'static str, processors: u64, umask: u32, moment: i64) -> RunFacts {
+        let first = host == "silo";
+        RunFacts {
+            host,
+            processors,
+            umask,
+            pids: if first { 1..=20_000 } else { 20_000..=120_000 },
+            moments: moment..=moment + 9,
+            inodes: BTreeSet::from([if first { 7_654_321 } else { 34 }]),
+            kernel: Some(if first { "6.12.1-one" } else { "6.12.2-other" }.to_owned()),
+        }
+    }
+
+    #[test]
+    fn causes_are_found_in_the_differing_bytes() {
+        let (first, second) = (facts("silo", 4, 0o022, 1_795_486_000), facts("elsewhere", 1, 0o002, 1_830_070_000));
+        let values = Values { first: &first, second: &second };
+        for (path, old, new, expect) in [
+            ("opt/a.pyc", "1", "2", Cause::Bytecode),
+            ("var/log/x", "1", "2", Cause::Log),
+            ("opt/list", "b\na\nc\n", "c\na\nb\n", Cause::Order),
+            ("opt/list", "a,b,c", "c,a,b", Cause::Order),
+            ("opt/list", "a\0bb\0c\0", "c\0a\0bb\0", Cause::Order),
+            ("opt/t", "made at 1795486000\n", "made at 1830070009\n", Cause::Time),
+            ("opt/t", "1795486000123456789", "1830070009123456789", Cause::Time),
+            ("opt/t", "Tue Nov 24 02:09:08 UTC 2026", "Tue Nov 24 02:09:11 UTC 2026", Cause::Time),
+            ("opt/t", "\0\u{1}time\u{0}", "\0\u{1}tide\u{0}", Cause::Random),
+            ("opt/p", "built in /tmp/tmp.Ab12", "built in /tmp/tmp.Xy34", Cause::TemporaryName),
+            ("opt/n", "-j4\n", "-j1\n", Cause::Processors),
+            ("opt/n", "4\n", "3\n", Cause::SystemNumber),
+            ("opt/i", "inode 7654321\n", "inode 34\n", Cause::Inode),
+            ("opt/i", "pid 123\n", "pid 20123\n", Cause::ProcessId),
+            ("opt/h", "root@silo", "root@elsewhere", Cause::HostName),
+            ("opt/k", "Linux 6.12.1-one x", "Linux 6.12.2-other x", Cause::Kernel),
+            ("opt/m", "drwxr-xr-x 2 root d", "drwxrwxr-x 2 root d", Cause::Umask),
+            ("opt/m", "100644 f", "100664 f", Cause::Umask),
+            ("opt/a", "<object at 0x7ffff7a1b2c0>", "<object at 0x7f12345ab2c0>", Cause::Address),
+            ("opt/r", "a8f1c2", "77b0de", Cause::Random),
+            ("opt/u", "yes", "no", Cause::Unknown),
+            ("opt/z", "PK\u{3}\u{4}\0\u{1}", "PK\u{3}\u{4}\0\u{2}", Cause::Archive),
+        ] {
+            assert_eq!(values.of_contents(path, old.as_bytes(), new.as_bytes()), expect, "{path} {old:?} {new:?}");
+        }
+        let binary = |moment: i64| [&b"\x7fELF\0\xff\xfe"[..], &(moment as u32).to_be_bytes(), b"rest"].concat();
+        assert_eq!(values.of_contents("opt/b", &binary(1_795_486_003), &binary(1_830_070_004)), Cause::Time);
+    }
+
+    #[test]
+    fn each_cause_has_its_own_name() {
+        let names: BTreeSet<&str> = Cause::ALL.iter().map(|cause| cause.name()).collect();
+        assert_eq!(names.len(), Cause::ALL.len());
+        assert!(Cause::ALL.windows(2).all(|pair| pair[0] < pair[1]), "all of them, in their order");
+    }
+}
