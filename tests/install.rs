@@ -1,8 +1,9 @@
 //! Installing, and rebuilding after changes.
 
 use std::fs;
+use std::process::Command;
 
-use crate::support::{As, Silo};
+use crate::support::{As, Silo, done};
 
 const HELLO: &str = "description = \"a shell and a program without scripts\"\ncommand = [\"hello\"]\n[debian]\npackages = [\"dash\", \"hello\"]\nversionOf = \"hello\"\n";
 
@@ -160,4 +161,43 @@ fn newer_versions_are_reported_and_installed() {
     let nothing = silo.ok(["outdated", "hello"]);
     assert!(!nothing.contains("1.9"), "{nothing}");
     assert_eq!(silo.ok(["hello"]), "Hello, world!\n");
+}
+
+#[test]
+fn another_home_holds_everything_and_is_not_shown_to_tools() {
+    let silo = Silo::new();
+    let place = tempfile::tempdir().expect("a directory");
+    let home = place.path().join("silo home");
+    let at = |args: &[&str]| {
+        let mut command = silo.command(args);
+        command.env("SILO_HOME", &home);
+        command
+    };
+    silo.seed_downloads();
+    fs::create_dir_all(&home).expect("a directory");
+    fs::rename(silo.path("downloads"), home.join("downloads")).expect("on one file system");
+    let _ = fs::remove_dir_all(silo.path(""));
+    fs::create_dir_all(home.join("recipes")).expect("a directory");
+    fs::write(home.join("recipes/greeter.toml"), HELLO).expect("written");
+    let installed = done(&mut at(&["install", "--quiet", "greeter"]));
+    assert_eq!(installed.code, 0, "{installed:?}");
+    let ran = done(&mut at(&["run", "greeter", "-g", "works"]));
+    assert_eq!((ran.code, ran.out.as_str()), (0, "works\n"), "{ran:?}");
+    let added = done(&mut at(&["shim", "add", "greeter", "greet:hello"]));
+    assert_eq!(added.code, 0, "{added:?}");
+    let mut shim = Command::new(home.join("bin/greet"));
+    shim.args(["-g", "by shim"]).current_dir(silo.project()).env_clear();
+    shim.env("HOME", silo.home()).env("SILO_HOME", &home).env("PATH", "/usr/bin:/bin");
+    let ran = done(&mut shim);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "by shim\n"), "{ran:?}");
+    assert!(!silo.path("").exists(), "nothing is made in the usual home");
+    // A directory in it, or with it, is as private as the usual home.
+    for dir in [home.join("bin"), place.path().to_owned()] {
+        let refused = done(at(&["run", "greeter"]).current_dir(&dir));
+        assert!(refused.code == 125 && refused.err.contains("keys and approvals"), "{}: {refused:?}", dir.display());
+    }
+    for bad in ["relative", "/", "/tmp/../x"] {
+        let refused = done(silo.command(["list"]).env("SILO_HOME", bad));
+        assert!(refused.code == 2 && refused.err.contains("SILO_HOME is"), "{bad}: {refused:?}");
+    }
 }

@@ -271,3 +271,31 @@ fn settings_of_another_user_are_never_used() {
         assert!(settings_at(&silo, &deep).out.contains("\"TOKEN\""), "a group of one's own is nobody else");
     }
 }
+
+#[test]
+fn a_hash_approves_exactly_the_permissions_that_it_was_made_of() {
+    let silo = Silo::new();
+    let project = silo.project();
+    let settings = |extra: &str| {
+        let text = format!("passEnv = [\"FIRST\"{extra}]\n");
+        fs::write(project.join("silo.toml"), text).expect("our own project");
+    };
+    settings("");
+    let refused = silo.run(["sync", "--frozen"]);
+    assert!(refused.code != 0 && refused.err.contains("FIRST"), "{refused:?}");
+    let hash = silo.ok(["trust", "--hash"]).trim().to_owned();
+    assert_eq!(hash.len(), 64, "{hash}");
+    assert!(silo.run(["sync", "--frozen"]).err.contains("FIRST"), "printing the hash approves nothing");
+    // Another permission has another hash, which is named, and nothing is approved.
+    settings(", \"TOKEN\"");
+    let refused = silo.run(["sync", "--frozen", "--approve", &hash]);
+    assert!(refused.code != 0 && refused.err.contains("TOKEN") && refused.err.contains(&hash), "{refused:?}");
+    assert!(silo.run(["trust"]).out.contains("FIRST"), "nothing was approved");
+    settings("");
+    let done = silo.run(["sync", "--frozen", "--approve", &hash]);
+    assert!(!done.err.contains("not approved"), "{done:?}");
+    assert!(silo.ok(["trust"]).contains("everything is approved"));
+    assert_eq!(silo.ok(["trust", "--hash"]).trim(), hash, "the hash is that of all permissions, approved or not");
+    let typo = silo.run(["sync", "--approve", "abc"]);
+    assert!(typo.code == 2 && typo.err.contains("--approve"), "{typo:?}");
+}

@@ -30,7 +30,11 @@ const NOT_EXECUTABLE: u8 = 126;
 
 /// Runs as a shim: from a launcher script, or from an older shim, which is a symlink to the program.
 pub fn by_another_name(args: &[OsString]) -> Option<ExitCode> {
-    let home = Home::of_user(&env::home().ok()?);
+    let home = match (env::silo_home(), launched(args)) {
+        (Ok(home), _) => home,
+        (Err(failure), Some(_)) => return Some(ui::report(&failure)),
+        (Err(_), None) => return None,
+    };
     let done = match launched(args) {
         Some((name, args)) => {
             shim(&home, name, args).unwrap_or_else(|| match run_next_on_path(&home, &name.to_string_lossy(), args, &[]) {

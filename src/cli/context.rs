@@ -102,7 +102,7 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
 pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) -> Result<Setting, Failure> {
     let dir = std::fs::canonicalize(dir)
         .map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;
-    let home = Home::of_user(&env::home()?);
+    let home = env::silo_home()?;
     let discover::FoundProject { root: project, passed_over } = discover::project(&dir);
     let store = Store::open(home.root()).map_err(Failure::other)?;
     silo_store::layout::make_workplace(&home.work()).map_err(Failure::other)?;

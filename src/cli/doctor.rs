@@ -40,7 +40,7 @@ const LITTLE_ROOM_BYTES: u64 = 2 << 30;
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     // Run this first: the launcher's probes need a process with one thread.
-    let home = Home::of_user(&env::home()?);
+    let home = env::silo_home()?;
     let written = home_check(&home);
     let mut checks = silo_launch::probe(home.root());
     checks.push(written);

@@ -9,6 +9,7 @@ use crate::run::plan::Caller;
 use crate::run::time_zone;
 use crate::run::user::{User, account_name};
 use silo_base::home::Home;
+use silo_base::sanitize;
 use silo_build::host_network::HostNetwork;
 use silo_launch::broker::upstream_proxy::Proxies;
 use silo_model::ecosystem::registries;
@@ -35,6 +36,17 @@ pub fn path() -> OsString {
 pub fn home() -> Result<PathBuf, Failure> {
     let home = var("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
     home.ok_or_else(|| Failure::usage("HOME is not set to an absolute path", "set HOME to your home directory"))
+}
+
+/// Returns Silo's home directory: `SILO_HOME`, or `.silo` in the user's home directory.
+pub fn silo_home() -> Result<Home, Failure> {
+    let Some(named) = var("SILO_HOME").map(PathBuf::from) else { return Ok(Home::of_user(&home()?)) };
+    let is_plain = named.is_absolute() && named.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if is_plain && named != Path::new("/") {
+        return Ok(Home::new(named));
+    }
+    let what = format!("SILO_HOME is {}, which is not an absolute path of a directory", sanitize::path(&named));
+    Err(Failure::usage(what, "set SILO_HOME to an absolute path without `..`, or unset it for ~/.silo"))
 }
 
 /// Returns the caller.

@@ -21,7 +21,7 @@ use super::{env, ui};
 pub struct Args {}
 
 pub fn run(_args: &Args) -> Result<ExitCode, Failure> {
-    let home = Home::of_user(&env::home()?);
+    let home = env::silo_home()?;
     journal::finish_interrupted(&home).map_err(Failure::other)?;
     let project = discover::project(&env::cwd()?).root;
     let places = [

@@ -84,7 +84,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use silo_base::home::Home;
 use silo_base::sanitize;
 
 use context::Globals;
@@ -177,8 +176,8 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     if let Some(code) = argv0::by_another_name(&args) {
         return code;
     }
-    if let Ok(home) = env::home() {
-        restore_tty::give_back(&Home::of_user(&home));
+    if let Ok(home) = env::silo_home() {
+        restore_tty::give_back(&home);
     }
     let args = legacy::translated(args);
     let cli = match parse(&args) {

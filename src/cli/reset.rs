@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use silo_base::home::Home;
 use silo_base::sanitize;
 use silo_tool::clean;
 
@@ -20,7 +19,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let home = Home::of_user(&env::home()?);
+    let home = env::silo_home()?;
     let root = sanitize::path(home.root());
     let question = format!("This will delete {root}, with your settings and recipes in it. Type YES to confirm: ");
     if !args.force && !ui::ask(&question, "yes", "--force does it without asking")? {

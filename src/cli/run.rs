@@ -338,7 +338,7 @@ fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Opti
     let mut ways = Vec::new();
     let dir = script.parent().and_then(|dir| std::fs::canonicalize(dir).ok());
     // Suggest the script's directory only if it may be shown.
-    if let Some(dir) = dir.filter(|dir| env::home().is_ok_and(|home| private_dirs::why_private(&home, dir).is_none())) {
+    if let Some(dir) = dir.filter(|dir| env::home().is_ok_and(|home| private_dirs::why_private(&setting.home, &home, dir).is_none())) {
         ways.push(format!("cd {} and run it there", sanitize::path(&dir)));
     }
     match by_shim {

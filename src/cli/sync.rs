@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::sanitize;
+use silo_store::digest::Digest;
 use silo_tool::lock_files::Resolving;
 use silo_tool::sync::{self, SyncOptions, Synced, ToolChanges};
 
@@ -29,6 +30,9 @@ pub struct Args {
     /// Fail if silo.lock is missing or out of date
     #[arg(long)]
     frozen: bool,
+    /// Approve the project's permissions if they have this hash, as `silo trust --hash` prints it; fail if they have another one
+    #[arg(long, value_name = "HASH", value_parser = Digest::parse, conflicts_with = "dry_run")]
+    approve: Option<Digest>,
     #[command(flatten)]
     tier: tier::StepTier,
     /// Keep the state of a failed step, for `silo debug`
@@ -45,6 +49,9 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         None => setting(globals)?,
     };
     setting.keep_failed = args.keep_failed;
+    if let Some(hash) = &args.approve {
+        trust::approve_hash(&setting, hash)?;
+    }
     trust::require(&setting, None)?;
     let _machine_in_use = args.tier.prepare(&mut setting)?;
     let wish =

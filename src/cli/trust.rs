@@ -10,6 +10,7 @@ use silo_base::sanitize;
 use silo_model::config::legacy::SettingsOwner;
 use silo_model::config::project::ProjectFiles;
 use silo_model::config::{Trust, read};
+use silo_store::digest::Digest;
 use silo_tool::definition::Scope;
 use silo_tool::kept_dirs;
 use silo_tool::settings_file::Changed;
@@ -35,6 +36,9 @@ pub struct Args {
     /// Revoke every approval of this project, and list the revoked approvals
     #[arg(long, conflicts_with_all = ["yes", "expose"])]
     revoke: bool,
+    /// Print the hash of all permissions that the project asks for; `silo sync --approve HASH` approves them in CI
+    #[arg(long, conflicts_with_all = ["yes", "expose", "revoke"])]
+    hash: bool,
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
@@ -43,8 +47,12 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if args.revoke {
         return revoke(&setting);
     }
+    if args.hash {
+        ui::data(&format!("{}\n", hash(&exposures(&setting, None))))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut asked = asked(&setting, exposures(&setting, None))?;
-    if let (true, Some(why)) = (args.expose, why_hidden(&setting.project)?) {
+    if let (true, Some(why)) = (args.expose, why_hidden(&setting, &setting.project)?) {
         let line = private_dirs::approval(why);
         if !trust::approved(&setting.home, &setting.project)?.contains(&line) {
             asked.lines.insert(line);
@@ -99,6 +107,33 @@ pub fn require(setting: &Setting, tool: Option<&str>) -> Result<(), Failure> {
     Err(Failure::found(what, "`silo trust` shows and approves it; --no-project runs without the project and its settings"))
 }
 
+/// Approves the permissions of a project if they have this hash, and fails if they have another one. Files that a tool could have changed
+/// are not approved by it.
+pub fn approve_hash(setting: &Setting, expected: &Digest) -> Result<(), Failure> {
+    setting.check_names()?;
+    let exposed = exposures(setting, None);
+    let found = hash(&exposed);
+    if found != *expected {
+        let project = sanitize::path(&setting.project);
+        let what = format!("{project} asks for permissions with the hash {found}, not {expected}:\n{}", bullet_list(&exposed));
+        return Err(Failure::found(what.trim_end().to_owned(), "review the change; `silo trust --hash` prints the hash for --approve"));
+    }
+    let asked = asked(setting, exposed)?;
+    if !asked.lines.is_empty() {
+        trust::approve(&setting.home, &setting.project, &asked.lines)?;
+    }
+    Ok(())
+}
+
+/// Returns the hash of permissions: the SHA-256 of their lines, each with its length.
+fn hash(exposed: &Exposures) -> Digest {
+    let mut text = "silo-permissions 1\n".to_owned();
+    for line in exposed {
+        text += &format!("{} {line}\n", line.len());
+    }
+    Digest::of(text.as_bytes())
+}
+
 /// Fails if a tool could have changed the project files that keep a program in a sandbox.
 pub fn unchanged(home: &Home, from: &Path, files: &ProjectFiles) -> Result<(), Failure> {
     let lost = trust::lost_between(home, from, files.root())?;
@@ -132,7 +167,7 @@ pub fn settings_path(setting: &Setting, scope: Scope) -> Result<PathBuf, Failure
     }
     let path = setting.project.join(PROJECT_CONFIG);
     let is_new = !path.exists() && !setting.project.join(LEGACY_CONFIG).exists();
-    let Some(why) = private_dirs::why_private(&env::home()?, &setting.project).filter(|_| is_new) else { return Ok(path) };
+    let Some(why) = private_dirs::why_private(&setting.home, &env::home()?, &setting.project).filter(|_| is_new) else { return Ok(path) };
     let what = format!("{} would become a project: {why}", sanitize::path(&setting.project));
     if ui::is_asking() {
         ui::note(&what);
@@ -164,8 +199,8 @@ pub fn changed(setting: &Setting, changed: &Changed) -> Result<(), Failure> {
     Ok(trust::approve_change(&setting.home, &setting.project, &setting.user_settings, before, after)?)
 }
 
-fn why_hidden(dir: &Path) -> Result<Option<&'static str>, Failure> {
-    Ok(private_dirs::why_private(&env::home()?, dir))
+fn why_hidden(setting: &Setting, dir: &Path) -> Result<Option<&'static str>, Failure> {
+    Ok(private_dirs::why_private(&setting.home, &env::home()?, dir))
 }
 
 /// Returns the permissions that the project's files grant to a tool, or to all its tools.

@@ -8,14 +8,16 @@ use silo_tool::trust;
 
 /// Returns why a directory is hidden from tools, unless the user approved showing it.
 pub fn hidden(home: &Home, user_home: &Path, dir: &Path) -> Result<Option<&'static str>, trust::Error> {
-    let Some(why) = why_private(user_home, dir) else { return Ok(None) };
+    let Some(why) = why_private(home, user_home, dir) else { return Ok(None) };
     Ok((!trust::approved(home, dir)?.contains(&approval(why))).then_some(why))
 }
 
 /// Returns why a directory is hidden from tools by default.
-pub fn why_private(user_home: &Path, dir: &Path) -> Option<&'static str> {
-    let user_home = fs::canonicalize(user_home).unwrap_or_else(|_| user_home.to_owned());
-    exposes(dir, &user_home)
+pub fn why_private(home: &Home, user_home: &Path, dir: &Path) -> Option<&'static str> {
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let own = real(home.root());
+    let holds_own = own.starts_with(dir) || dir.starts_with(&own);
+    exposes(dir, &real(user_home)).or_else(|| holds_own.then_some("it holds Silo's own files, keys and approvals"))
 }
 
 /// Returns the approval line for showing a directory anyway.
