@@ -55,6 +55,16 @@ impl<'a> Context<'a> {
 
     /// Calls `work` for each item on a few threads, and returns the results in order. The first error ends all of them.
     pub(crate) fn each<T: Sync, R: Send>(&self, items: &[T], work: impl Fn(&T) -> Result<R, Error> + Sync) -> Result<Vec<R>, Error> {
+        self.each_on(self.jobs, items, work)
+    }
+
+    /// Like [`Context::each`], on so many threads.
+    pub(crate) fn each_on<T: Sync, R: Send>(
+        &self,
+        threads: usize,
+        items: &[T],
+        work: impl Fn(&T) -> Result<R, Error> + Sync,
+    ) -> Result<Vec<R>, Error> {
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<Error>> = Mutex::new(None);
         let first_error = || failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -70,7 +80,7 @@ impl<'a> Context<'a> {
             }
             done
         };
-        let count = self.jobs.clamp(1, silo_fetch::download::MAX_JOBS).min(items.len());
+        let count = threads.clamp(1, silo_fetch::download::MAX_JOBS).min(items.len());
         let mut all: Vec<(usize, R)> = thread::together(count, run).into_iter().flatten().collect();
         if let Some(error) = failed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
             return Err(error);

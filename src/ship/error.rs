@@ -53,6 +53,19 @@ pub enum Error {
         /// The fault, which may quote the document. A message shows the start.
         what: String,
     },
+    /// A document would be longer than a pull reads.
+    #[error("the image is not pushed: {name} would have {bytes} bytes, and a pull reads at most {most}")]
+    TooLong {
+        /// The document.
+        name: &'static str,
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        most: u64,
+    },
+    /// A document would be refused by a pull.
+    #[error("the image is not pushed, because a pull would refuse its contents: {}", brief(.0))]
+    Unreadable(String),
     /// The image was not pushed by Silo.
     #[error("{place} is an image, but silo did not push it")]
     Foreign {
@@ -110,6 +123,9 @@ impl Error {
                 "a signature of this tag would cover that image too; push to another tag, `silo key trust` the key of its publisher, or push with --no-sign"
                     .to_owned(),
             ),
+            Error::TooLong { .. } | Error::Unreadable(_) => {
+                Some("fewer packages or steps make it smaller; `silo export --oci` writes the image for other programs".to_owned())
+            }
             Error::Layer(_) | Error::Form { .. } => Some("`silo verify` lists the changed files".to_owned()),
             Error::Image(_)
             | Error::Merge(_)

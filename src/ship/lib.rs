@@ -11,6 +11,8 @@ pub mod blob;
 
 pub mod stack;
 
+pub mod blobs;
+
 pub mod push;
 
 pub mod find;

@@ -3,28 +3,25 @@
 //! A push that is cut off leaves blobs without a name, which nobody sees; the next push finds them there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use silo_store::digest::{Digest, LayerId};
 use silo_store::layer;
-use silo_store::path_error::PathError;
 
-use silo_base::event::{Activity, Event};
 use silo_base::system::Arch;
 use silo_base::timestamp;
 use silo_build::image::{self, Image, ImageId};
-use silo_fetch::registry::repository::{Bytes, Moved, Repository};
+use silo_fetch::registry::repository::{Bytes, Repository};
 use silo_model::derivation::DrvId;
 use silo_model::oci::artifact::{self, Entry};
 use silo_model::oci::contents::{self, ANNOTATION, CONTENTS, Contents, Form, Layer};
 use silo_model::oci::manifest::Pointer;
 use silo_model::oci::{self, Blob as Named};
 
-use crate::blob::{self, Blob};
+use crate::blob::Blob;
+use crate::blobs::{self, Moves, Source};
 use crate::context::Context;
 use crate::error::Error;
-use crate::stack::{self, Stack};
+use crate::stack;
 
 /// The annotation with the date of an image.
 const CREATED: &str = "org.opencontainers.image.created";
@@ -103,30 +100,19 @@ pub struct Pushed {
     pub mounted: usize,
 }
 
-/// A blob to move: from a file, or made again from its layers if it has none.
-struct Item {
-    blob: Blob,
-    file: Option<PathBuf>,
-    source: Source,
-}
-
-#[derive(Clone)]
-enum Source {
-    Layer(LayerId),
-    Merged(Vec<LayerId>),
-}
-
 /// Pushes an image.
 pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, options: &Options, attach: Attach<'_>) -> Result<Pushed, Error> {
     let form = if options.gzip { Form::Gzip } else { Form::Zstd };
-    let temp = tempfile::Builder::new().prefix("push-").tempdir_in(context.home.work());
-    let temp = temp.map_err(|source| PathError { doing: "make a directory in", path: context.home.work(), source })?;
     let stack = stack::choose(context, &subject.image.layers)?;
-    let mut items = packed(context, subject, &stack, form, temp.path())?;
-    let (sent, bytes, mounted) = move_blobs(context, to, &mut items, options, temp.path())?;
-    let find = |layer: &LayerId| items.iter().find(|item| matches!(&item.source, Source::Layer(id) if id == layer)).map(|item| item.blob);
+    check_contents(context, subject, form)?;
+    let layers: BTreeSet<LayerId> = subject.image.layers.iter().copied().collect();
+    let merged = (!stack.merged.is_empty()).then(|| Source::Merged(stack.merged.clone()));
+    let sources: Vec<Source> = layers.into_iter().map(Source::Layer).chain(merged).collect();
+    let moved = blobs::send(context, to, &sources, form, options.mount.as_deref())?;
+    let of = |wanted: &Source| sources.iter().zip(&moved.blobs).find(|(source, _)| *source == wanted).map(|(_, blob)| *blob);
+    let find = |layer: &LayerId| of(&Source::Layer(*layer));
     let blobs: Vec<Blob> = subject.image.layers.iter().filter_map(find).collect();
-    let merged = items.iter().find(|item| matches!(item.source, Source::Merged(_))).map(|item| item.blob);
+    let merged = of(&Source::Merged(stack.merged));
     let stacked: Vec<Blob> = merged.into_iter().chain(stack.single.iter().filter_map(find)).collect();
     let (manifest, silo) = documents(context, to, subject, &blobs, &stacked)?;
     to.put_manifest(oci::MANIFEST, &manifest)?;
@@ -135,6 +121,7 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, optio
     for drv in derivations(context, subject.id)? {
         to.put_tag(&tag_of(&drv), oci::MANIFEST, &manifest)?;
     }
+    let Moves { sent, bytes, mounted, .. } = moved;
     let mut pushed = Pushed { digest: Digest::of(&manifest), manifest: Digest::of(&manifest), layers: blobs.len(), sent, bytes, mounted };
     if let Some(tag) = &options.tag {
         let index = index(to, tag, subject.image.arch, &manifest, attach)?;
@@ -155,94 +142,38 @@ fn derivations(context: &Context<'_>, id: ImageId) -> Result<BTreeSet<DrvId>, Er
     Ok(image::derivations(context.home, id)?)
 }
 
-/// Returns the blobs of all layers; compresses those without a known digest.
-fn packed(context: &Context<'_>, subject: &Subject, stack: &Stack, form: Form, temp: &Path) -> Result<Vec<Item>, Error> {
-    let layers: BTreeSet<LayerId> = subject.image.layers.iter().copied().collect();
-    let merged = (!stack.merged.is_empty()).then(|| Source::Merged(stack.merged.clone()));
-    let sources: Vec<Source> = layers.into_iter().map(Source::Layer).chain(merged).collect();
-    let known: Vec<Option<Blob>> = sources.iter().map(|source| blob::remembered(context.home, source.key(), form)).collect();
-    let missing = known.iter().filter(|blob| blob.is_none()).count();
-    let done = AtomicU64::new(0);
-    let pack = |id: u64| {
-        let work: Vec<(usize, Source, Option<Blob>)> =
-            sources.into_iter().zip(known).enumerate().map(|(at, (source, blob))| (at, source, blob)).collect();
-        context.each(&work, |(at, source, known)| {
-            if let Some(blob) = known {
-                return Ok(Item { blob: *blob, file: None, source: source.clone() });
-            }
-            let file = temp.join(at.to_string());
-            let blob = source.compress(context, form, temp, &file)?;
-            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            (context.sink)(Event::Progress { id, done });
-            Ok(Item { blob, file: Some(file), source: source.clone() })
-        })
+/// Fails if nobody could read the contents of the image: if they are too long, or name too much.
+///
+/// Digests have one length, and the sizes here are the longest, so the real document is not longer.
+fn check_contents(context: &Context<'_>, subject: &Subject, form: Form) -> Result<(), Error> {
+    let longest = Pointer { digest: Digest::of(b""), size: contents::MAX_LAYER_BYTES };
+    let blobs: Vec<Blob> = subject.image.layers.iter().map(|layer| Blob { layer: *layer, pointer: longest, form }).collect();
+    let bytes = contents::write(&contents_of(context, subject, &blobs)?);
+    check_length("the list of its layers, with their origins and the lock", bytes.len(), contents::MAX_BYTES)?;
+    contents::read(&bytes).map_err(Error::Unreadable).map(drop)
+}
+
+/// Fails if a document is longer than a pull reads.
+pub(crate) fn check_length(name: &'static str, length: usize, most: u64) -> Result<(), Error> {
+    match length as u64 {
+        bytes if bytes > most => Err(Error::TooLong { name, bytes, most }),
+        _ => Ok(()),
+    }
+}
+
+fn contents_of(context: &Context<'_>, subject: &Subject, blobs: &[Blob]) -> Result<Contents, Error> {
+    let layer = |blob: &Blob| {
+        let manifest = layer::read_manifest(context.store, &blob.layer)?;
+        Ok::<_, Error>(Layer { manifest, blob: blob.pointer, form: blob.form })
     };
-    match missing {
-        0 => pack(0),
-        missing => context.activity(Activity::Compress, "layers", Some(missing as u64), pack),
-    }
-}
-
-/// Sends the blobs that the repository lacks; returns their number and bytes, and the number of those that the registry had elsewhere.
-fn move_blobs(
-    context: &Context<'_>,
-    to: &Repository<'_>,
-    items: &mut [Item],
-    options: &Options,
-    temp: &Path,
-) -> Result<(usize, u64, usize), Error> {
-    let numbers: Vec<usize> = (0..items.len()).collect();
-    let there = context.each(&numbers, |at| Ok(to.has_blob(items[*at].blob.pointer.digest)?))?;
-    let missing: Vec<usize> = numbers.into_iter().filter(|at| !there[*at]).collect();
-    if missing.is_empty() {
-        return Ok((0, 0, 0));
-    }
-    let forgotten: Vec<usize> = missing.iter().copied().filter(|at| items[*at].file.is_none()).collect();
-    let files = context.each(&forgotten, |at| {
-        let (item, file) = (&items[*at], temp.join(at.to_string()));
-        let blob = item.source.compress(context, item.blob.form, temp, &file)?;
-        Ok((*at, blob, file))
-    })?;
-    // Another version of a compressor may give other bytes than those that are remembered.
-    for (at, blob, file) in files {
-        (items[at].blob, items[at].file) = (blob, Some(file));
-    }
-    let total: u64 = missing.iter().map(|at| items[*at].blob.pointer.size).sum();
-    let name = format!("{} blobs to {}", missing.len(), to.location());
-    let done = AtomicU64::new(0);
-    let moved = context.activity(Activity::Send, &name, Some(total), |id| {
-        context.each(&missing, |at| {
-            let Item { blob, file, .. } = &items[*at];
-            let path = file.as_deref().unwrap_or(temp);
-            let before = AtomicU64::new(0);
-            let progress = |sent: u64| {
-                let earlier = before.swap(sent, Ordering::Relaxed);
-                // Two's complement: adding the wrapped difference subtracts when an upload began again.
-                let done = done.fetch_add(sent.wrapping_sub(earlier), Ordering::Relaxed).wrapping_add(sent.wrapping_sub(earlier));
-                (context.sink)(Event::Progress { id, done });
-            };
-            Ok((to.put_blob(blob.pointer, &Bytes::File(path), options.mount.as_deref(), &progress)?, blob.pointer.size))
-        })
-    })?;
-    let sent = moved.iter().filter(|(how, _)| *how == Moved::Sent);
-    let mounted = moved.iter().filter(|(how, _)| *how == Moved::Mounted).count();
-    Ok((sent.clone().count(), sent.map(|(_, size)| size).sum(), mounted))
-}
-
-impl Source {
-    fn key(&self) -> Digest {
-        match self {
-            Source::Layer(layer) => layer.digest(),
-            Source::Merged(layers) => stack::key(layers),
-        }
-    }
-
-    fn compress(&self, context: &Context<'_>, form: Form, temp: &Path, to: &Path) -> Result<Blob, Error> {
-        match self {
-            Source::Layer(layer) => blob::compress(context, *layer, form, to),
-            Source::Merged(layers) => stack::compress(context, layers, form, temp, to),
-        }
-    }
+    Ok(Contents {
+        arch: subject.image.arch,
+        config: pointer(&image::configuration(&subject.image).1),
+        layers: blobs.iter().map(layer).collect::<Result<_, _>>()?,
+        derivations: derivations(context, subject.id)?.into_iter().map(|drv| drv.digest()).collect(),
+        tool: subject.tool.clone(),
+        lock: subject.lock.clone(),
+    })
 }
 
 /// Writes the small blobs; returns the manifest of the image for other programs, and the one for silo.
@@ -256,18 +187,7 @@ fn documents(
     let (_, config) = image::configuration(&subject.image);
     let stacked_image = Image { layers: stacked.iter().map(|blob| blob.layer).collect(), ..subject.image.clone() };
     let (_, stacked_config) = image::configuration(&stacked_image);
-    let layer = |blob: &Blob| {
-        let manifest = layer::read_manifest(context.store, &blob.layer)?;
-        Ok::<_, Error>(Layer { manifest, blob: blob.pointer, form: blob.form })
-    };
-    let contents = contents::write(&Contents {
-        arch: subject.image.arch,
-        config: pointer(&config),
-        layers: blobs.iter().map(layer).collect::<Result<_, _>>()?,
-        derivations: derivations(context, subject.id)?.into_iter().map(|drv| drv.digest()).collect(),
-        tool: subject.tool.clone(),
-        lock: subject.lock.clone(),
-    });
+    let contents = contents::write(&contents_of(context, subject, blobs)?);
     for bytes in [&config, &stacked_config, &contents] {
         to.put_blob(pointer(bytes), &Bytes::Here(bytes), None, &|_| {})?;
     }

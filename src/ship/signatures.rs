@@ -14,12 +14,14 @@ use silo_sign::statement::{CYCLONEDX, Claim, PROVENANCE, SIGNED, SPDX};
 
 use crate::error::Error;
 use crate::find::Found;
-use crate::push::{Attachment, Over};
+use crate::push::{self, Attachment, Over};
 
 /// The most manifests about an image that are read. A hostile repository could list many; those of honest ones have a few.
 const MAX_READ: usize = 64;
 /// The most bytes of bundles about an image that are read.
 const MAX_TOTAL_BYTES: u64 = 64 << 20;
+/// The most bytes of a bundle around a claim.
+const MAX_AROUND_BYTES: usize = 16 << 10;
 /// The annotations by which cosign knows the content of a bundle.
 const CONTENT: (&str, &str) = ("dev.sigstore.bundle.content", "dsse-envelope");
 const PREDICATE_TYPE: &str = "dev.sigstore.bundle.predicateType";
@@ -122,6 +124,14 @@ pub fn sign(to: &Repository<'_>, (over, digest): (Over, Digest), signer: &Signer
         attachments.push(Attachment { kind: bundle::MEDIA_TYPE, bytes, annotations });
     }
     Ok(attachments)
+}
+
+/// Fails if a claim about an image is too long for a bundle that a pull reads.
+pub fn check(claims: &[Claim]) -> Result<(), Error> {
+    // A bundle has its payload in base64, and a few hundred bytes around it.
+    let length = |claim: &Claim| claim.predicate.to_string().len().saturating_add(MAX_AROUND_BYTES).saturating_mul(4) / 3;
+    let longest = claims.iter().map(length).max().unwrap_or(0);
+    push::check_length("a statement about it", longest, bundle::MAX_BYTES)
 }
 
 /// Returns the bills of materials among claims as attachments of their own, for programs that read no bundles.

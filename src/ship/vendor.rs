@@ -104,7 +104,6 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, signe
     let outputs = context.each(&subject.outputs, pack)?;
     let files = subject.files.iter().map(|file| (file.pointer, file.path.clone()));
     let all: Vec<(Pointer, PathBuf)> = files.chain(outputs.iter().map(|(_, blob, path)| (blob.pointer, path.clone()))).collect();
-    let (sent, bytes) = send(context, to, &all)?;
     let document = inputs::write(&Inputs {
         arch: subject.arch,
         files: subject.files.iter().map(|file| inputs::File { name: file.name.clone(), pointer: file.pointer }).collect(),
@@ -112,6 +111,10 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, signe
         tool: subject.tool.clone(),
         lock: subject.lock.clone(),
     });
+    // A list that nobody could read is refused before anything is sent.
+    push::check_length("the list of its inputs", document.len(), inputs::MAX_BYTES)?;
+    inputs::read(&document).map_err(Error::Unreadable)?;
+    let (sent, bytes) = send(context, to, &all)?;
     let config = Named::of(INPUTS, &document);
     to.put_blob(Pointer { digest: config.digest, size: config.size }, &Bytes::Here(&document), None, &|_| {})?;
     let named = |(pointer, media_type): (Pointer, &'static str)| Named { media_type, digest: pointer.digest, size: pointer.size };

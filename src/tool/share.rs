@@ -99,6 +99,9 @@ pub struct Source<'a> {
 /// Pushes an image, and signs it.
 pub fn push(context: &Context<'_>, source: Source<'_>, to: &Target, options: &Options, signer: Option<&Signer>) -> Result<Pushed, Error> {
     let Source { id, tool, claims } = source;
+    if signer.is_some() {
+        signatures::check(claims)?;
+    }
     let shared = store_lock::share(context.store)?;
     let image = image::get(context.home, id)?.ok_or(Error::Gone(id))?;
     let subject = Subject {

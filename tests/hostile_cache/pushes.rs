@@ -1,12 +1,15 @@
 //! A hostile registry, to which an image is pushed: each wrong answer ends in a push or in an error, and no other server gets a byte.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use silo_model::oci::contents;
 use silo_model::oci::location::Location;
+use silo_sign::statement::Claim;
 
 use super::faults::{Case, FAULTS, Honest, Weight};
 use super::server::{Ask, Reply, Server};
@@ -115,4 +118,115 @@ fn a_push_to_a_hostile_registry_ends_and_no_other_server_gets_a_byte() {
         .expect("standard output is open");
     assert_eq!(lock(&kinds).len(), KINDS.len());
     assert!(wrong.into_inner() >= 1000 && pushed > 20 && refused > 500, "{pushed} {refused}");
+}
+
+/// A document that a pull would refuse is not pushed, and nothing is sent before that is clear.
+#[test]
+fn an_image_whose_documents_nobody_could_read_is_refused_before_a_byte_is_sent() {
+    let world = World::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let server = Server::start(move |ask| {
+        lock(&log).push(format!("{} {:.60}", ask.method, ask.target));
+        match ask.method.as_str() {
+            "POST" | "PATCH" => Reply::whole(202, "Location: /v2/team/silo/blobs/uploads/1\r\n", b""),
+            "PUT" => Reply::whole(201, "OCI-Subject: x\r\n", b""),
+            _ => Reply::whole(404, "", b""),
+        }
+    });
+    let location = || Location::Registry { host: server.host.clone(), repository: "team/silo".into() };
+    let maker = Asking::of_maker(&world);
+    let claim =
+        |length: usize| Claim { predicate_type: "https://example.com/x", predicate: serde_json::json!({ "x": "y".repeat(length) }) };
+    let refused = [
+        maker.push_with(location(), &"x".repeat(16 << 20), &[]),
+        // Each of these characters is six in the document.
+        maker.push_with(location(), &"\u{1}".repeat(3 << 20), &[]),
+        maker.push_with(location(), "", &[claim(4 << 20)]),
+    ];
+    for refused in refused {
+        let text = silo_base::error_chain::of(&refused.expect_err("too long")).join(": ");
+        assert!(text.contains("is not pushed") && text.contains("a pull reads at most"), "{text}");
+    }
+    assert_eq!(*lock(&seen), Vec::<String>::new());
+    // What is just short enough is pushed, and a pull reads it.
+    let place = world.maker.project().join("long");
+    let long = "x".repeat((16 << 20) - 40_000);
+    drop(maker.push_with(Location::Directory(place.clone()), &long, &[]).expect("short enough"));
+    let pushed = maker.push_with(location(), &long, &[]);
+    assert!(pushed.is_ok() && !lock(&seen).is_empty(), "{pushed:?}");
+    let documents = fs::read_dir(place.join("blobs/sha256")).expect("a layout").flatten();
+    let read = documents.filter(|entry| entry.metadata().is_ok_and(|facts| facts.len() > 15 << 20));
+    let read: Vec<_> = read.map(|entry| contents::read(&fs::read(entry.path()).expect("a blob"))).collect();
+    assert!(matches!(&read[..], [Ok(contents)] if contents.lock.as_ref() == Some(&long)));
+}
+
+/// The index of a registry without a list of referrers belongs to all programs that write it.
+#[test]
+fn a_push_keeps_what_others_wrote_into_the_index_of_referrers() {
+    let world = World::new();
+    let written: Arc<Mutex<BTreeMap<String, Vec<u8>>>> = Arc::default();
+    let held = Arc::clone(&written);
+    let server = Server::start(move |ask| {
+        let mut held = lock(&held);
+        match ask.method.as_str() {
+            "POST" => Reply::whole(202, "Location: /v2/team/silo/blobs/uploads/1\r\n", b""),
+            "PUT" => {
+                held.insert(ask.target.clone(), ask.body.clone());
+                Reply::whole(201, "", b"")
+            }
+            _ => held.get(&ask.target).map_or_else(|| Reply::whole(404, "", b""), |body| Reply::whole(200, "", body)),
+        }
+    });
+    let location = || Location::Registry { host: server.host.clone(), repository: "team/silo".into() };
+    let maker = Asking::of_maker(&world);
+    let pushed = maker.push_with(location(), "a lock", &[]).expect("an honest registry");
+    let target = format!("/v2/team/silo/manifests/sha256-{}", pushed.manifest);
+    let mut index: serde_json::Value = serde_json::from_slice(&lock(&written)[&target]).expect("JSON");
+    assert_eq!(index["manifests"].as_array().map(Vec::len), Some(1));
+    let foreign = serde_json::json!({
+        "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": format!("sha256:{}", "a".repeat(64)), "size": 5,
+        "artifactType": "application/vnd.example.scan", "urls": ["https://example.com/scan"], "com.example.own": { "x": [1, null] },
+        "platform": { "architecture": "riscv64", "os": "plan9", "variant": "v9" },
+    });
+    index["annotations"] = serde_json::json!({ "com.example.by": "somebody" });
+    index["com.example.note"] = serde_json::json!(true);
+    // Another program wrote the index with its entry alone; the push adds its own.
+    index["manifests"] = serde_json::json!([foreign]);
+    lock(&written).insert(target.clone(), index.to_string().into_bytes());
+    drop(maker.push_with(location(), "a lock", &[]).expect("an honest registry"));
+    let after: serde_json::Value = serde_json::from_slice(&lock(&written)[&target]).expect("JSON");
+    assert_eq!((&after["annotations"], &after["com.example.note"]), (&index["annotations"], &index["com.example.note"]));
+    assert_eq!((&after["manifests"][0], after["manifests"].as_array().map(Vec::len)), (&foreign, Some(2)));
+    // An index that silo cannot read is not replaced.
+    lock(&written).insert(target.clone(), b"{\"schemaVersion\":2,\"config\":null}".to_vec());
+    assert!(maker.push_with(location(), "a lock", &[]).is_err());
+    assert_eq!(lock(&written)[&target], b"{\"schemaVersion\":2,\"config\":null}");
+}
+
+/// A push asks for each blob once, and sends each lacking one by two requests.
+#[test]
+fn a_push_costs_few_requests_for_each_blob() {
+    let world = World::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let server = Server::start(move |ask| {
+        lock(&log).push((ask.method.clone(), ask.target.clone()));
+        match ask.method.as_str() {
+            "POST" => Reply::whole(202, "Location: /v2/team/silo/blobs/uploads/1\r\n", b""),
+            "PUT" => Reply::whole(201, "OCI-Subject: x\r\n", b""),
+            _ => Reply::whole(404, "", b""),
+        }
+    });
+    let location = Location::Registry { host: server.host.clone(), repository: "team/silo".into() };
+    let pushed = Asking::of_maker(&world).push_with(location, "a lock", &[]).expect("an honest registry");
+    let count = |method: &str, part: &str| lock(&seen).iter().filter(|(how, target)| how == method && target.contains(part)).count();
+    // The layers, and three documents: both configurations (which are the same) and the contents.
+    let blobs = pushed.layers + 3;
+    assert_eq!(
+        (count("HEAD", "/blobs/"), count("POST", "/uploads/"), count("PUT", "/uploads/")),
+        (blobs, blobs, blobs),
+        "{:?}",
+        lock(&seen)
+    );
 }

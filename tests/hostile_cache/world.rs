@@ -14,13 +14,17 @@ use silo_base::event::{Event, Sink};
 use silo_base::home::Home;
 use silo_build::host_network::HostNetwork;
 use silo_build::image::{self, ImageId};
+use silo_fetch::registry::repository::Repository;
 use silo_fetch::retry::RetryPolicy;
 use silo_fetch::transport::Transport;
 use silo_model::config::{CacheSource, Settings};
 use silo_model::lock::Lock;
 use silo_model::oci::{self, location::Location};
 use silo_model::recipe::catalog::RecipeSources;
-use silo_ship::push::Options;
+use silo_ship::push::{self, Attach, Options, Pushed, Subject};
+use silo_sign::external::Signer;
+use silo_sign::key::Secret;
+use silo_sign::statement::Claim;
 use silo_store::index::Index;
 use silo_store::layout::Store;
 use silo_store::{flock, layout, verify};
@@ -249,6 +253,24 @@ impl<'a> Asking<'a> {
         let pushed = share::push(&self.context(transport, &|_| {}), source, &to, &options, None);
         let warnings = pushed.as_ref().err().map(|error| error_chain::of(error).join(": "));
         Asked { is_taken: pushed.is_ok(), warnings: warnings.into_iter().collect(), notes: Vec::new() }
+    }
+
+    /// Pushes the image with a lock of this text and these claims.
+    pub fn push_with(&self, location: Location, lock: &str, claims: &[Claim]) -> Result<Pushed, silo_tool::share::Error> {
+        let (transport, key) = (patient(), Signer::Key(Box::new(Secret::parse(&self.world.secret).expect("a key"))));
+        let context = self.context(&transport, &|_| {});
+        if claims.is_empty() {
+            let shared = flock::share(&self.store).expect("the store's lock");
+            let shipping = caches::shipping(&context, &shared);
+            let image = image::get(&self.home, self.world.expected).expect("it can be read").expect("an image");
+            let subject = Subject { id: self.world.expected, image, tool: None, lock: Some(lock.to_owned()) };
+            let (make, may_cover) = (|_: &Repository<'_>, _, _| Ok(Vec::new()), |_: &Repository<'_>, _| Ok(true));
+            let attach = Attach { make: &make, may_cover: &may_cover };
+            return Ok(push::push(&shipping, &shipping.repository(location), &subject, &Options::default(), attach)?);
+        }
+        let to = share::Target { location, tag: "v1".to_owned(), digest: None };
+        let source = share::Source { id: self.world.expected, tool: None, claims };
+        share::push(&context, source, &to, &Options::default(), Some(&key))
     }
 
     /// Asks a cache; fails unless the result is the image, or nothing.

@@ -15,6 +15,7 @@ use silo_store::locked_file::LockedFile;
 use silo_store::read_limited;
 
 use silo_model::oci::artifact::{self, Document, Entry};
+use silo_model::oci::kept_index::KeptIndex;
 use silo_model::oci::manifest::MAX_DOCUMENT_BYTES;
 use silo_model::oci::{self};
 
@@ -66,10 +67,14 @@ pub fn put_blob(dir: &Path, digest: Digest, from: &mut dyn Read) -> Result<(), E
 /// Reads the entries of the index; a directory without one has none.
 pub fn entries(dir: &Path) -> Result<Vec<Entry>, Error> {
     let path = dir.join(INDEX);
-    match read_limited::read(&path, MAX_DOCUMENT_BYTES) {
-        Ok(bytes) => index(&path.display().to_string(), &bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(Error::Read { path, source }),
+    text(&path)?.map_or(Ok(Vec::new()), |bytes| index(&path.display().to_string(), &bytes))
+}
+
+fn text(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match read_limited::read(path, MAX_DOCUMENT_BYTES) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Read { path: path.to_owned(), source }),
     }
 }
 
@@ -83,12 +88,11 @@ pub fn index(url: &str, bytes: &[u8]) -> Result<Vec<Entry>, Error> {
 pub fn set_name(dir: &Path, name: &str, mut entry: Entry) -> Result<(), Error> {
     prepare(dir)?;
     entry.annotations.insert(NAME.to_owned(), name.to_owned());
-    let _alone = alone(dir)?;
-    let mut all = entries(dir)?;
-    all.retain(|other| other.annotations.get(NAME).map(String::as_str) != Some(name));
-    all.push(entry);
-    all.sort_by(|a, b| a.annotations.get(NAME).cmp(&b.annotations.get(NAME)));
-    replace(&dir.join(INDEX), &artifact::index(&all))
+    change(dir, |all| {
+        all.retain(|other| other.annotations.get(NAME).map(String::as_str) != Some(name));
+        all.push(entry);
+        all.sort_by_key(|entry| entry.annotations.get(NAME).cloned());
+    })
 }
 
 /// Lists the names.
@@ -98,10 +102,17 @@ pub fn names(dir: &Path) -> Result<Vec<String>, Error> {
 
 /// Removes all names of a manifest.
 pub fn remove_names(dir: &Path, digest: Digest) -> Result<(), Error> {
+    change(dir, |all| all.retain(|entry| entry.pointer.digest != digest))
+}
+
+/// Changes the index, which other programs write too.
+fn change(dir: &Path, change: impl FnOnce(&mut KeptIndex)) -> Result<(), Error> {
     let _alone = alone(dir)?;
-    let mut all = entries(dir)?;
-    all.retain(|entry| entry.pointer.digest != digest);
-    replace(&dir.join(INDEX), &artifact::index(&all))
+    let path = dir.join(INDEX);
+    let wrong = |what| Error::Document { url: path.display().to_string(), what };
+    let mut all = KeptIndex::read(text(&path)?.as_deref()).map_err(wrong)?;
+    change(&mut all);
+    replace(&path, &all.to_bytes().map_err(wrong)?)
 }
 
 /// Removes blobs that nothing names and that are older than an hour; returns their number and bytes.
@@ -183,5 +194,16 @@ mod tests {
         let all = entries(dir.path()).expect("an index");
         let names: Vec<(&str, Digest)> = all.iter().map(|entry| (entry.annotations[NAME].as_str(), entry.pointer.digest)).collect();
         assert_eq!(names, [("a", Digest::of(b"2")), ("b", Digest::of(b"3"))]);
+        // Another program adds what silo does not know.
+        let path = dir.path().join(INDEX);
+        let mut index: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("an index")).expect("JSON");
+        index["com.example.note"] = "kept".into();
+        index["manifests"][0]["urls"] = serde_json::json!(["https://example.com/x"]);
+        fs::write(&path, index.to_string()).expect("our own");
+        set_name(dir.path(), "c", entry(b"4")).expect("named");
+        remove_names(dir.path(), Digest::of(b"3")).expect("removed");
+        let index: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("an index")).expect("JSON");
+        assert_eq!((&index["com.example.note"], &index["manifests"][0]["urls"][0]), (&"kept".into(), &"https://example.com/x".into()));
+        assert_eq!(index["manifests"].as_array().map(Vec::len), Some(2), "{index}");
     }
 }

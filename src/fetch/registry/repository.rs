@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use silo_store::digest::Digest;
 
 use silo_model::oci::artifact::{self, Document, Entry};
+use silo_model::oci::kept_index::KeptIndex;
 use silo_model::oci::location::Location;
 use silo_model::oci::manifest::{ACCEPT, MAX_DOCUMENT_BYTES, Pointer};
 use silo_model::oci::{self};
@@ -147,9 +148,11 @@ impl<'a> Repository<'a> {
 
     /// Writes a blob, unless it is there; the registry may take it from the repository `from`. Reports the sent bytes to `progress`.
     pub fn put_blob(&self, pointer: Pointer, bytes: &Bytes<'_>, from: Option<&str>, progress: &dyn Fn(u64)) -> Result<Moved, Error> {
-        if self.has_blob(pointer.digest)? {
-            return Ok(Moved::Present);
-        }
+        if self.has_blob(pointer.digest)? { Ok(Moved::Present) } else { self.send_blob(pointer, bytes, from, progress) }
+    }
+
+    /// Writes a blob that is not there; the registry may take it from the repository `from`. Reports the sent bytes to `progress`.
+    pub fn send_blob(&self, pointer: Pointer, bytes: &Bytes<'_>, from: Option<&str>, progress: &dyn Fn(u64)) -> Result<Moved, Error> {
         match &self.session.location {
             Location::Registry { .. } => upload::upload(&self.session, pointer, bytes, from, progress),
             Location::Directory(dir) => {
@@ -191,16 +194,14 @@ impl<'a> Repository<'a> {
         }
         let tag = fallback(subject);
         for _ in 0..INDEX_ATTEMPTS {
-            let mut all = match self.tagged(&tag)? {
-                Some(bytes) => self.document(&tag, &bytes)?.manifests,
-                None => Vec::new(),
-            };
-            if all.iter().any(|other| other.pointer.digest == entry.pointer.digest) {
+            let wrong = |what| Error::Document { url: format!("{}: {tag}", self.session.location), what };
+            let mut all = KeptIndex::read(self.tagged(&tag)?.as_deref()).map_err(wrong)?;
+            if all.entries().any(|other| other.pointer.digest == entry.pointer.digest) {
                 return Ok(());
             }
             all.push(entry.clone());
             // Another push may replace the index in between, so it is read again.
-            self.put_tag(&tag, oci::INDEX, &artifact::index(&all))?;
+            self.put_tag(&tag, oci::INDEX, &all.to_bytes().map_err(wrong)?)?;
         }
         let what = format!("others change the tag {tag} all the time");
         Err(Error::Document { url: self.session.location.to_string(), what })

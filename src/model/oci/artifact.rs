@@ -19,7 +19,7 @@ pub const EMPTY: (&str, &[u8]) = ("application/vnd.oci.empty.v1+json", b"{}");
 /// The most blobs of a manifest that is read. The inputs of a large image are a few hundred.
 pub const MAX_BLOBS: usize = 8192;
 /// The most entries of an index that is read.
-const MAX_ENTRIES: usize = 1000;
+pub(super) const MAX_ENTRIES: usize = 1000;
 /// The most bytes of a blob; an arbitrary limit, far above real ones.
 const MAX_BLOB_BYTES: u64 = 32 << 30;
 
@@ -154,7 +154,7 @@ impl Entry {
         Entry { media_type, pointer, artifact_type, arch: None, annotations: BTreeMap::new() }
     }
 
-    fn value(&self) -> Value {
+    pub(super) fn value(&self) -> Value {
         let mut value =
             json!({ "mediaType": self.media_type, "digest": format!("sha256:{}", self.pointer.digest), "size": self.pointer.size });
         if let Some(kind) = &self.artifact_type {

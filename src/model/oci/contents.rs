@@ -27,7 +27,7 @@ pub const MAX_BYTES: u64 = 16 << 20;
 /// The most derivations of an image. Each lock that gives the same image adds one.
 const MAX_DERIVATIONS: usize = 64;
 /// The most bytes of a compressed layer; an arbitrary limit, far above real layers.
-pub(super) const MAX_LAYER_BYTES: u64 = 32 << 30;
+pub const MAX_LAYER_BYTES: u64 = 32 << 30;
 /// The most bytes of a tool's name or version.
 const MAX_NAME_BYTES: usize = 128;
 

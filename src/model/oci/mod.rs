@@ -8,6 +8,7 @@ pub mod reference;
 
 pub mod artifact;
 pub mod contents;
+pub mod kept_index;
 pub mod location;
 
 pub mod inputs;
