@@ -8,6 +8,7 @@ mod architecture;
 mod archives;
 mod broker;
 mod browser;
+mod cached_steps;
 mod circles;
 mod cli;
 mod clients;

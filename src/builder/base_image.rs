@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use silo_store::digest::LayerId;
+use silo_store::digest::{Digest, LayerId};
 use silo_store::index::Index;
 use silo_store::manifest::Record as Manifest;
 use silo_store::merge::{Merged, merge};
@@ -41,6 +41,12 @@ impl Item<'_> {
         let Sha256(blob) = self.layer.sha256;
         Derivation::Blob(derivation::Blob { blob, diff: self.layer.diff.0, over: over.to_vec() })
     }
+}
+
+/// Returns the derivations of the layers of a target's base image, each unpacked alone.
+pub(super) fn derivations(target: &Target<'_>) -> Vec<Digest> {
+    let layers = target.lock.images.get(&Arch::host()).map(|base| base.layers.as_slice()).unwrap_or_default();
+    layers.iter().map(|layer| Item { at: 0, layer }.drv(&[]).id().digest()).collect()
 }
 
 /// Returns the layers of the base image; fetches and unpacks missing ones.

@@ -17,7 +17,7 @@ use silo_model::derivation::{self, Derivation};
 use silo_model::lock::{Sha256, StepOutput};
 use silo_model::recipe::Step;
 
-use super::context::{BuildContext, Target, environment_of, project_key, read_index, realised, realised_as};
+use super::context::{BuildContext, Target, brought, environment_of, project_key, read_index, realised, realised_as};
 use super::error::Error;
 use super::state::State;
 use super::step::{self, Prepared, StepRun};
@@ -118,7 +118,11 @@ impl step::Kind for Run<'_> {
     fn known(&self, ctx: &BuildContext<'_>) -> Option<LayerId> {
         match self.pinned {
             // A lock may name any layer. Accept it only if this very step made it on this machine, or makes it now.
-            Some(layer) => self.output_key(layer).and_then(|key| realised_as(ctx, &key)).filter(|made| *made == layer),
+            Some(layer) => {
+                let key = self.output_key(layer)?;
+                let made = realised_as(ctx, &key).filter(|made| *made == layer);
+                made.or_else(|| self.brought(ctx, key, layer))
+            }
             // Without a pin there is nothing to reuse: another project's files, or the network on another day, may give another result.
             None if self.fields.is_fixed_output() => None,
             None => realised(ctx, self.drv),
@@ -162,6 +166,17 @@ impl step::Kind for Run<'_> {
 }
 
 impl Run<'_> {
+    /// Returns the pinned layer if another machine made it by this very step. The files of a project are not part of the derivation, so a
+    /// step that sees them runs here.
+    fn brought(&self, ctx: &BuildContext<'_>, key: Digest, pinned: LayerId) -> Option<LayerId> {
+        if self.fields.project {
+            return None;
+        }
+        let layer = brought(ctx, self.drv.id().digest()).filter(|layer| *layer == pinned)?;
+        ctx.realisations.add(key, layer, None);
+        Some(layer)
+    }
+
     /// Returns the key of the fact that a step made this layer. For a step with project files the key includes the project.
     fn output_key(&self, layer: LayerId) -> Option<Digest> {
         let project = match (self.task.step.project, self.task.target.project) {

@@ -30,6 +30,12 @@ use super::realisation_writer::RealisationWriter;
 /// PATH of a Debian root, the default in an image's environment.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// A source of layers that other machines made, such as a binary cache.
+pub trait LayerSource: Sync {
+    /// Brings the layers of these derivations into the store, and returns those that it brought. It reports a failure, which counts as none.
+    fn bring(&self, derivations: &[Digest]) -> BTreeMap<Digest, LayerId>;
+}
+
 /// Context of a build.
 #[derive(Clone, Copy)]
 pub struct BuildContext<'a> {
@@ -67,6 +73,8 @@ pub struct BuildContext<'a> {
     pub realisations: &'a RealisationWriter,
     /// Limit on the bytes of files that a step may write.
     pub max_step_bytes: u64,
+    /// A source of layers, which is asked before a layer is made.
+    pub layers: Option<&'a dyn LayerSource>,
 }
 
 impl BuildContext<'_> {
@@ -118,9 +126,22 @@ pub(super) fn environment(said: impl IntoIterator<Item = (String, String)>) -> B
     [("PATH".to_owned(), PATH.to_owned())].into_iter().chain(said).collect()
 }
 
-/// Returns the layer that a derivation made, if the store still has it.
+/// Returns the layer that a derivation made, if the store still has it, or if another machine made it.
 pub(super) fn realised(ctx: &BuildContext<'_>, drv: &Derivation) -> Option<LayerId> {
-    realised_as(ctx, &drv.id().digest())
+    let key = drv.id().digest();
+    realised_as(ctx, &key).or_else(|| brought(ctx, key))
+}
+
+/// Returns the layer of a derivation from the source of layers, if it has one.
+pub(super) fn brought(ctx: &BuildContext<'_>, key: Digest) -> Option<LayerId> {
+    let layer = bring(ctx, &[key]).remove(&key)?;
+    is_warm(ctx, &layer).then_some(layer)
+}
+
+/// Brings the layers of derivations from the source of layers, all together, so that a few requests answer for all.
+pub(super) fn bring(ctx: &BuildContext<'_>, keys: &[Digest]) -> BTreeMap<Digest, LayerId> {
+    let source = ctx.layers.filter(|_| ctx.check.is_none() && !keys.is_empty() && !ctx.stop.load(Ordering::Relaxed));
+    source.map(|source| source.bring(keys)).unwrap_or_default()
 }
 
 /// Looks up a realisation by its key.

@@ -61,6 +61,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use petgraph::graph::NodeIndex;
 use petgraph::visit::IntoNodeReferences;
 use silo_store::compose;
+use silo_store::digest::Digest;
 
 use silo_base::event::{self, Activity, Event};
 use silo_base::home::Home;
@@ -70,14 +71,14 @@ use silo_model::derivation::{self, Derivation, DrvId};
 use silo_model::lock::{self, Sha256, StepOutput};
 use silo_model::plan::{self, Plan, Step};
 
-use context::{environment_of, project_key, realised};
+use context::{bring, environment_of, project_key, realised, realised_as};
 use image::ImageId;
 use packages::{Arrived, Item};
 use scheduler::{Order, Walk, WorkerClass, Workers};
 use select_packages::Unpacked;
 use state::State;
 
-pub use context::{BuildContext, PATH, Target};
+pub use context::{BuildContext, LayerSource, PATH, Target};
 pub use error::Error;
 pub use fixed_output::output_keys;
 pub use realisation_writer::RealisationWriter;
@@ -170,6 +171,7 @@ fn walked(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, E
     let packages: Vec<_> = targets.iter().map(packages::of).collect();
     let tools = targets.iter().zip(&packages);
     let plan = plan::plan(tools.map(|(target, packages)| plan::Tool { lock: target.lock, packages, steps: &target.recipe.steps }));
+    bring_all(ctx, &plan, targets);
     let items: BTreeMap<NodeIndex, Item<'_>> = plan
         .graph
         .node_references()
@@ -279,6 +281,21 @@ fn walked(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, E
             std::iter::once(Err(refused.into())).chain(std::iter::repeat_with(|| Err(Error::Shared))).take(targets.len()).collect()
         }
     }
+}
+
+/// Brings the layers of all packages and of all layers of base images, as far as the source of layers has them. The derivations of other
+/// steps follow from the layers below them.
+fn bring_all(ctx: &BuildContext<'_>, plan: &Plan, targets: &[Target<'_>]) {
+    if ctx.layers.is_none() {
+        return;
+    }
+    let packages = plan.graph.node_weights().filter_map(|step| match step {
+        Step::Package { package, .. } => Some(Derivation::Package(derivation::Package { deb: package.sha256.0 }).id().digest()),
+        _ => None,
+    });
+    let bases = targets.iter().flat_map(base_image::derivations);
+    let missing: Vec<Digest> = packages.chain(bases).filter(|key| realised_as(ctx, key).is_none()).collect();
+    bring(ctx, &missing);
 }
 
 /// Orders packages: early tiers first, and in a tier the largest first, because a large package that starts late would keep one processor

@@ -276,7 +276,7 @@ fn push_all(setting: &Setting, locations: &[Location], tools: &[Installed], sign
             let to = share::Target { location: location.clone(), tag: String::new(), digest: None };
             for (tool, claims) in tools.iter().zip(&claims) {
                 let source = share::Source { id: tool.image, tool: Some(tool), claims };
-                let pushed = share::push(context, source, &to, &Options::default(), signer)?;
+                let pushed = share::push(context, source, &to, &Options { steps: true, ..Options::default() }, signer)?;
                 rows.push((tool.name.clone(), location.to_string(), pushed));
             }
         }

@@ -87,7 +87,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let (id, tool) = subject(&setting, &args.what)?;
     let claims = claims(&setting, id, tool.as_ref())?;
     let signer = args.sign.signer(&setting.home)?;
-    let options = Options { tag: Some(to.tag.clone()), gzip: args.gzip, mount: args.mount.clone() };
+    let options = Options { tag: Some(to.tag.clone()), gzip: args.gzip, mount: args.mount.clone(), steps: false };
     let pushed = setting.with(|context| {
         Ok(share::push(context, share::Source { id, tool: tool.as_ref(), claims: &claims }, &to, &options, signer.as_ref())?)
     })?;

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::stack;
 
 /// The least number of threads that send. Each waits for the registry most of the time, so they are more than processors.
-const LEAST_SENDERS: usize = 6;
+pub(crate) const LEAST_SENDERS: usize = 6;
 
 /// The layer or layers inside a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]

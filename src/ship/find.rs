@@ -56,6 +56,12 @@ pub fn find(from: &Repository<'_>, name: &str, digest: Option<Digest>, arch: Arc
     of_manifest(from, place, (entry.pointer.digest, &document), Some(Digest::of(&bytes)), platforms)
 }
 
+/// Reads the contents of an image by the bytes of its manifest.
+pub fn of_bytes(from: &Repository<'_>, place: String, manifest: &[u8]) -> Result<Found, Error> {
+    let document = read(&place, manifest)?;
+    of_manifest(from, place, (Digest::of(manifest), &document), None, Vec::new())
+}
+
 fn of_manifest(
     from: &Repository<'_>,
     place: String,

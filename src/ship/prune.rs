@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use silo_store::digest::Digest;
 
-use silo_fetch::registry::repository::{Repository, fallback};
+use silo_fetch::registry::repository::{Repository, STEP, fallback};
 use silo_model::oci::artifact::{self, Document};
 use silo_model::oci::contents::ANNOTATION;
 use silo_model::oci::manifest;
@@ -69,7 +69,7 @@ pub fn plan(
     };
     let is_chosen = |tag: &str| match tag.strip_prefix(IMAGE).or_else(|| tag.strip_prefix(INPUTS)) {
         Some(drv) => is_needed(drv) || is_kept(tag),
-        None => !tag.starts_with(ATTACHMENTS) && (is_kept(tag) || names_needed(tag)),
+        None => !tag.starts_with(ATTACHMENTS) && !tag.starts_with(STEP) && (is_kept(tag) || names_needed(tag)),
     };
     let mut graph = Graph { context, from, seen: BTreeMap::new() };
     for (tag, (digest, document)) in &tops {
@@ -92,12 +92,14 @@ pub fn plan(
     // A manifest goes after the tags of attachments, so that a removal that is cut off leaves no list of nothing.
     let mut removed = BTreeSet::new();
     for (tag, (digest, document)) in &tops {
+        // The tags of an image's layers stay and go with the image, and there are many.
+        let is_listed = !tag.starts_with(STEP);
         if is_kept(tag, digest) {
-            plan.kept.push(tag.clone());
+            plan.kept.extend(is_listed.then(|| tag.clone()));
             plan.blobs.insert(*digest);
             continue;
         }
-        plan.gone.push(tag.clone());
+        plan.gone.extend(is_listed.then(|| tag.clone()));
         removed.insert(*digest);
         removed.extend(document.manifests.iter().map(|entry| entry.pointer.digest));
     }

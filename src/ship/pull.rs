@@ -98,7 +98,7 @@ fn configuration(from: &Repository<'_>, found: &Found) -> Result<(ImageId, Image
 }
 
 /// Fetches layers, and imports each as soon as it is there.
-pub(crate) fn fetch(context: &Context<'_>, from: &Repository<'_>, missing: &[&Layer]) -> Result<(), Error> {
+pub fn fetch(context: &Context<'_>, from: &Repository<'_>, missing: &[&Layer]) -> Result<(), Error> {
     if missing.is_empty() {
         return Ok(());
     }

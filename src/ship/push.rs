@@ -10,7 +10,7 @@ use silo_store::layer;
 use silo_base::system::Arch;
 use silo_base::timestamp;
 use silo_build::image::{self, Image, ImageId};
-use silo_fetch::registry::repository::{Bytes, Repository};
+use silo_fetch::registry::repository::{Bytes, Repository, step_tag};
 use silo_model::derivation::DrvId;
 use silo_model::oci::artifact::{self, Entry};
 use silo_model::oci::contents::{self, ANNOTATION, CONTENTS, Contents, Form, Layer};
@@ -48,6 +48,8 @@ pub struct Options {
     pub gzip: bool,
     /// Another repository of the same registry that may have the blobs.
     pub mount: Option<String>,
+    /// True to name the image for each of its layers, so that a cache finds single layers.
+    pub steps: bool,
 }
 
 /// Data about a manifest, which is attached to it.
@@ -118,8 +120,16 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, optio
     to.put_manifest(oci::MANIFEST, &manifest)?;
     to.put_referrer(Digest::of(&manifest), Entry::of_artifact(CONTENTS, &silo), &silo)?;
     attached(to, Over::Manifest, &manifest, attach)?;
-    for drv in derivations(context, subject.id)? {
-        to.put_tag(&tag_of(&drv), oci::MANIFEST, &manifest)?;
+    let steps = if options.steps { steps(context, &subject.image)? } else { BTreeSet::new() };
+    let drvs = derivations(context, subject.id)?;
+    // A push that wrote a tag of the image wrote those of its layers before.
+    let is_there = |drv: &DrvId| Ok::<_, Error>(to.tagged(&tag_of(drv))?.is_some_and(|bytes| bytes == manifest));
+    if !steps.is_empty() && to.has_step_tags() && !drvs.iter().map(is_there).collect::<Result<Vec<_>, _>>()?.contains(&true) {
+        let steps: Vec<Digest> = steps.iter().copied().collect();
+        context.each_on(blobs::LEAST_SENDERS, &steps, |step| Ok(to.put_tag(&step_tag(*step), oci::MANIFEST, &manifest)?))?;
+    }
+    for drv in drvs {
+        to.put_image_tag(&tag_of(&drv), &manifest, &steps)?;
     }
     let Moves { sent, bytes, mounted, .. } = moved;
     let mut pushed = Pushed { digest: Digest::of(&manifest), manifest: Digest::of(&manifest), layers: blobs.len(), sent, bytes, mounted };
@@ -136,6 +146,13 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, optio
 /// Returns the tag under which the image of a derivation is found.
 pub fn tag_of(drv: &DrvId) -> String {
     format!("drv-{drv}")
+}
+
+/// Returns the derivations of an image's layers.
+fn steps(context: &Context<'_>, image: &Image) -> Result<BTreeSet<Digest>, Error> {
+    let read = |layer: &LayerId| Ok::<_, Error>(layer::read_manifest(context.store, layer)?.record.derivation);
+    let all: Vec<String> = image.layers.iter().map(read).collect::<Result<_, _>>()?;
+    Ok(all.iter().filter_map(|drv| Digest::parse(drv).ok()).collect())
 }
 
 fn derivations(context: &Context<'_>, id: ImageId) -> Result<BTreeSet<DrvId>, Error> {

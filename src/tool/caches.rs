@@ -25,20 +25,26 @@ use silo_ship::{Error, pull, signatures, vendor};
 use silo_sign::key::Public;
 
 use super::Context;
+use super::cached_layers::CachedLayers;
 use super::keys::{self, Named};
+use super::shipping::shipping;
 
 /// Takes the images of these tools from the caches, as far as they have them, and learns which inputs they have for the others. Failures are
-/// reported, and cost nothing but time.
-pub fn take(context: &Context<'_>, shared: &SharedLock, caches: &[CacheSource], targets: &[Target<'_>]) {
+/// reported, and cost nothing but time. Returns the caches, which may have single layers of the other images.
+pub fn take<'a>(context: &'a Context<'_>, shared: &'a SharedLock, caches: &[CacheSource], targets: &[Target<'_>]) -> CachedLayers<'a> {
+    let mut layers = CachedLayers::new(context, shared);
     let is_missing = |target: &&Target<'_>| !target.anew && silo_build::known(context.home, target).is_none();
     let mut missing: Vec<&Target<'_>> = targets.iter().filter(is_missing).collect();
     if caches.is_empty() || missing.is_empty() || context.check.is_some() {
-        return;
+        return layers;
     }
     let warn = |text: String| (context.sink)(Event::Warning { text });
     let trusted = match keys::trusted(context.home) {
         Ok(trusted) => trusted,
-        Err(error) => return warn(format!("the caches are not asked: {}", silo_base::error_chain::of(&error).join(": "))),
+        Err(error) => {
+            warn(format!("the caches are not asked: {}", silo_base::error_chain::of(&error).join(": ")));
+            return layers;
+        }
     };
     if trusted.is_empty() {
         warn("no image is taken from the caches: there is no key whose signatures count; `silo key trust FILE` adds one".to_owned());
@@ -62,7 +68,7 @@ pub fn take(context: &Context<'_>, shared: &SharedLock, caches: &[CacheSource], 
             match if is_lost { Ok(None) } else { asked.take(target) } {
                 Ok(Some(text)) => (context.sink)(Event::Note { text: format!("{}: {text}", target.recipe.name) }),
                 Ok(None) => left.push(target),
-                Err(error) if error.is_stopped() => return,
+                Err(error) if error.is_stopped() => return layers,
                 Err(error) => {
                     warn(format!("the cache {} failed: {}", cache.location, silo_base::error_chain::of(&error).join(": ")));
                     // A server that does not answer would cost its timeout for each tool.
@@ -73,7 +79,12 @@ pub fn take(context: &Context<'_>, shared: &SharedLock, caches: &[CacheSource], 
             }
         }
         missing = left;
+        if !is_lost && !missing.is_empty() && !trusted.is_empty() {
+            layers.add(repository, cache.location.clone());
+        }
     }
+    layers.trust(trusted);
+    layers
 }
 
 /// A cache that is asked.
@@ -163,18 +174,4 @@ impl Asked<'_> {
 
 fn wrong(cache: &CacheSource, drv: &DrvId, what: String) -> Error {
     Error::Document { place: format!("{}:{}", cache.location, tag_of(drv)), what }
-}
-
-/// Returns the environment of a push or pull.
-pub fn shipping<'a>(context: &'a Context<'_>, shared: &'a SharedLock) -> silo_ship::Context<'a> {
-    silo_ship::Context {
-        home: context.home,
-        store: context.store,
-        lock: shared,
-        transport: context.transport,
-        user_home: &context.outside.user_home,
-        jobs: context.jobs,
-        sink: context.sink,
-        stop: context.stop,
-    }
 }

@@ -24,10 +24,10 @@ use silo_model::lock;
 use silo_ship::find::{self, Found};
 
 use super::Context;
-use super::caches::shipping;
 use super::definition;
 use super::install;
 use super::share;
+use super::shipping::shipping;
 
 /// The most differing paths of a layer that are listed.
 const MAX_PATHS: usize = 20;

@@ -219,8 +219,8 @@ fn build(
     let mirrors = OnceCell::new();
     let shop = workshop(context, shared, &mirrors);
     let target = Target { frozen: wish.resolving == Resolving::Frozen, anew: wish.anew, ..definition.target(lock) };
-    caches::take(context, shared, &context.user_settings.caches, &[target]);
-    silo_build::build(&shop, &[target]).remove(0)
+    let cached = caches::take(context, shared, &context.user_settings.caches, &[target]);
+    silo_build::build(&BuildContext { layers: Some(&cached), ..shop }, &[target]).remove(0)
 }
 
 /// Returns the build context of a command.
@@ -243,6 +243,7 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
         machine: context.machine,
         realisations: &context.realisations,
         max_step_bytes: step_bytes(context),
+        layers: None,
     }
 }
 

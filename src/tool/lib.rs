@@ -4,6 +4,9 @@ pub mod journal;
 pub mod keys;
 pub mod shim;
 
+pub mod shipping;
+
+mod cached_layers;
 pub mod caches;
 
 pub mod projects;

@@ -20,11 +20,11 @@ use silo_sign::external::Signer;
 use silo_sign::key::Public;
 use silo_sign::statement::Claim;
 
-use super::caches::shipping;
 use super::definition;
 use super::keys::{self, Named};
 use super::lock_files;
 use super::record::Installed;
+use super::shipping::shipping;
 use super::{Context, View};
 
 /// Error of sharing an image.

@@ -168,8 +168,8 @@ fn build_all(context: &Context<'_>, shared: &SharedLock, wish: &SyncOptions, rea
     let shop = install::workshop(context, shared, &mirrors);
     let frozen = wish.resolving == Resolving::Frozen;
     let targets: Vec<Target<'_>> = ready.iter().map(|one| Target { frozen, anew: wish.anew, ..one.definition.target(&one.lock) }).collect();
-    caches::take(context, shared, &context.settings.caches, &targets);
-    silo_build::build(&shop, &targets)
+    let cached = caches::take(context, shared, &context.settings.caches, &targets);
+    silo_build::build(&silo_build::BuildContext { layers: Some(&cached), ..shop }, &targets)
 }
 
 fn failed(tool: &str, error: silo_build::Error) -> Error {

@@ -14,10 +14,10 @@ use silo_ship::vendor::{self, File, Subject, Vendored};
 use silo_sign::external::Signer;
 
 use super::Context;
-use super::caches::shipping;
 use super::definition::{self, Definition};
 use super::install;
 use super::lock_files::{self, Resolving};
+use super::shipping::shipping;
 
 /// Error of a copy of inputs.
 #[derive(Debug, thiserror::Error)]

@@ -149,7 +149,7 @@ fn an_image_whose_documents_nobody_could_read_is_refused_before_a_byte_is_sent()
         assert!(text.contains("is not pushed") && text.contains("a pull reads at most"), "{text}");
     }
     assert_eq!(*lock(&seen), Vec::<String>::new());
-    // What is just short enough is pushed, and a pull reads it.
+    // A lock that is just short enough is pushed, and a pull reads it.
     let place = world.maker.project().join("long");
     let long = "x".repeat((16 << 20) - 40_000);
     drop(maker.push_with(Location::Directory(place.clone()), &long, &[]).expect("short enough"));

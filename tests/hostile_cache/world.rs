@@ -30,7 +30,7 @@ use silo_store::layout::Store;
 use silo_store::{flock, layout, verify};
 use silo_tool::definition::{self, Definition, Scope};
 use silo_tool::lock_files;
-use silo_tool::{Context, caches, share};
+use silo_tool::{Context, caches, share, shipping};
 use tar::EntryType::{Directory, Regular, Symlink};
 
 use super::faults::Honest;
@@ -261,7 +261,7 @@ impl<'a> Asking<'a> {
         let context = self.context(&transport, &|_| {});
         if claims.is_empty() {
             let shared = flock::share(&self.store).expect("the store's lock");
-            let shipping = caches::shipping(&context, &shared);
+            let shipping = shipping::shipping(&context, &shared);
             let image = image::get(&self.home, self.world.expected).expect("it can be read").expect("an image");
             let subject = Subject { id: self.world.expected, image, tool: None, lock: Some(lock.to_owned()) };
             let (make, may_cover) = (|_: &Repository<'_>, _, _| Ok(Vec::new()), |_: &Repository<'_>, _| Ok(true));
@@ -289,7 +289,7 @@ impl<'a> Asking<'a> {
         {
             let context = self.context(transport, &sink);
             let shared = flock::share(&self.store).expect("the store's lock");
-            caches::take(&context, &shared, std::slice::from_ref(&cache), &[target]);
+            drop(caches::take(&context, &shared, std::slice::from_ref(&cache), &[target]));
         }
         let mut asked = said.into_inner().expect("nobody panics here");
         let found = silo_build::known(&self.home, &target);

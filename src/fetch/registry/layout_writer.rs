@@ -194,7 +194,7 @@ mod tests {
         let all = entries(dir.path()).expect("an index");
         let names: Vec<(&str, Digest)> = all.iter().map(|entry| (entry.annotations[NAME].as_str(), entry.pointer.digest)).collect();
         assert_eq!(names, [("a", Digest::of(b"2")), ("b", Digest::of(b"3"))]);
-        // Another program adds what silo does not know.
+        // Another program adds fields that silo does not know.
         let path = dir.path().join(INDEX);
         let mut index: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("an index")).expect("JSON");
         index["com.example.note"] = "kept".into();

@@ -4,6 +4,7 @@
 //! document is verified by its digest, except one that a tag names, which the caller must verify otherwise.
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use silo_store::digest::Digest;
 
@@ -31,6 +32,13 @@ const MAX_COPIED: usize = 64;
 /// Attempts to add a manifest to an index that others change at the same time.
 const INDEX_ATTEMPTS: u32 = 4;
 
+/// The start of the tag of an image that has the layer of a derivation.
+pub const STEP: &str = "step-";
+/// The annotation in a layout's index with the derivations of an image's layers.
+const STEPS: &str = "vnd.silo.steps";
+/// Characters of a derivation in that annotation: a large index is read as a whole.
+const SHORT_CHARS: usize = 16;
+
 /// Tags of one page of a list.
 const TAGS_A_PAGE: usize = 1000;
 /// The most tags of a repository; an arbitrary limit, far above real ones.
@@ -39,12 +47,14 @@ const MAX_TAGS: usize = 100_000;
 /// A repository.
 pub struct Repository<'a> {
     session: Session<'a>,
+    /// The entries of a layout's index, read once to find single layers.
+    named: OnceLock<Vec<Entry>>,
 }
 
 impl<'a> Repository<'a> {
     /// Returns the repository at a location; asks nothing yet.
     pub fn new(context: Context<'a>, location: Location) -> Repository<'a> {
-        Repository { session: Session::new(context, location) }
+        Repository { session: Session::new(context, location), named: OnceLock::new() }
     }
 
     /// Returns the location.
@@ -68,6 +78,42 @@ impl<'a> Repository<'a> {
         let missing =
             || Error::Absent { place: self.session.location.to_string(), name: format!("sha256:{}, which is {tag}", entry.pointer.digest) };
         Ok(Some(self.manifest(entry.pointer.digest)?.ok_or_else(missing)?))
+    }
+
+    /// Returns the manifest of an image that has the layer of a derivation: one with the tag `step-<derivation>`, or one that the index of
+    /// a layout says to have it. Only the signed contents of the image prove that.
+    pub fn with_step(&self, derivation: Digest) -> Result<Option<Vec<u8>>, Error> {
+        if let Location::Registry { .. } = &self.session.location {
+            return self.manifest_at(&step_tag(derivation));
+        }
+        let known = match self.named.get() {
+            Some(known) => known,
+            None => {
+                let read = self.entries()?;
+                self.named.get_or_init(|| read)
+            }
+        };
+        let short = short(derivation);
+        let has = |entry: &&Entry| entry.annotations.get(STEPS).is_some_and(|steps| steps.split(',').any(|step| step == short));
+        // The last one is likely the newest.
+        known.iter().rev().find(has).map_or(Ok(None), |entry| self.manifest(entry.pointer.digest))
+    }
+
+    /// Returns true if single layers are found by tags of their own. The index of a layout names them at the image.
+    pub fn has_step_tags(&self) -> bool {
+        matches!(self.session.location, Location::Registry { .. })
+    }
+
+    /// Writes the manifest of an image, gives it a tag, and lists the derivations of its layers if it is in a layout.
+    pub fn put_image_tag(&self, tag: &str, manifest: &[u8], steps: &BTreeSet<Digest>) -> Result<(), Error> {
+        let Location::Directory(dir) = &self.session.location else { return self.put_tag(tag, oci::MANIFEST, manifest) };
+        layout_writer::put_blob(dir, Digest::of(manifest), &mut &manifest[..])?;
+        let mut entry = Entry { artifact_type: None, ..Entry::of_artifact("", manifest) };
+        if !steps.is_empty() {
+            let all: Vec<String> = steps.iter().map(|step| short(*step)).collect();
+            entry.annotations.insert(STEPS.to_owned(), all.join(","));
+        }
+        layout_writer::set_name(dir, tag, entry)
     }
 
     /// Returns the entries of a layout's index; a registry has none.
@@ -330,6 +376,16 @@ impl<'a> Repository<'a> {
             _ => Err(refused(url, &reply)),
         }
     }
+}
+
+/// Returns the tag of an image that has the layer of a derivation.
+pub fn step_tag(derivation: Digest) -> String {
+    format!("{STEP}{derivation}")
+}
+
+/// Returns the start of a derivation, by which a layout's index names it. It is only a hint.
+fn short(derivation: Digest) -> String {
+    derivation.to_string()[..SHORT_CHARS].to_owned()
 }
 
 /// Returns the tag under which registries without a list of referrers hold one.
