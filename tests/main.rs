@@ -23,6 +23,7 @@ mod export;
 mod faults;
 mod fetch;
 mod files;
+mod first_start;
 mod foreign;
 mod grants;
 mod guards;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use silo_build::cause::Cause;
+use silo_build::known_secrets::{self, Form, KnownSecret};
 
 use crate::support::{Silo, golden};
 
@@ -205,6 +206,26 @@ fn the_causes_of_differences_are_on_their_page() {
     let (before, rest) = page.split_once(BEGIN).expect("the page marks the table's beginning");
     let (_, after) = rest.split_once(END).expect("the page marks the table's end");
     let text = format!("{before}{BEGIN}\n| cause | the differing bytes | remedy |\n|---|---|---|\n{table}\n{END}{after}");
+    golden("../../docs/reproducible.md", &text);
+}
+
+/// The secrets that a sandbox gets at its start, from the code.
+#[test]
+fn the_known_secrets_are_on_their_page() {
+    const BEGIN: &str = "<!-- secrets -->\n";
+    const END: &str = "<!-- end of secrets -->\n";
+    let row = |known: &KnownSecret| {
+        let made = match known.form {
+            Form::Never { instead } => instead,
+            form => form.text(),
+        };
+        format!("| {} | `/{}` | {made} |\n", known.package, known.path)
+    };
+    let table: String = known_secrets::ALL.iter().map(row).collect();
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reproducible.md")).expect("the page");
+    let (before, rest) = page.split_once(BEGIN).expect("the page marks the table's beginning");
+    let (_, after) = rest.split_once(END).expect("the page marks the table's end");
+    let text = format!("{before}{BEGIN}\n| package | path | at each start |\n|---|---|---|\n{table}\n{END}{after}");
     golden("../../docs/reproducible.md", &text);
 }
 

@@ -135,7 +135,7 @@ pub(super) fn describe(paths: &[String]) -> String {
     const MOST: usize = 8;
     let more = if paths.len() > MOST { format!(" and {} more", paths.len() - MOST) } else { String::new() };
     format!(
-        "not kept in the image: {}{more}; packages generated these keys and identities, and all users of the image would share them. Generate them when they are needed, such as by dpkg-reconfigure in a run",
+        "not kept in the image: {}{more}; packages generated these keys and identities, and all users of the image would share them. `silo why` says which ones each sandbox gets at its start",
         paths[..paths.len().min(MOST)].join(", ")
     )
 }

@@ -9,6 +9,7 @@
 //! build that is killed at any moment leaves either nothing or a complete result.
 
 pub mod image;
+pub mod known_secrets;
 
 mod dpkg_status;
 mod error;

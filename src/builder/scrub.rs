@@ -53,6 +53,10 @@ const RULES: &[Rule] = &[
     dropped("usr/share/fonts/**/.uuid"),
     dropped("usr/local/share/fonts/**/.uuid"),
     dropped("var/cache/fontconfig/*-*-*-*-*-le64.cache-7"),
+    // Database clusters have a random system id, keys and times. Their configuration names them, so it goes with them.
+    dropped("var/lib/postgresql/"),
+    dropped("etc/postgresql/"),
+    dropped("var/lib/mysql/"),
     // Its minute and hour are random.
     dropped("etc/cron.d/popularity-contest"),
     // The initramfs of a kernel package contains inode numbers and times. Silo makes its own for a VM.
@@ -141,6 +145,8 @@ mod tests {
             ("var/cache/fontconfig/3830d5c3ddfd5cd38a049b759396e72e-le64.cache-8", Verdict::Keep),
             ("run", Verdict::Keep),
             ("run/x", Verdict::Drop),
+            ("var/lib/postgresql", Verdict::Keep),
+            ("var/lib/postgresql/17/main/PG_VERSION", Verdict::Drop),
         ] {
             assert_eq!(judge(path.as_bytes()), expect, "{path}");
         }

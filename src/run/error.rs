@@ -63,6 +63,17 @@ pub enum Error {
         /// Cause.
         source: image::Error,
     },
+    /// A key of a sandbox cannot be made.
+    #[error("cannot make /{path}, a key that each sandbox has for itself")]
+    Key {
+        /// Its path.
+        path: &'static str,
+        /// Cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The system has no random numbers.
+    #[error("cannot make the keys of this sandbox: the system gives no random numbers")]
+    Random,
     /// The image of a tool cannot be booted.
     #[error("{tool}: its image cannot be booted in a virtual machine")]
     Boot {

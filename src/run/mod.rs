@@ -39,6 +39,7 @@ pub mod environment;
 pub mod leases;
 pub mod rights_record;
 
+pub mod first_start;
 pub mod terminfo;
 pub mod time_zone;
 

@@ -26,7 +26,7 @@ use super::spec::{Budget, Parts, assemble};
 use super::target::Target;
 use super::tier::{self, Boot};
 use super::user::{Accounts, User};
-use super::{WORKSPACE, activation, moved_project, private_dirs, project_owner, secrets, terminfo, time_zone};
+use super::{WORKSPACE, activation, first_start, moved_project, private_dirs, project_owner, secrets, terminfo, time_zone};
 
 /// Maximum size of an image's `/etc/passwd` or `/etc/group`; Debian's have a thousand bytes.
 const MAX_ACCOUNTS_BYTES: u64 = 1 << 20;
@@ -198,6 +198,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     let terminal = env.get(OsStr::new("TERM")).and_then(|terminal| terminal.to_str());
     files.extend(terminal.and_then(|terminal| terminfo::file(terminal, &root, &caller.terminfo)));
     files.extend(reach.files);
+    files.extend(first_start::files(&root)?);
 
     let budget = budget(&over, run, options, target.least_memory_mb);
     let machine = match options.tier.or(settings.tier).map_or_else(|| tier::usual(view.home), Ok)? {

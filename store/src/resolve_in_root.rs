@@ -40,6 +40,11 @@ pub fn list(root: &Path, path: &Path) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
+/// True if a path exists, even if it cannot be opened.
+pub fn exists(root: &Path, path: &Path) -> bool {
+    open(root, path).map_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied, |_| true)
+}
+
 fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     let root = openat(CWD, root, DIR_FLAGS, Mode::empty())?;
     // The open directories below the root, each inside the previous one.

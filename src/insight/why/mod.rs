@@ -7,6 +7,7 @@ use silo_store::index::Index;
 use silo_store::manifest::Manifest;
 use silo_store::path::LayerPath;
 
+use silo_build::known_secrets::{self, KnownSecret};
 use silo_fetch::unpack::record::Stanza;
 
 use crate::change::{self, PathChange};
@@ -41,6 +42,13 @@ pub enum Subject {
     },
     /// A layer.
     Layer(Box<Layer>),
+    /// A secret or identity that no image has.
+    Secret {
+        /// The path.
+        path: String,
+        /// The secret.
+        known: &'static KnownSecret,
+    },
 }
 
 /// A path with its history.
@@ -167,7 +175,12 @@ fn path(look: &LockedHome<'_>, inside: &ImageView, known: &NamedPackages<'_>, wh
     }
     // Symlinks in parent directories of a path that does not exist explain nothing.
     let answers = things.iter().any(|thing| !thing.on_the_way);
-    Ok(answers.then_some(Subject::Path(things)))
+    if answers {
+        return Ok(Some(Subject::Path(things)));
+    }
+    let has = |path: &str| symlinks::follow(index, path.as_bytes()).end.is_some_and(|end| index.get(&end).is_some());
+    let path = what.trim_start_matches('/');
+    Ok(known_secrets::at(path, has).map(|known| Subject::Secret { path: path.to_owned(), known }))
 }
 
 /// Describes `path`, if the image or one of its layers has it.

@@ -10,6 +10,7 @@ use crate::display;
 use crate::why_installed::{NamedPackage, Origin, Step};
 use silo_base::sanitize;
 use silo_base::timestamp;
+use silo_build::known_secrets::Form;
 
 use super::{Answer, Layer, Package, PathEntry, PathHistory, Subject};
 
@@ -42,6 +43,14 @@ pub fn text(answer: &Answer) -> String {
             }
         }
         Subject::Layer(layer) => push_whole_layer(&mut out, layer, &answer.place),
+        Subject::Secret { path, known } => {
+            let _ = writeln!(out, "{}", sanitize::line(&format!("/{path} is not in {}: all its users would share it", answer.place)));
+            push(&mut out, "generated", &format!("by the scripts of {}", known.package));
+            match known.form {
+                Form::Never { instead } => push(&mut out, "at start", &format!("not made; {instead}")),
+                form => push(&mut out, "at start", &format!("each sandbox gets a new one: {}, at /{}", form.text(), known.path)),
+            }
+        }
     }
     out
 }
@@ -188,6 +197,11 @@ pub fn json(answer: &Answer) -> Value {
         Subject::Package(package) => json!({ "package": package_json(package) }),
         Subject::Provided { name, by } => json!({ "provided": name, "by": by.iter().map(package_json).collect::<Vec<_>>() }),
         Subject::Layer(layer) => json!({ "layer": layer_json(layer) }),
+        Subject::Secret { path, known } => json!({
+            "path": format!("/{path}"),
+            "generatedBy": known.package,
+            "madeAtStart": !matches!(known.form, Form::Never { .. }),
+        }),
     };
     out["in"] = json!(answer.place);
     out
