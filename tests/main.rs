@@ -53,6 +53,7 @@ mod reproducible;
 mod review;
 mod rows;
 mod run;
+mod run_limits;
 mod secrets;
 mod seeds;
 mod settings;

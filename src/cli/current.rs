@@ -151,6 +151,8 @@ fn one(setting: &Setting, table: &Table, claims: &Claims, tool: &str, format: Fo
     let mut limit = |name: &str, value: Option<u64>| drop(value.map(|value| limits.insert(name.to_owned(), value.into())));
     limit("cpus", over.cpus.or(run.cpus).map(u64::from));
     limit("memoryMB", over.memory_mb.or(run.memory_mb));
+    limit("timeSeconds", over.time_seconds.or(run.time_seconds));
+    limit("networkMB", over.network_mb.or(run.network_mb));
     let mut value = effective;
     if let Some(map) = value.as_object_mut() {
         map.extend(limits);

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use silo_base::error_chain;
+use silo_launch::error::Limit;
 
 use silo_model::document;
 
@@ -482,6 +483,12 @@ pub fn launch_hint(error: &silo_launch::error::Error) -> Option<String> {
         silo_launch::error::Error::Port { port, .. } => Some(format!(
             "stop the program that listens there (`ss -ltnp 'sport = :{port}'` shows it), or map another port of this machine"
         )),
+        silo_launch::error::Error::Limit(Limit::Time { .. }) => {
+            Some("`silo run --max-time 2h TOOL`, or timeSeconds in silo.toml or the recipe, sets another limit".to_owned())
+        }
+        silo_launch::error::Error::Limit(Limit::Network { .. }) => {
+            Some("`silo run --max-network 5G TOOL`, or networkMB in silo.toml or the recipe, sets another limit".to_owned())
+        }
         silo_launch::error::Error::NoTier => Some("docs/macos.md describes the setup of virtual machines".to_owned()),
         _ => None,
     }

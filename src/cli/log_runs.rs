@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use silo_base::sanitize;
-use silo_base::timestamp;
+use silo_base::{timestamp, units};
 use silo_insight::display;
 use silo_insight::runs::{self, Ended, How, Run, State, Stored};
 
@@ -99,6 +99,9 @@ fn text(stored: &Stored) -> String {
     add("secrets", list(&granted.secrets));
     let files = granted.files.iter().map(|file| format!("{} ({})", line(&file.path), if file.writable { "rw" } else { "ro" }));
     add("files", files.collect::<Vec<_>>().join(", "));
+    let time = granted.time_seconds.map(|seconds| format!("{seconds} s"));
+    let network = granted.network_bytes.map(|bytes| format!("{} over the network", units::size(bytes)));
+    add("limits", time.into_iter().chain(network).collect::<Vec<_>>().join(", "));
     add("variables", list(&granted.variables));
     add("reached", reached(run));
     add("changed", list(&run.changed.files));
@@ -112,6 +115,8 @@ fn end(ended: &Ended) -> String {
         (How::Exited, _) => format!("exit {}", ended.code),
         (How::Killed, signal) => format!("killed by signal {}", signal.unwrap_or_default()),
         (How::Failed, _) => format!("failed with exit {}", ended.code),
+        (How::TimeLimit, _) => "ended at its time limit".to_owned(),
+        (How::NetworkLimit, _) => "ended at its network limit".to_owned(),
     };
     format!("{how} after {}", display::duration(ended.milliseconds))
 }

@@ -15,6 +15,7 @@ use crate::run::{invisible_files, lost_installs, private_dirs, reviewing, rights
 use silo_base::grant::{Grant, Port};
 use silo_base::sanitize;
 use silo_base::units;
+use silo_insight::runs::Failed;
 use silo_launch::spec::{Fallback, Spec};
 use silo_launch::{Exit, Phase, reexec};
 use silo_model::config::{Review, Tier};
@@ -68,6 +69,12 @@ pub struct HostArgs {
     /// CPU limit of this run
     #[arg(long, value_name = "N")]
     cpus: Option<NonZero<u32>>,
+    /// End this run after this time, such as 90s, 30m or 2h, with exit code 124
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    max_time: Option<u64>,
+    /// End this run after this amount of data over the network, such as 500M, with exit code 124
+    #[arg(long, value_name = "SIZE", value_parser = network_size)]
+    max_network: Option<u64>,
     /// Keep changes of the project in a private layer, which `silo review` lists
     #[arg(long, value_name = "always|risky|never", num_args = 0..=1, require_equals = true, default_missing_value = "always", value_parser = decision)]
     review: Option<Review>,
@@ -112,6 +119,8 @@ impl HostArgs {
                 .collect(),
             allow,
             memory_mb: self.memory,
+            time_seconds: self.max_time,
+            network_mb: self.max_network,
             cpus: self.cpus.map(NonZero::get),
             review: self.review,
             tier: self.tier,
@@ -140,13 +149,29 @@ fn memory(text: &str) -> Result<u64, String> {
     if mib < LEAST_MEMORY_MIB { Err(format!("no program starts in less than {LEAST_MEMORY_MIB}M")) } else { Ok(mib) }
 }
 
+/// Parses a time limit.
+fn seconds(text: &str) -> Result<u64, String> {
+    // A number alone is in days elsewhere.
+    let time = if text.ends_with(|letter: char| letter.is_ascii_alphabetic()) { units::parse_age(text).ok() } else { None };
+    time.map(|time| time.as_secs())
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(|| "write a number and s, m, h, d or w, such as 90s or 30m".to_owned())
+}
+
+/// Parses a limit of data over the network; returns MiB.
+fn network_size(text: &str) -> Result<u64, String> {
+    let bytes = units::parse_size(text).map_err(|error| error.to_string())?;
+    let mib = bytes >> 20;
+    if mib == 0 { Err("the smallest limit is 1M".to_owned()) } else { Ok(mib) }
+}
+
 /// A smaller size is taken for a wrong unit.
 const LEAST_MEMORY_MIB: u64 = 4;
 
 /// Run a tool in a throw-away sandbox that sees this project and nothing else
 ///
-/// Silo's options come before the tool; everything after it goes to the tool unchanged. The exit code is the program's own. 125 means that
-/// silo failed, 126 that the program cannot be executed, 127 that it was not found, and 128+n that signal n ended it.
+/// Silo's options come before the tool; everything after it goes to the tool unchanged. The exit code is the program's own. 124 means that
+/// the run reached a limit of time or network, 125 that silo failed, 126 that the program cannot be executed, 127 that it was not found, and 128+n that signal n ended it.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -279,7 +304,7 @@ pub(super) fn launched(
     ));
     timing.done("sandbox described");
     let (done, said) = launch(&setting, &spec, &mut leases, &mut timing);
-    report(&setting, leases, done.as_ref().copied().map_err(silo_launch::error::Error::code));
+    report(&setting, leases, done.as_ref().copied().map_err(Failed::of));
     if let Ok(exit) = &done {
         explain(&setting, &target, &spec, *exit, &said);
     }
@@ -432,7 +457,7 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
 }
 
 /// Completes the record of the run, and reports its changes.
-fn report(setting: &Setting, mut leases: Leases, exit: Result<Exit, u8>) {
+fn report(setting: &Setting, mut leases: Leases, exit: Result<Exit, Failed>) {
     if let Some(reviewing) = leases.take_review() {
         deciding::after_run(setting, reviewing);
     }

@@ -27,7 +27,7 @@ pub struct Args {
 }
 
 /// Keys of a recipe that silo.toml has too.
-const RECIPE_KEYS: [&str; 8] = ["env", "passEnv", "cache", "state", "network", "cpus", "memoryMB", "review"];
+const RECIPE_KEYS: [&str; 10] = ["env", "passEnv", "cache", "state", "network", "cpus", "memoryMB", "timeSeconds", "networkMB", "review"];
 
 pub fn run(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
     setting.check_names()?;

@@ -99,6 +99,8 @@ fn text(setting: &Setting, offer: &CatalogEntry, scope: Scope) -> String {
     line("ecosystems", recipe.ecosystems.keys().map(|name| format!("@{name}")).collect::<Vec<_>>().join(" "));
     line("cpus", recipe.run.cpus.map_or_else(String::new, |cpus| cpus.to_string()));
     line("memory", recipe.run.memory_mb.map_or_else(String::new, |mib| format!("{mib} MiB")));
+    line("time", recipe.run.time_seconds.map_or_else(String::new, |seconds| format!("{seconds} s")));
+    line("network", recipe.run.network_mb.map_or_else(String::new, |mib| format!("{mib} MiB")));
     line("review", recipe.run.review.map_or_else(String::new, |review| review.word().to_owned()));
     line("warms up", recipe.run.warm_up.join(" "));
     text
@@ -157,6 +159,8 @@ fn json(offer: &CatalogEntry) -> serde_json::Value {
         })),
         "cpus": recipe.run.cpus,
         "memoryMB": recipe.run.memory_mb,
+        "timeSeconds": recipe.run.time_seconds,
+        "networkMB": recipe.run.network_mb,
         "review": recipe.run.review.map(Review::word),
         "warmUp": recipe.run.warm_up,
     })

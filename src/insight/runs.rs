@@ -18,6 +18,7 @@ use silo_store::{private, read_limited};
 use silo_base::home::Home;
 use silo_launch::Exit;
 use silo_launch::broker::network_log::Verdict;
+use silo_launch::error::Limit;
 
 use super::error::Error;
 use super::network;
@@ -93,6 +94,12 @@ pub struct Granted {
     pub memory_bytes: Option<u64>,
     /// CPU limit in thousandths of a processor.
     pub cpu_thousandths: Option<u64>,
+    /// Time limit in seconds.
+    #[serde(default)]
+    pub time_seconds: Option<u64>,
+    /// Limit of data over the network in bytes.
+    #[serde(default)]
+    pub network_bytes: Option<u64>,
 }
 
 /// A visible file or directory of this machine.
@@ -139,7 +146,7 @@ pub struct Changed {
 pub struct Ended {
     /// The kind of end.
     pub how: How,
-    /// Exit code of silo: the program's, 128+n for signal n, or 125 to 127.
+    /// Exit code of silo: the program's, 128+n for signal n, or 124 to 127.
     pub code: u8,
     /// The signal that killed the program.
     pub signal: Option<i32>,
@@ -157,6 +164,29 @@ pub enum How {
     Killed,
     /// Silo could not run the program, or not to its end.
     Failed,
+    /// Silo ended the program at its time limit.
+    TimeLimit,
+    /// Silo ended the program at its limit of data over the network.
+    NetworkLimit,
+}
+
+/// The end of a run without an exit of its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    how: How,
+    code: u8,
+}
+
+impl Failed {
+    /// Returns the end of a run with this error.
+    pub fn of(error: &silo_launch::error::Error) -> Failed {
+        let how = match error {
+            silo_launch::error::Error::Limit(Limit::Time { .. }) => How::TimeLimit,
+            silo_launch::error::Error::Limit(Limit::Network { .. }) => How::NetworkLimit,
+            _ => How::Failed,
+        };
+        Failed { how, code: error.code() }
+    }
 }
 
 /// State of a recorded run.
@@ -263,11 +293,11 @@ impl Open {
     }
 
     /// Completes the record by one rename, and removes the oldest records.
-    pub fn end(mut self, home: &Home, exit: Result<Exit, u8>) -> Result<(), Error> {
+    pub fn end(mut self, home: &Home, exit: Result<Exit, Failed>) -> Result<(), Error> {
         let (how, code, signal) = match exit {
             Ok(Exit::Code(code)) => (How::Exited, code, None),
             Ok(Exit::Signal(signal)) => (How::Killed, Exit::Signal(signal).code(), Some(signal)),
-            Err(code) => (How::Failed, code, None),
+            Err(Failed { how, code }) => (how, code, None),
         };
         let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.run.ended = Some(Ended { how, code, signal, milliseconds });
@@ -408,7 +438,7 @@ mod tests {
         drop(two);
         assert_eq!(states(), [State::Lost, State::Ended]);
         // A program that never started.
-        open(&home, 3).end(&home, Err(127)).expect("written");
+        open(&home, 3).end(&home, Err(Failed { how: How::Failed, code: 127 })).expect("written");
         assert_eq!(list(&home).expect("listed").0[0].run.ended.as_ref().map(|ended| (ended.how, ended.code)), Some((How::Failed, 127)));
         // No temporary file is left.
         assert_eq!(fs::read_dir(home.run_records()).expect("there").count(), 3);

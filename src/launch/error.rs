@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+use silo_base::units;
+
 /// The reason why a sandbox could not be started or did not run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -80,9 +83,29 @@ pub enum Error {
         /// The error message of that process.
         message: String,
     },
+    /// The run reached one of its limits.
+    #[error(transparent)]
+    Limit(#[from] Limit),
     /// This system has no native tier, and the spec has no VM.
     #[error("the native tier needs Linux, and there is no image for a virtual machine")]
     NoTier,
+}
+
+/// A limit of a run that silo itself enforces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Limit {
+    /// Time.
+    #[error("the run was ended at its time limit of {seconds} s (timeSeconds)")]
+    Time {
+        /// The limit.
+        seconds: u64,
+    },
+    /// Data over the network, in both directions.
+    #[error("the run was ended at its limit of {} over the network (networkMB)", units::size(*bytes))]
+    Network {
+        /// The limit.
+        bytes: u64,
+    },
 }
 
 impl Error {
@@ -91,6 +114,8 @@ impl Error {
         match self {
             Error::NotFound { .. } => 127,
             Error::NotExecutable { .. } => 126,
+            // As timeout(1).
+            Error::Limit(_) => 124,
             Error::Threads { .. }
             | Error::Spec { .. }
             | Error::Json(_)

@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use serde::{Deserialize, Serialize};
 
-use super::error::Error;
+use super::error::{Error, Limit};
 
 /// A launch error that can be sent to another process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,6 +45,7 @@ pub enum SerializedError {
     Interrupted {
         signal: i32,
     },
+    Limit(Limit),
     NoTier,
     /// An error of which only the text is known.
     Other {
@@ -91,6 +92,7 @@ impl SerializedError {
             Error::Machine { what } => SerializedError::Machine { what: what.clone() },
             Error::Interrupted { signal } => SerializedError::Interrupted { signal: *signal },
             Error::Elsewhere { message } => SerializedError::Other { message: message.clone() },
+            Error::Limit(limit) => SerializedError::Limit(*limit),
             Error::NoTier => SerializedError::NoTier,
         }
     }
@@ -111,6 +113,7 @@ impl SerializedError {
             SerializedError::Lost => Error::Lost,
             SerializedError::Machine { what } => Error::Machine { what },
             SerializedError::Interrupted { signal } => Error::Interrupted { signal },
+            SerializedError::Limit(limit) => Error::Limit(limit),
             SerializedError::NoTier => Error::NoTier,
             SerializedError::Other { message } => Error::Elsewhere { message },
         }
@@ -134,6 +137,7 @@ mod tests {
             Error::NotFound { program: odd.clone().into() },
             Error::NotExecutable { program: odd.into(), source: denied() },
             Error::Lost,
+            Error::Limit(Limit::Time { seconds: 1 }),
             Error::Machine { what: "ended".to_owned() },
             Error::Interrupted { signal: 2 },
             Error::Elsewhere { message: "a message".to_owned() },

@@ -315,6 +315,9 @@ pub struct Limits {
     pub open_files: Option<u64>,
     /// CPU time in thousandths of a processor (1500 is one and a half); only with a delegated cgroup.
     pub cpu_thousandths: Option<u64>,
+    /// Seconds from the start of the program to its end.
+    #[serde(default)]
+    pub time_seconds: Option<u64>,
 }
 
 /// The network policy of a program, by host name: the program asks the DNS resolver inside, and Silo connects from outside.
@@ -351,6 +354,9 @@ pub struct Network {
     /// Secrets that requests to their hosts carry.
     #[serde(default)]
     pub secrets: Option<Secrets>,
+    /// The most bytes that the program may send and receive; the run ends after that. Port forwards do not count.
+    #[serde(default)]
+    pub max_bytes: Option<u64>,
 }
 
 /// The path of the ssh agent's socket inside.

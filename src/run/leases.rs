@@ -7,7 +7,7 @@ use silo_store::flock::ImageLock;
 use silo_base::home::{Home, PROJECT_LOCK};
 use silo_base::sanitize;
 use silo_guard::difference;
-use silo_insight::runs::Open;
+use silo_insight::runs::{Failed, Open};
 use silo_launch::Exit;
 use silo_launch::open_checked::OpenedPath;
 use silo_launch::spec::Access;
@@ -90,7 +90,7 @@ impl Leases {
 
     /// After the run: completes its record, and reports changed files that host programs act on, reached hosts, and errors, each as one
     /// text. `exit` has the exit code of silo if the program did not run to its end.
-    pub fn close(mut self, home: &Home, exit: Result<Exit, u8>) -> Vec<String> {
+    pub fn close(mut self, home: &Home, exit: Result<Exit, Failed>) -> Vec<String> {
         network::prune_records(home, self.record.as_deref());
         let mut reports = Vec::new();
         let mut changed = (Vec::new(), Vec::new());

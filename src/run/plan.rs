@@ -86,6 +86,10 @@ pub struct Options {
     pub allow: Vec<Grant>,
     /// Memory limit in MiB.
     pub memory_mb: Option<u64>,
+    /// Time limit in seconds.
+    pub time_seconds: Option<u64>,
+    /// Limit in MiB of data over the network.
+    pub network_mb: Option<u64>,
     /// CPU limit.
     pub cpus: Option<u32>,
     /// Requested decision about changes of the project.
@@ -337,6 +341,8 @@ fn budget(over: &Override, run: Option<&Run>, asked: &Options, least_memory_mb: 
     Budget {
         cpus: asked.cpus.or(over.cpus).or_else(|| run.and_then(|run| run.cpus)),
         memory_mb: asked.memory_mb.or(over.memory_mb).or_else(|| run.and_then(|run| run.memory_mb)).map(|mib| mib.max(least_memory_mb)),
+        time_seconds: asked.time_seconds.or(over.time_seconds).or_else(|| run.and_then(|run| run.time_seconds)),
+        network_mb: asked.network_mb.or(over.network_mb).or_else(|| run.and_then(|run| run.network_mb)),
         scratch_mb: over.rootfs_size_mb,
     }
 }

@@ -40,6 +40,8 @@ fn describe(spec: &Spec, run: &mut Run) -> Space {
     let granted = &mut run.granted;
     granted.memory_bytes = spec.limits.memory_bytes;
     granted.cpu_thousandths = spec.limits.cpu_thousandths;
+    granted.time_seconds = spec.limits.time_seconds;
+    granted.network_bytes = spec.network.as_ref().and_then(|network| network.max_bytes);
     if let Some(network) = &spec.network {
         let Network { allow, public, deny, learn, ports, ssh_agent, secrets, .. } = network;
         granted.hosts = space.list(allow.iter().chain(public).cloned().map(String::from));

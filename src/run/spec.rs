@@ -65,6 +65,10 @@ pub struct Budget {
     pub cpus: Option<u32>,
     /// Memory limit in MiB.
     pub memory_mb: Option<u64>,
+    /// Time limit in seconds.
+    pub time_seconds: Option<u64>,
+    /// Limit in MiB of data over the network.
+    pub network_mb: Option<u64>,
     /// Limit of writes outside of mounts in MiB; `None` for the default.
     pub scratch_mb: Option<u64>,
 }
@@ -105,8 +109,9 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
             tasks: Some(TASKS),
             open_files: None,
             cpu_thousandths: parts.budget.cpus.map(|cpus| u64::from(cpus) * 1000),
+            time_seconds: parts.budget.time_seconds,
         },
-        network: parts.network,
+        network: parts.network.map(|network| Network { max_bytes: parts.budget.network_mb.map(mib), ..network }),
         owners: Vec::new(),
         seed: None,
         conditions: Conditions::default(),

@@ -84,7 +84,7 @@ impl Bench {
             owners: vec![],
             seed: None,
             conditions: Conditions::default(),
-            limits: Limits { memory_bytes: Some(MEMORY_BYTES), tasks: Some(TASKS), open_files: Some(FILES), cpu_thousandths: None },
+            limits: Limits { memory_bytes: Some(MEMORY_BYTES), tasks: Some(TASKS), open_files: Some(FILES), ..Limits::default() },
         }
     }
 

@@ -49,6 +49,10 @@ pub struct BrokerConfig {
     pub tell: Say,
     /// Receives every lookup and connection.
     pub record: Option<Record>,
+    /// The most bytes of all connections to hosts, in both directions.
+    pub max_bytes: Option<u64>,
+    /// Called when they are used up.
+    pub exceeded: Say,
     /// Port forwards into the sandbox.
     pub doors: Vec<PortForward>,
     /// Access to the user's ssh agent.

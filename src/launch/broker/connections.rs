@@ -24,18 +24,25 @@ pub struct Connections {
     budget: Rc<Budget>,
     open: Cell<usize>,
     carried: Cell<u64>,
+    /// The most bytes of connections to hosts, and their number.
+    max_bytes: Option<u64>,
+    counted: Cell<u64>,
+    exceeded: Notify,
     has_ended: Cell<bool>,
     ended: Notify,
     closed: Notify,
 }
 
 impl Connections {
-    /// Creates an empty set with the sandbox's budget.
-    pub fn new(budget: Rc<Budget>) -> Connections {
+    /// Creates an empty set with the sandbox's budget, and its limit of bytes.
+    pub fn new(budget: Rc<Budget>, max_bytes: Option<u64>) -> Connections {
         Connections {
             budget,
             open: Cell::default(),
             carried: Cell::default(),
+            max_bytes,
+            counted: Cell::default(),
+            exceeded: Notify::new(),
             has_ended: Cell::default(),
             ended: Notify::new(),
             closed: Notify::new(),
@@ -61,6 +68,27 @@ impl Connections {
     /// Adds sent bytes to the drain's progress.
     pub fn note(&self, bytes: u64) {
         self.carried.set(self.carried.get() + bytes);
+    }
+
+    /// Counts bytes of a connection to a host, in both directions.
+    pub fn count(&self, bytes: u64) {
+        self.counted.set(self.counted.get().saturating_add(bytes));
+        if self.is_exceeded() {
+            self.exceeded.notify_waiters();
+        }
+    }
+
+    /// True if the limit of bytes is reached.
+    pub fn is_exceeded(&self) -> bool {
+        self.max_bytes.is_some_and(|most| self.counted.get() >= most)
+    }
+
+    /// Waits until the limit of bytes is reached.
+    pub async fn exceeded(&self) {
+        let exceeded = self.exceeded.notified();
+        if !self.is_exceeded() {
+            exceeded.await;
+        }
     }
 
     /// Copies incoming data until the sandbox ends; a write to a connection without a reader would reset it.

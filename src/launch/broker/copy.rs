@@ -26,8 +26,22 @@ const OWN_BYTES: usize = 4 << 10;
 /// The most bytes of one copy: the size of a segment on the guest's loopback.
 const MOST_BYTES: usize = 512 << 10;
 
+/// Whether the bytes of a connection count for the limit of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// They count.
+    Yes,
+    /// They do not: a port forward stays on this machine.
+    No,
+}
+
 /// Copies both directions until they end; returns the bytes sent and received.
-pub async fn both(guest: &mut TcpStream, world: &mut TcpStream, among: &Connections) -> io::Result<(u64, u64)> {
+pub async fn both(guest: &mut TcpStream, world: &mut TcpStream, among: &Connections, counted: Counted) -> io::Result<(u64, u64)> {
+    let count = |bytes| {
+        if counted == Counted::Yes {
+            among.count(bytes);
+        }
+    };
     let (from_guest, mut to_guest) = guest.split();
     let (from_world, mut to_world) = world.split();
     let (sent, received) = (Cell::new(0), Cell::new(0));
@@ -36,12 +50,17 @@ pub async fn both(guest: &mut TcpStream, world: &mut TcpStream, among: &Connecti
         one_way(from_guest, &mut to_world, budget, |bytes| {
             sent.set(sent.get() + bytes);
             among.note(bytes);
+            count(bytes);
         })
         .await?;
         to_world.shutdown().await
     };
     let leading_in = async {
-        one_way(from_world, &mut to_guest, budget, |bytes| received.set(received.get() + bytes)).await?;
+        one_way(from_world, &mut to_guest, budget, |bytes| {
+            received.set(received.get() + bytes);
+            count(bytes);
+        })
+        .await?;
         to_guest.shutdown().await
     };
     tokio::try_join!(leading_out, among.while_it_lives(leading_in))?;

@@ -171,12 +171,15 @@ pub async fn carry(
     let place = Rc::new(Place { host: host.clone(), port, secrets: Arc::clone(secrets) });
     let (guest, world) = (TokioIo::new(guest), TokioIo::new(world));
     let mut carried = pin!(async { if is_two { two(guest, world, &place).await } else { one(guest, world, &place).await } });
-    let mut noted = 0;
+    let (mut noted, mut counted) = (0, 0);
     let carried = poll_fn(|context| {
         let polled = carried.as_mut().poll(context);
         let sent = counts.sent.load(Ordering::Relaxed);
         among.note(sent - noted);
         noted = sent;
+        let all = sent + counts.received.load(Ordering::Relaxed);
+        among.count(all - counted);
+        counted = all;
         polled
     });
     match carried.await {

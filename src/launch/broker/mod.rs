@@ -215,6 +215,9 @@ impl<C: AgentChannel> Shared<C> {
             self.refuse(&place, &that_covers(&host, port));
             return Outcome::Denied;
         };
+        if self.conversations.is_exceeded() {
+            return Outcome::Refused;
+        }
         match dial::dial(&host, port, leave.cover, &self.terms.policy, &self.terms.proxies).await {
             Ok(dialled) => {
                 if let Some(learned) = &self.terms.learned {
@@ -235,7 +238,15 @@ impl<C: AgentChannel> Shared<C> {
         let PendingConnection { dialled, host, port, leave, permit, until: _ } = ready;
         permit.fit([&guest, &dialled.stream]);
         let place = Place { host: &host, port, raw: leave.raw, secrets: self.terms.secrets.as_ref() };
-        let (verdict, sent, received) = match relay::relay(guest, dialled, place, &self.conversations).await {
+        let relayed = tokio::select! {
+            biased;
+            () = self.conversations.exceeded() => Err(relay::Error::Exceeded),
+            relayed = relay::relay(guest, dialled, place, &self.conversations) => relayed,
+        };
+        if self.conversations.is_exceeded() {
+            (self.terms.exceeded)("");
+        }
+        let (verdict, sent, received) = match relayed {
             Ok((sent, received)) => (Verdict::Reached, sent, received),
             // A broken connection needs no message; both sides have seen it.
             Err(relay::Error::Io(_) | relay::Error::Secret(intercept::Error::Io(_))) => (Verdict::Broken, 0, 0),

@@ -62,7 +62,7 @@ async fn accept_connection<C: AgentChannel>(hall: &Rc<Shared<C>>, mut outside: T
                 // Disable Nagle's algorithm: small messages must not wait for an ACK.
                 let _ = stream.set_nodelay(true);
             }
-            match copy::both(&mut inside, &mut outside, &hall.conversations).await {
+            match copy::both(&mut inside, &mut outside, &hall.conversations, copy::Counted::No).await {
                 Ok((sent, received)) => (entry.sent, entry.received) = (sent, received),
                 Err(_) => entry.verdict = Verdict::Broken,
             }

@@ -13,7 +13,7 @@ use silo_base::grant::Host;
 
 use super::budget::Budget;
 use super::connections::Connections;
-use super::copy;
+use super::copy::{self, Counted};
 use super::dial::DialledConnection;
 use super::http_head::{self, MAX_HEAD_BYTES};
 use super::intercept::{self, Secrets};
@@ -43,6 +43,9 @@ pub enum Error {
     /// The request to the upstream proxy is not valid.
     #[error(transparent)]
     Request(#[from] http_head::Error),
+    /// The run has used up its limit of bytes.
+    #[error("the run has used up its limit of data over the network")]
+    Exceeded,
     /// A connection to a host of a secret failed.
     #[error(transparent)]
     Secret(#[from] intercept::Error),
@@ -87,9 +90,10 @@ pub async fn relay(mut guest: TcpStream, dialled: DialledConnection, place: Plac
         world.write_all(&begin).await?;
         first = begin.len() as u64;
     }
+    among.count(first);
     match left {
         None => {
-            let (sent, received) = copy::both(&mut guest, &mut world, among).await?;
+            let (sent, received) = copy::both(&mut guest, &mut world, among, Counted::Yes).await?;
             Ok((first + sent, received))
         }
         Some(bytes) => {
@@ -100,14 +104,20 @@ pub async fn relay(mut guest: TcpStream, dialled: DialledConnection, place: Plac
             let body = copy::one_way(from.take(bytes), &mut ask, among.budget(), |bytes| {
                 sent.set(sent.get() + bytes);
                 among.note(bytes);
+                among.count(bytes);
             });
-            let received = among.while_it_lives(async {
-                let received = tokio::io::copy(&mut answer, &mut to).await?;
-                to.shutdown().await.map(|()| received)
+            let received = Cell::new(0);
+            let answered = among.while_it_lives(async {
+                copy::one_way(&mut answer, &mut to, among.budget(), |bytes| {
+                    received.set(received.get() + bytes);
+                    among.count(bytes);
+                })
+                .await?;
+                to.shutdown().await
             });
-            let (body, received) = tokio::join!(body, received);
-            body?;
-            Ok((sent.get(), received?))
+            let (body, answered) = tokio::join!(body, answered);
+            body.and(answered)?;
+            Ok((sent.get(), received.get()))
         }
     }
 }

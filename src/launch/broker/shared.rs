@@ -65,6 +65,7 @@ pub struct PendingConnection {
 impl<C: AgentChannel> Shared<C> {
     /// Starts with a channel and the configuration.
     pub fn new(channel: C, terms: BrokerConfig) -> Rc<Shared<C>> {
+        let conversations = Connections::new(Budget::new(), terms.max_bytes);
         Rc::new(Shared {
             channel,
             terms,
@@ -73,7 +74,7 @@ impl<C: AgentChannel> Shared<C> {
             answers: Cell::default(),
             is_crowded: Cell::default(),
             turned_away: Cell::default(),
-            conversations: Connections::new(Budget::new()),
+            conversations,
             lines: RefCell::default(),
             waiting: Waiting::default(),
         })

@@ -32,9 +32,11 @@ pub enum Kind {
     Learned,
     /// An entry of the run's record.
     Entry,
+    /// The limit of data is reached.
+    Exceeded,
 }
 
-const LETTERS: [(Kind, u8); 3] = [(Kind::Line, b'T'), (Kind::Learned, b'L'), (Kind::Entry, b'R')];
+const LETTERS: [(Kind, u8); 4] = [(Kind::Line, b'T'), (Kind::Learned, b'L'), (Kind::Entry, b'R'), (Kind::Exceeded, b'X')];
 
 /// The receivers of the broker's messages.
 pub struct Receivers {
@@ -52,6 +54,7 @@ pub struct BrokerSession {
     apart: BackgroundTask,
     ears: Receivers,
     lines: usize,
+    is_exceeded: bool,
 }
 
 /// Sends one message from the broker. A message without a receiver is lost; one that is too long is truncated.
@@ -90,6 +93,7 @@ impl Receivers {
                     record.note(&entry);
                 }
             }
+            Kind::Exceeded => {}
         }
     }
 }
@@ -97,7 +101,12 @@ impl Receivers {
 impl BrokerSession {
     /// Takes over a broker process and silo's end of its link.
     pub fn new(link: OwnedFd, apart: BackgroundTask, ears: Receivers) -> BrokerSession {
-        BrokerSession { link, apart, ears, lines: 0 }
+        BrokerSession { link, apart, ears, lines: 0, is_exceeded: false }
+    }
+
+    /// True if the limit of data is reached.
+    pub fn is_exceeded(&self) -> bool {
+        self.is_exceeded
     }
 
     /// Returns the file descriptor to poll for messages.
@@ -138,6 +147,7 @@ impl BrokerSession {
                 return Ok(true);
             }
         }
+        self.is_exceeded |= kind == Kind::Exceeded;
         let plain: String = text.chars().filter(|letter| !letter.is_control()).collect();
         self.ears.dispatch(kind, &plain);
         Ok(true)
@@ -202,7 +212,7 @@ mod tests {
         send_message(theirs.as_fd(), Kind::Entry, "{\"name\":\"a.example\",\"port\":443,\"verdict\":\"reached\"}");
         send_message(theirs.as_fd(), Kind::Entry, "{\"name\":\"a.example\",\"other\":1}");
         send_message(theirs.as_fd(), Kind::Line, &"é".repeat(MAX_MESSAGE_BYTES));
-        for odd in [&b"X"[..], b"T\xff", b"R", &[0; 4096]] {
+        for odd in [&b"Z"[..], b"T\xff", b"R", &[0; 4096]] {
             send(&theirs, odd, SENDING).expect("sent");
         }
         assert!(serving.listen());

@@ -151,6 +151,8 @@ mod tests {
                 cure: |grant| grant.to_owned(),
                 tell,
                 record: None,
+                max_bytes: None,
+                exceeded: Box::new(|_| {}),
                 doors: Vec::new(),
                 keys: None,
                 secrets: None,

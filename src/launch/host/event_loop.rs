@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::deferred_stderr::DeferredStderr;
 use super::job_control::{Around, DuringStop, Job, ProgramControl};
 use super::network::SandboxNetwork;
+use super::run_limits::{LimitAction, RunLimits};
 use super::signal_escalation::{Answer, ReceivedSignal, SignalEscalation};
 use super::stdio::Streams;
 use super::system::Signals;
@@ -23,6 +24,8 @@ pub struct Surroundings<'a> {
     pub screen: Option<Screen>,
     /// The network, if it has one.
     pub network: Option<SandboxNetwork<'a>>,
+    /// The limits of the run.
+    pub limits: RunLimits,
     job: Job,
     escalation: SignalEscalation,
 }
@@ -41,9 +44,9 @@ pub struct Ready {
 }
 
 impl<'a> Surroundings<'a> {
-    /// Surroundings with this network and no terminal.
-    pub fn new(network: Option<SandboxNetwork<'a>>) -> Surroundings<'a> {
-        Surroundings { screen: None, network, job: Job::default(), escalation: SignalEscalation::default() }
+    /// Surroundings with this network and these limits, and no terminal.
+    pub fn new(network: Option<SandboxNetwork<'a>>, limits: RunLimits) -> Surroundings<'a> {
+        Surroundings { screen: None, network, limits, job: Job::default(), escalation: SignalEscalation::default() }
     }
 
     /// Takes charge of the caller's terminal, if the program gets one of its own. Call it before the program starts, so that its first
@@ -74,7 +77,8 @@ impl<'a> Surroundings<'a> {
             screen.interest(&mut fds);
         }
         let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect();
-        let patience = self.screen.as_ref().and_then(Screen::patience).into_iter().chain(patience).min();
+        let patience =
+            self.screen.as_ref().and_then(Screen::patience).into_iter().chain(patience).chain(self.limits.next().map(until)).min();
         let ready = match poll(&mut fds, patience.as_ref()) {
             Err(Errno::INTR) => return Ok(None),
             polled => host(polled, step)?,
@@ -88,6 +92,11 @@ impl<'a> Surroundings<'a> {
             own: own.iter().map(|_| next()).collect(),
             keys: events.collect(),
         }))
+    }
+
+    /// Decides whether the program ends now because of a limit of the run.
+    pub fn check_limits(&mut self) -> LimitAction {
+        self.limits.check(Instant::now(), self.network.as_ref().and_then(SandboxNetwork::exceeded))
     }
 
     /// Copies keys and output, and serves the network.
@@ -151,4 +160,10 @@ impl<'a> Surroundings<'a> {
             screen.release();
         }
     }
+}
+
+/// Returns the time left until a moment.
+fn until(end: Instant) -> Timespec {
+    let left = end.saturating_duration_since(Instant::now());
+    Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
 }

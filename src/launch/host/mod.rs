@@ -26,6 +26,8 @@ pub mod deferred_stderr;
 mod secrets;
 
 pub mod network;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub mod run_limits;
 pub mod terminal;
 
 pub mod job_control;

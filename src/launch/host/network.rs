@@ -26,7 +26,7 @@ use super::secrets;
 use super::system::{self, Agent, MESSAGES};
 use crate::broker::network_log::Record;
 use crate::broker::{self, BrokerConfig, PortForward, Requester, Say, SshAgentAccess};
-use crate::error::{Error, host};
+use crate::error::{Error, Limit, host};
 use crate::spec::secrets::Secrets;
 use crate::spec::{GrantOrigin, Network};
 use silo_base::grant::Port;
@@ -53,18 +53,24 @@ pub struct SandboxNetwork<'a> {
     channel: Option<OwnedFd>,
     keys: Option<SshAgentSource>,
     serving: Option<BrokerSession>,
+    is_exceeded: bool,
 }
 
 impl<'a> SandboxNetwork<'a> {
     /// Opens the port forwards before the sandbox starts; fails if a host port is in use.
     pub fn open(network: &'a Network, notices: DeferredStderr) -> Result<SandboxNetwork<'a>, Error> {
         let doors = network.ports.iter().map(door).collect::<Result<_, _>>()?;
-        Ok(SandboxNetwork { network, notices, doors, channel: None, keys: None, serving: None })
+        Ok(SandboxNetwork { network, notices, doors, channel: None, keys: None, serving: None, is_exceeded: false })
     }
 
     /// Returns the file descriptor to poll; when it is readable, call [`Outlet::serve`].
     pub fn asked(&self) -> Option<BorrowedFd<'_>> {
         self.channel.as_ref().map(AsFd::as_fd).or_else(|| self.serving.as_ref().map(BrokerSession::link))
+    }
+
+    /// Returns the limit of data, if it is reached.
+    pub fn exceeded(&self) -> Option<Limit> {
+        self.network.max_bytes.filter(|_| self.is_exceeded).map(|bytes| Limit::Network { bytes })
     }
 
     /// Takes the channel to the agent.
@@ -89,7 +95,10 @@ impl<'a> SandboxNetwork<'a> {
     /// Starts the broker, or handles the messages of the running one.
     pub fn serve(&mut self) -> Result<(), Error> {
         let Some(channel) = self.channel.take() else {
-            if self.serving.as_mut().is_some_and(|serving| !serving.listen()) {
+            let Some(serving) = &mut self.serving else { return Ok(()) };
+            let is_served = serving.listen();
+            self.is_exceeded |= serving.is_exceeded();
+            if !is_served {
                 self.serving = None;
             }
             return Ok(());
@@ -140,6 +149,8 @@ impl<'a> SandboxNetwork<'a> {
             },
             tell: to(Kind::Line),
             record: network.record.as_ref().map(|_| Record::new(to(Kind::Entry))),
+            max_bytes: network.max_bytes,
+            exceeded: to(Kind::Exceeded),
             doors: std::mem::take(&mut self.doors),
             keys,
             secrets: None,

@@ -50,6 +50,7 @@ use super::host::deferred_stderr::DeferredStderr;
 use super::host::event_loop::Surroundings;
 use super::host::exit::Exit;
 use super::host::network::SandboxNetwork;
+use super::host::run_limits::RunLimits;
 use super::host::stdio;
 use super::host::system::Signals;
 use super::kernel::namespaces::NAMESPACES;
@@ -66,7 +67,7 @@ pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> 
     let plan = host_facts::make(spec, signals.before(), stdio::streams(&spec.stdio)?)?;
     let notices = DeferredStderr::new(&plan.streams)?;
     let outlet = spec.network.as_ref().map(|network| SandboxNetwork::open(network, notices.clone())).transpose()?;
-    let mut around = Surroundings::new(outlet);
+    let mut around = Surroundings::new(outlet, RunLimits::of(spec));
     around.take_terminal(&plan.streams, notices, noted)?;
     let (sandbox, ours) = start(spec, &plan)?;
     let outcome = supervise::watch((&sandbox, ours.as_fd()), &signals, around, noted);

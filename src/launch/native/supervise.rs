@@ -21,6 +21,7 @@ use crate::host::event_loop::Surroundings;
 use crate::host::exit::Exit;
 use crate::host::job_control::{Place, ProgramControl};
 use crate::host::network::SshAgentSource;
+use crate::host::run_limits::LimitAction;
 use crate::host::signal_escalation::{Answer, ReceivedSignal, Scope};
 use crate::host::system::Signals;
 use crate::host::terminal::Screen;
@@ -82,6 +83,12 @@ pub fn watch(
             short_until = None;
             noted(Phase::Lasting);
         }
+        match control.around.check_limits() {
+            LimitAction::None => {}
+            LimitAction::Terminate => control.inside.signal(libc::SIGTERM, Scope::Group)?,
+            // The loop then reads the final report or the end of the socket.
+            LimitAction::Kill => sandbox.kill(),
+        }
         control.around.turn(&mut control.inside, noted)?;
         let left = short_until.map(|end: Instant| end.saturating_duration_since(Instant::now()));
         let left = left.map(|left| Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().max(1).into() });
@@ -104,6 +111,7 @@ pub fn watch(
             Some(Report::Started) => {
                 signals.tell_apart()?;
                 noted(Phase::Started);
+                control.around.limits.start(Instant::now());
                 short_until = Some(Instant::now() + SHORT);
             }
             Some(Report::Stopped(signal)) => {
@@ -130,9 +138,10 @@ pub fn watch(
     let mut around = control.around;
     around.release();
     sandbox.wait();
-    let exit = match (&end, around.has_killed()) {
-        (None, true) => Ok(Exit::Signal(libc::SIGKILL)),
-        _ => conclude(end),
+    let exit = match (around.limits.reached(), &end, around.has_killed()) {
+        (Some(limit), ..) => Err(Error::Limit(limit)),
+        (None, None, true) => Ok(Exit::Signal(libc::SIGKILL)),
+        (None, ..) => conclude(end),
     };
     if let Some(screen) = around.screen {
         screen.finish(&exit, signals);

@@ -75,6 +75,7 @@ use super::host::deferred_stderr::DeferredStderr;
 use super::host::event_loop::Surroundings;
 use super::host::exit::Exit;
 use super::host::network::SandboxNetwork;
+use super::host::run_limits::RunLimits;
 use super::host::stdio;
 use super::host::system::Signals;
 use super::phase::Phase;
@@ -107,7 +108,7 @@ pub fn launch(spec: &Spec, machine: &VmFiles, noted: &mut dyn FnMut(Phase)) -> R
         begun => begun?,
     };
     noted(Phase::Ready);
-    watch.around = Surroundings::new(outlet);
+    watch.around = Surroundings::new(outlet, RunLimits::of(spec));
     watch.around.take_terminal(&streams, notices, noted)?;
     let after = wire_streams::program(&mut watch, spec, inside, &streams)?;
     let outcome = watch.run(&signals, StopEvent::Ended, noted);

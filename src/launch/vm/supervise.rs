@@ -22,6 +22,7 @@ use crate::failure::{Failure, failed};
 use crate::host::event_loop::{Ready, Surroundings};
 use crate::host::exit::Exit;
 use crate::host::job_control::ProgramControl;
+use crate::host::run_limits::{LimitAction, RunLimits};
 use crate::host::signal_escalation::{Answer, ENDS, ReceivedSignal, Scope};
 use crate::host::system::{self, SignalTarget, Signals};
 use crate::linux_abi;
@@ -84,7 +85,7 @@ impl<'a> Supervisor<'a> {
             log: Some(log),
             words: Vec::new(),
             mux,
-            around: Surroundings::new(None),
+            around: Surroundings::new(None, RunLimits::default()),
             afterwards,
             patience,
             since: (Phase::Boot, Instant::now()),
@@ -134,6 +135,7 @@ impl<'a> Supervisor<'a> {
         self.since = (self.phase(), Instant::now());
         while !self.is_at(until) {
             self.keep_time()?;
+            self.keep_limits()?;
             self.around.turn(&mut Link(&mut self.mux), noted)?;
             let Some(ready) = self.wait(signals)? else { continue };
             if ready.is_logged {
@@ -148,6 +150,7 @@ impl<'a> Supervisor<'a> {
             self.listen(&ready.streams)?;
             if std::mem::take(&mut self.has_started) {
                 signals.tell_apart()?;
+                self.around.limits.start(Instant::now());
                 noted(crate::phase::Phase::Started);
                 noted(crate::phase::Phase::Lasting);
             }
@@ -177,6 +180,19 @@ impl<'a> Supervisor<'a> {
         // Both the link and the hypervisor have ended, or one of them has and the time limit for the other is over.
         let is_over = self.is_closed && self.gone.is_some() || self.ending.is_some_and(|since| now >= since + LAST_WORDS);
         if self.end.is_none() && is_over { Err(self.over()) } else { Ok(()) }
+    }
+
+    /// Ends the program at a limit of the run.
+    fn keep_limits(&mut self) -> Result<(), Error> {
+        if self.end.is_some() {
+            self.around.limits.stop();
+            return Ok(());
+        }
+        match self.around.check_limits() {
+            LimitAction::None => Ok(()),
+            LimitAction::Terminate => Link(&mut self.mux).signal(libc::SIGTERM, Scope::Group),
+            LimitAction::Kill => Err(Error::Interrupted { signal: libc::SIGKILL }),
+        }
     }
 
     /// Returns the next deadline, at which the loop must act without an event.
@@ -386,10 +402,11 @@ impl<'a> Supervisor<'a> {
         // Frees the VM's memory, its mounts and its sandbox.
         drop(self.running);
         drop(self.mux);
-        let exit = match outcome {
-            Err(Error::Interrupted { signal }) => Ok(Exit::Signal(signal)),
-            Err(error) => Err(error),
-            Ok(()) => conclude(self.end),
+        let exit = match (self.around.limits.reached(), outcome) {
+            (Some(limit), _) => Err(Error::Limit(limit)),
+            (None, Err(Error::Interrupted { signal })) => Ok(Exit::Signal(signal)),
+            (None, Err(error)) => Err(error),
+            (None, Ok(())) => conclude(self.end),
         };
         if let Some(screen) = self.around.screen {
             screen.finish(&exit, signals);

@@ -219,6 +219,7 @@ pub fn make(spec: &Spec, machine: &VmFiles, processor: Processor, start: Start) 
                 tasks: Some(TASKS.saturating_add(machine.cpus.into())),
                 open_files: Some(OPEN_FILES),
                 cpu_thousandths: Some(u64::from(machine.cpus).saturating_mul(1000).saturating_add(QEMU_CPU_THOUSANDTHS)),
+                time_seconds: None,
             },
             network: None,
             machine: None,
@@ -441,7 +442,13 @@ mod tests {
         assert_eq!((made.outer.identity, made.outer.network, made.outer.machine), (Identity::Machine, None, None));
         assert_eq!(made.outer.root.lower, [PathBuf::from("/h/vm")]);
         let memory = made.memory_bytes + QEMU_MEMORY_BYTES;
-        let limits = Limits { memory_bytes: Some(memory), tasks: Some(258), open_files: Some(4096), cpu_thousandths: Some(3000) };
+        let limits = Limits {
+            memory_bytes: Some(memory),
+            tasks: Some(258),
+            open_files: Some(4096),
+            cpu_thousandths: Some(3000),
+            time_seconds: None,
+        };
         assert_eq!(made.outer.limits, limits, "a compromised QEMU is limited, too");
     }
 

@@ -84,11 +84,18 @@ fn merge_override(mut under: Override, over: Override) -> Override {
         workdir: over.workdir.or(under.workdir),
         cpus: over.cpus.or(under.cpus),
         memory_mb: over.memory_mb.or(under.memory_mb),
+        time_seconds: smaller(under.time_seconds, over.time_seconds),
+        network_mb: smaller(under.network_mb, over.network_mb),
         rootfs_size_mb: over.rootfs_size_mb.or(under.rootfs_size_mb),
         review: under.review.max(over.review),
         image: over.image.or(under.image),
         lsp: lsp::merge(under.lsp, over.lsp),
     }
+}
+
+/// Returns the stricter one of two limits.
+fn smaller(under: Option<u64>, over: Option<u64>) -> Option<u64> {
+    under.into_iter().chain(over).min()
 }
 
 fn merge_limits(under: Limits, over: Limits) -> Limits {

@@ -259,6 +259,11 @@ pub struct Override {
     /// Memory limit of a run in MiB.
     #[serde(rename = "memoryMB")]
     pub memory_mb: Option<u64>,
+    /// Time limit of a run in seconds; of several settings the smallest counts.
+    pub time_seconds: Option<u64>,
+    /// Limit in MiB of the data that a run sends and receives over the network; of several settings the smallest counts.
+    #[serde(rename = "networkMB")]
+    pub network_mb: Option<u64>,
     /// Limit in MiB of writes outside the project and persistent directories; held in memory. By default 4096.
     #[serde(rename = "rootfsSizeMB")]
     pub rootfs_size_mb: Option<u64>,
@@ -374,6 +379,18 @@ mod tests {
         assert_eq!(merged.mirrors.snapshot.as_deref(), Some("/s"));
         let python = &merged.overrides["python"];
         assert_eq!((python.memory_mb, python.env["X"].as_str(), python.env["Y"].as_str()), (Some(1), "1", "2"));
+    }
+
+    #[test]
+    fn a_limit_of_time_or_network_is_never_raised_by_more_specific_settings() {
+        let limits = |user: &str, project: &str| {
+            let parse = |text: &str| toml::from_str::<Settings>(&format!("[overrides.t]\n{text}")).expect("settings");
+            let merged = merge(parse(user), parse(project));
+            (merged.overrides["t"].time_seconds, merged.overrides["t"].network_mb)
+        };
+        assert_eq!(limits("timeSeconds = 60\nnetworkMB = 5", "timeSeconds = 600\nnetworkMB = 4"), (Some(60), Some(4)));
+        assert_eq!(limits("", "timeSeconds = 600"), (Some(600), None));
+        assert_eq!(limits("networkMB = 5", ""), (None, Some(5)));
     }
 
     #[test]

@@ -10,6 +10,8 @@ use toml_edit::{Document, Item, TableLike, Value};
 use crate::document;
 use silo_base::sanitize::line;
 
+/// Limits of which the smallest one counts.
+const SMALLEST: [&str; 2] = [".timeSeconds", ".networkMB"];
 /// Lists that are replaced instead of joined.
 const REPLACED: [&str; 6] = ["mirrors.debian", "mirrors.debianSecurity", ".ports", ".lsp.command", ".lsp.packages", ".lsp.steps"];
 
@@ -74,10 +76,22 @@ fn walk(source: &Source, key: &str, item: &Item, all: &mut BTreeMap<String, Sett
             list(key, array.iter().map(|value| placed_value(source, value.span(), plain(value))).collect(), all);
         }
         Some(value) => {
-            all.insert(key.to_owned(), Setting::One(placed_value(source, value.span(), plain(value))));
+            let value = placed_value(source, value.span(), plain(value));
+            if !all.get(key).is_some_and(|before| is_stricter(key, before, &value)) {
+                all.insert(key.to_owned(), Setting::One(value));
+            }
         }
         None => {}
     }
+}
+
+/// True for a limit of settings that is smaller than that of more specific settings.
+fn is_stricter(key: &str, before: &Setting, value: &PlacedValue) -> bool {
+    let Setting::One(before) = before else { return false };
+    // A limit of the recipe is only the default.
+    let is_of_settings = before.path.file_name().is_some_and(|name| name == silo_base::home::PROJECT_CONFIG);
+    let numbers = before.value.parse::<u64>().ok().zip(value.value.parse::<u64>().ok());
+    is_of_settings && SMALLEST.iter().any(|name| key.ends_with(name)) && numbers.is_some_and(|(before, value)| before <= value)
 }
 
 fn list(key: &str, items: Vec<PlacedValue>, all: &mut BTreeMap<String, Setting>) {

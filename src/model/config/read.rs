@@ -215,8 +215,9 @@ fn check_override(tool: &str, over: &Override) -> Result<(), String> {
     if let Some(twice) = over.ports.iter().flatten().find(|port| !hosts.insert(port.host)) {
         return Err(format!("overrides.{tool}.ports: port {} of this machine is forwarded to two ports inside", twice.host));
     }
-    if over.cpus == Some(0) || over.memory_mb == Some(0) || over.rootfs_size_mb == Some(0) {
-        return Err(format!("overrides.{tool}: cpus, memoryMB and rootfsSizeMB must not be zero"));
+    let limits = [over.cpus.map(u64::from), over.memory_mb, over.rootfs_size_mb, over.time_seconds, over.network_mb];
+    if limits.contains(&Some(0)) {
+        return Err(format!("overrides.{tool}: cpus, memoryMB, rootfsSizeMB, timeSeconds and networkMB must not be zero"));
     }
     if over.image.is_some() {
         return Err(format!(

@@ -67,6 +67,11 @@ pub struct RecipeFile {
     /// Memory limit of a run in MiB.
     #[serde(rename = "memoryMB")]
     pub memory_mb: Option<u64>,
+    /// Time limit of a run in seconds.
+    pub time_seconds: Option<u64>,
+    /// Limit in MiB of the data that a run sends and receives over the network.
+    #[serde(rename = "networkMB")]
+    pub network_mb: Option<u64>,
     /// Decision about changes of the project, unless the settings decide: `never` (default), `risky` or `always`.
     pub review: Option<Review>,
     /// Command run once in a virtual machine before its snapshot is taken, so that the tool's files are in memory.
@@ -135,6 +140,8 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
         state: over.state.or(under.state),
         cpus: over.cpus.or(under.cpus),
         memory_mb: over.memory_mb.or(under.memory_mb),
+        time_seconds: over.time_seconds.or(under.time_seconds),
+        network_mb: over.network_mb.or(under.network_mb),
         review: over.review.or(under.review),
         warm_up: over.warm_up.or(under.warm_up),
         lsp: lsp::merge(under.lsp, over.lsp),
@@ -184,8 +191,14 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     let activate = file.activate.unwrap_or_default().into_iter().map(check_activate).collect::<Result<_, _>>()?;
     let is_empty = |words: &Vec<String>| words.first().is_none_or(String::is_empty);
     let warm_up = file.warm_up.as_ref().is_some_and(is_empty);
-    let empty =
-        [("command", is_empty(&command)), ("cpus", file.cpus == Some(0)), ("memoryMB", file.memory_mb == Some(0)), ("warmUp", warm_up)];
+    let empty = [
+        ("command", is_empty(&command)),
+        ("cpus", file.cpus == Some(0)),
+        ("memoryMB", file.memory_mb == Some(0)),
+        ("timeSeconds", file.time_seconds == Some(0)),
+        ("networkMB", file.network_mb == Some(0)),
+        ("warmUp", warm_up),
+    ];
     if let Some((key, _)) = empty.into_iter().find(|(_, is_empty)| *is_empty) {
         return Err(Error::Empty(key));
     }
@@ -227,6 +240,8 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
             network: sorted(allow),
             cpus,
             memory_mb,
+            time_seconds: file.time_seconds,
+            network_mb: file.network_mb,
             review: file.review,
             warm_up,
         },
@@ -324,6 +339,8 @@ mod tests {
             ("x", "shims = [\":y\"]", "shims: \":y\" is not a shim; write name, or name:program and arguments"),
             ("x", "command = []", "command must not be empty or zero"),
             ("x", "memoryMB = 0", "memoryMB must not be empty or zero"),
+            ("x", "timeSeconds = 0", "timeSeconds must not be empty or zero"),
+            ("x", "networkMB = 0", "networkMB must not be empty or zero"),
             ("x", "steps = [\"\"]", "steps must not be empty or zero"),
             (
                 "x",

@@ -32,6 +32,8 @@ pub fn merge_base(mut recipe: Recipe, base: Recipe) -> Result<Recipe, (String, S
     recipe.run.activate.extend(base.run.activate);
     recipe.run.cpus = recipe.run.cpus.or(base.run.cpus);
     recipe.run.memory_mb = recipe.run.memory_mb.or(base.run.memory_mb);
+    recipe.run.time_seconds = recipe.run.time_seconds.or(base.run.time_seconds);
+    recipe.run.network_mb = recipe.run.network_mb.or(base.run.network_mb);
     recipe.run.review = recipe.run.review.or(base.run.review);
     Ok(recipe)
 }

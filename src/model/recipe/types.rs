@@ -148,6 +148,10 @@ pub struct Run {
     pub cpus: Option<u32>,
     /// Memory limit in MiB.
     pub memory_mb: Option<u64>,
+    /// Time limit in seconds.
+    pub time_seconds: Option<u64>,
+    /// Limit in MiB of data over the network.
+    pub network_mb: Option<u64>,
     /// Decision about changes of the project, unless the settings decide.
     pub review: Option<Review>,
     /// Command run once in a VM before its snapshot is taken; empty for none.
