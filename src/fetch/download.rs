@@ -15,7 +15,7 @@ use silo_store::private;
 use super::address::{server, shown};
 use super::error::{Error, Size, verdict};
 use super::meter::{Meter, Total};
-use super::partial::{Claim, Partial, Pin, claim, present, sync_dir};
+use super::partial::{Claim, Partial, Pin, Use, claim, present, sync_dir};
 use super::retry::{Attempts, RetryPolicy, Stop};
 use super::transport::Transport;
 use silo_base::event::Sink;
@@ -64,6 +64,15 @@ pub fn is_present(dir: &Path, request: &Request) -> bool {
 /// Calls `on_done` once for each finished file, on the thread that fetched it: during the call the other threads continue to fetch. The
 /// first failure cancels the others; partial files are kept.
 pub fn fetch_all(context: &Context, requests: &[Request], on_done: &(dyn Fn(usize, &Path) + Sync)) -> Result<Vec<PathBuf>, Error> {
+    fetch_used(context, requests, Use::Lasting, on_done)
+}
+
+/// Like [`fetch_all`], for files that `on_done` reads, verifies and removes. They are not synced to disk, which would take most of the time.
+pub fn fetch_once(context: &Context, requests: &[Request], on_done: &(dyn Fn(usize, &Path) + Sync)) -> Result<(), Error> {
+    fetch_used(context, requests, Use::Once, on_done).map(drop)
+}
+
+fn fetch_used(context: &Context, requests: &[Request], used: Use, on_done: &(dyn Fn(usize, &Path) + Sync)) -> Result<Vec<PathBuf>, Error> {
     let with_offers = |request: &Request| {
         let candidates = context.transport.offers(&request.sha256).into_iter().chain(request.candidates.iter().cloned()).collect();
         Request { candidates, ..request.clone() }
@@ -71,7 +80,7 @@ pub fn fetch_all(context: &Context, requests: &[Request], on_done: &(dyn Fn(usiz
     let requests: &[Request] = &requests.iter().map(with_offers).collect::<Vec<_>>();
     let paths: Vec<Option<PathBuf>> = requests.iter().map(|request| present(context.dir, pin(request))).collect();
     let missing: Vec<usize> = (0..requests.len()).filter(|at| paths[*at].is_none()).collect();
-    let run = Run { context, requests, on_done, stop: Stop::new(context.cancel), sick: Mutex::default() };
+    let run = Run { context, requests, used, on_done, stop: Stop::new(context.cancel), sick: Mutex::default() };
     run.stop.check()?;
     for (at, path) in paths.iter().enumerate() {
         if let Some(path) = path {
@@ -85,7 +94,9 @@ pub fn fetch_all(context: &Context, requests: &[Request], on_done: &(dyn Fn(usiz
         for (at, path) in run.fetch_missing(&missing)? {
             paths[at] = Some(path);
         }
-        sync_dir(context.dir)?;
+        if used == Use::Lasting {
+            sync_dir(context.dir)?;
+        }
     }
     Ok(paths.into_iter().flatten().collect())
 }
@@ -106,6 +117,7 @@ pub fn fetch_checked(context: &Context, requests: &[Request]) -> Result<Vec<Path
 struct Run<'a> {
     context: &'a Context<'a>,
     requests: &'a [Request],
+    used: Use,
     on_done: &'a (dyn Fn(usize, &Path) + Sync),
     stop: Stop<'a>,
     /// Servers that failed all attempts for one file. Other files try them last, and only once.
@@ -181,7 +193,7 @@ impl Run<'_> {
         };
         meter.set(part.len());
         if part.is_whole() {
-            return part.finish(&request.name);
+            return part.finish(&request.name, self.used);
         }
         let mut reasons = Vec::new();
         for (at, attempts) in self.order(request) {
@@ -206,7 +218,7 @@ impl Run<'_> {
         let mut attempts = Attempts::new(patience, part.len());
         loop {
             match self.pump(from, part, meter) {
-                Ok(url) => match part.finish(&url) {
+                Ok(url) => match part.finish(&url, self.used) {
                     Err(err @ Error::WrongDigest { .. }) => {
                         let pure = part.is_pure();
                         part.restart()?;

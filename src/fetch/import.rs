@@ -11,7 +11,7 @@ use silo_store::private;
 
 use super::download::Request;
 use super::error::{Error, Size};
-use super::partial::{Claim, Pin, claim, sync_dir};
+use super::partial::{Claim, Pin, Use, claim, sync_dir};
 use super::retry::Stop;
 
 /// Bytes of one read.
@@ -27,7 +27,7 @@ pub fn deposit(dir: &Path, request: &Request, from: &mut dyn Read, place: &str, 
     let pin = Pin { sha256: &request.sha256, size: request.size };
     let Claim::Ours(mut part) = claim(dir, pin, &stop, || {})? else { return Ok(()) };
     part.restart()?;
-    let filled = fill(&mut part, request.size, from, place, &stop).and_then(|()| part.finish(place));
+    let filled = fill(&mut part, request.size, from, place, &stop).and_then(|()| part.finish(place, Use::Lasting));
     if filled.is_err() {
         // The earlier error matters more; the empty file is removed on drop.
         drop(part.restart());

@@ -30,6 +30,15 @@ pub(super) struct Pin<'a> {
     pub(super) size: Size,
 }
 
+/// The use of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// It stays, and later commands find it by its size alone.
+    Lasting,
+    /// It is read once, verified by its reader, and removed.
+    Once,
+}
+
 /// The result of claiming a file.
 pub(super) enum Claim {
     /// Present under its final name.
@@ -177,10 +186,12 @@ impl Partial {
         self.size.admits(self.len) && <[u8; 32]>::from(self.hasher.clone().finalize()) == self.sha256
     }
 
-    /// Checks the digest, fsyncs the file, and renames it.
-    pub(super) fn finish(&self, url: &str) -> Result<PathBuf, Error> {
+    /// Checks the digest, fsyncs the file if it stays, and renames it.
+    pub(super) fn finish(&self, url: &str, used: Use) -> Result<PathBuf, Error> {
         compare(url.to_owned(), &self.sha256, &self.hasher.clone().finalize().into())?;
-        self.file.sync_all().map_err(|err| Error::io("sync", &self.path, err))?;
+        if used == Use::Lasting {
+            self.file.sync_all().map_err(|err| Error::io("sync", &self.path, err))?;
+        }
         fs::rename(&self.path, &self.done).map_err(|err| Error::io("rename", &self.path, err))?;
         Ok(self.done.clone())
     }

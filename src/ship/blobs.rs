@@ -19,8 +19,8 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::stack;
 
-/// The least number of threads that send. Each waits for the registry most of the time, so they are more than processors.
-pub(crate) const LEAST_SENDERS: usize = 6;
+/// The least number of parallel transfers. Each waits for the registry most of the time, so they are more than processors.
+pub(crate) const LEAST_TRANSFERS: usize = 6;
 
 /// The layer or layers inside a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct Moves {
 /// Sends the blobs that the repository lacks; the registry may take them from the repository `mount`.
 pub fn send(context: &Context<'_>, to: &Repository<'_>, sources: &[Source], form: Form, mount: Option<&str>) -> Result<Moves, Error> {
     let known: Vec<Option<Blob>> = sources.iter().map(|source| blob::remembered(context.home, source.key(), form)).collect();
-    let senders = context.jobs.max(LEAST_SENDERS);
+    let senders = context.jobs.max(LEAST_TRANSFERS);
     let there = context.each_on(senders, &known, |known| match known {
         Some(blob) => Ok(to.has_blob(blob.pointer.digest)?),
         None => Ok(false),

@@ -26,6 +26,7 @@ use silo_model::oci::contents::Layer;
 use silo_model::oci::manifest::MAX_DOCUMENT_BYTES;
 
 use crate::blob::{self, Blob};
+use crate::blobs::LEAST_TRANSFERS;
 use crate::context::Context;
 use crate::error::Error;
 use crate::find::Found;
@@ -135,11 +136,11 @@ pub fn fetch(context: &Context<'_>, from: &Repository<'_>, missing: &[&Layer]) -
         let fetch = download::Context {
             transport: context.transport,
             dir: &downloads,
-            jobs: context.jobs.max(2),
+            jobs: context.jobs.max(LEAST_TRANSFERS),
             sink: context.sink,
             cancel: &halt,
         };
-        let fetched = download::fetch_all(&fetch, &requests, &arrived);
+        let fetched = download::fetch_once(&fetch, &requests, &arrived);
         over.store(true, Ordering::Relaxed);
         if let Ok(watching) = watching {
             watching.thread().unpark();

@@ -126,7 +126,7 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, optio
     let is_there = |drv: &DrvId| Ok::<_, Error>(to.tagged(&tag_of(drv))?.is_some_and(|bytes| bytes == manifest));
     if !steps.is_empty() && to.has_step_tags() && !drvs.iter().map(is_there).collect::<Result<Vec<_>, _>>()?.contains(&true) {
         let steps: Vec<Digest> = steps.iter().copied().collect();
-        context.each_on(blobs::LEAST_SENDERS, &steps, |step| Ok(to.put_tag(&step_tag(*step), oci::MANIFEST, &manifest)?))?;
+        context.each_on(blobs::LEAST_TRANSFERS, &steps, |step| Ok(to.put_tag(&step_tag(*step), oci::MANIFEST, &manifest)?))?;
     }
     for drv in drvs {
         to.put_image_tag(&tag_of(&drv), &manifest, &steps)?;

@@ -199,3 +199,24 @@ fn a_full_disk_is_reported_as_such() {
     assert!(err.to_string().contains("No space left") && err.hint().is_some_and(|hint| hint.contains("free some space")), "{err}");
     assert!(left.is_ok_and(|left| left > 0 && left < LEN as u64), "the beginning is kept");
 }
+
+/// Files that are read once are verified as all others, and resumed.
+#[test]
+fn files_that_are_read_once_are_verified_and_resumed() {
+    let (http, dir, bytes, other) = (Http::start(), Dir::new(), content(30), content(31));
+    let good = http.put("/good", &bytes, [Fault::Drop(100_000)]);
+    let wrong = http.put("/wrong", &other, [Fault::WrongBytes]);
+    let (transport, cancel) = (hurried(), AtomicBool::new(false));
+    let context = Context { transport: &transport, dir: &dir.0, jobs: 2, sink: &|_| {}, cancel: &cancel };
+    let read = std::sync::Mutex::new(Vec::new());
+    let once = |_: usize, path: &std::path::Path| {
+        read.lock().expect("nobody panics here").push(std::fs::read(path).expect("a file"));
+        std::fs::remove_file(path).expect("our own");
+    };
+    silo_fetch::download::fetch_once(&context, &[request(&bytes, &[good])], &once).expect("the server is honest in the end");
+    assert_eq!(*read.lock().expect("nobody panics here"), [bytes]);
+    assert_eq!(http.ranges(), ["", "bytes=100000-"]);
+    let refused = silo_fetch::download::fetch_once(&context, &[request(&other, &[wrong])], &once);
+    assert!(refused.expect_err("wrong bytes").to_string().contains("expected sha256"));
+    assert_eq!(read.lock().expect("nobody panics here").len(), 1);
+}
