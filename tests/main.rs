@@ -32,6 +32,7 @@ mod hostile_cache;
 mod init;
 mod insight;
 mod install;
+mod installer;
 mod jobs;
 mod launch;
 mod libraries;
