@@ -160,6 +160,9 @@ pub(super) struct Values<'a> {
     pub second: &'a RunFacts,
 }
 
+/// True if a word of the first run and one of the second differ by a cause.
+type WordTest<'a> = &'a dyn Fn(&str, &str) -> bool;
+
 impl Values<'_> {
     /// Finds the cause of different file contents.
     pub fn of_contents(&self, path: &str, old: &[u8], new: &[u8]) -> Cause {
@@ -207,7 +210,7 @@ impl Values<'_> {
     pub fn of_texts(&self, old: &str, new: &str) -> Cause {
         let (olds, news) = (changed_words(old, new), changed_words(new, old));
         let pairs: Vec<(&str, &str)> = olds.iter().copied().zip(news.iter().copied()).collect();
-        let tests: [(Cause, &dyn Fn(&str, &str) -> bool); 12] = [
+        let tests: [(Cause, WordTest<'_>); 12] = [
             (Cause::HostName, &|old, new| old.contains(self.first.host) && new.contains(self.second.host)),
             (Cause::Kernel, &|old, new| self.is_kernel(old, new)),
             (Cause::TemporaryName, &|old, new| is_temporary(old) && is_temporary(new)),
