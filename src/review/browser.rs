@@ -407,7 +407,7 @@ impl Browser {
     /// Keeps the cursor on the screen.
     fn scroll(&mut self) {
         let page = self.panes().0.max(1);
-        self.top = self.top.min(self.at).max((self.at + 1).saturating_sub(page)).min(self.listed.len().saturating_sub(page).max(0));
+        self.top = self.top.min(self.at).max((self.at + 1).saturating_sub(page)).min(self.listed.len().saturating_sub(page));
         self.top = self.top.max((self.at + 1).saturating_sub(page));
     }
 

@@ -22,7 +22,7 @@ impl Small {
     /// The used MiB.
     fn mebibytes(&self) -> u64 {
         let usage = rustix::fs::statvfs(&self.0).expect("our own file system");
-        (usage.f_blocks - usage.f_bfree) * usage.f_frsize >> 20
+        ((usage.f_blocks - usage.f_bfree) * usage.f_frsize) >> 20
     }
 }
 

@@ -152,7 +152,7 @@ fn an_image_whose_documents_nobody_could_read_is_refused_before_a_byte_is_sent()
     // A lock that is just short enough is pushed, and a pull reads it.
     let place = world.maker.project().join("long");
     let long = "x".repeat((16 << 20) - 40_000);
-    drop(maker.push_with(Location::Directory(place.clone()), &long, &[]).expect("short enough"));
+    let _ = maker.push_with(Location::Directory(place.clone()), &long, &[]).expect("short enough");
     let pushed = maker.push_with(location(), &long, &[]);
     assert!(pushed.is_ok() && !lock(&seen).is_empty(), "{pushed:?}");
     let documents = fs::read_dir(place.join("blobs/sha256")).expect("a layout").flatten();
@@ -194,7 +194,7 @@ fn a_push_keeps_what_others_wrote_into_the_index_of_referrers() {
     // Another program wrote the index with its entry alone; the push adds its own.
     index["manifests"] = serde_json::json!([foreign]);
     lock(&written).insert(target.clone(), index.to_string().into_bytes());
-    drop(maker.push_with(location(), "a lock", &[]).expect("an honest registry"));
+    let _ = maker.push_with(location(), "a lock", &[]).expect("an honest registry");
     let after: serde_json::Value = serde_json::from_slice(&lock(&written)[&target]).expect("JSON");
     assert_eq!((&after["annotations"], &after["com.example.note"]), (&index["annotations"], &index["com.example.note"]));
     assert_eq!((&after["manifests"][0], after["manifests"].as_array().map(Vec::len)), (&foreign, Some(2)));
