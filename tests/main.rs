@@ -43,6 +43,7 @@ mod oci;
 mod oracle;
 mod ordinary;
 mod owners;
+mod page;
 mod plan;
 mod project;
 mod prose;
