@@ -147,3 +147,44 @@ fn others_exist(work: &Path) -> bool {
     let named = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
     named(work).iter().any(|step| step.join("upper/opt/closed/deep/file").exists())
 }
+
+/// A lock has the layers of steps with real owners. A build that can only record owners gives the same layer, or fails.
+#[test]
+fn recorded_owners_are_compared_with_the_lock() {
+    if !is_root() {
+        return skip("only root can be another user, who has no range of ids");
+    }
+    let recipe =
+        |step: &str| format!("command = [\"sh\"]\nsteps = [\"{step}\"]\n[debian]\npackages = [\"dash\", \"coreutils\", \"passwd\"]\n");
+    let equal = recipe("touch /opt/a && chown 33:34 /opt/a");
+    let different = recipe("touch /opt/a && chown 33:34 /opt/a && stat -c %u:%g /etc/shadow > /opt/seen");
+    let real = Silo::of(As::Me);
+    real.seed_downloads();
+    for (name, text) in [("equal", &equal), ("different", &different)] {
+        real.write(&format!(".silo/recipes/{name}.toml"), text);
+        real.ok(["install", "--quiet", name]);
+        let lock = fs::read_to_string(real.path(&format!("recipes/{name}.lock"))).expect("a lock");
+        let pins = lock.split(".layers.").nth(1).unwrap_or_else(|| panic!("no layers: {lock}"));
+        assert!(pins.lines().filter(|line| line.contains("\" = \"")).count() >= 3, "{pins}");
+    }
+    real.offer_downloads();
+    let recorded = Silo::of(As::Nobody);
+    recorded.seed_downloads();
+    for (name, text) in [("equal", &equal), ("different", &different)] {
+        recorded.write(&format!(".silo/recipes/{name}.toml"), text);
+        let lock = fs::read_to_string(real.path(&format!("recipes/{name}.lock"))).expect("a lock");
+        recorded.write(&format!(".silo/recipes/{name}.lock"), &lock);
+    }
+    recorded.ok(["install", "--quiet", "--frozen", "equal"]);
+    assert_eq!(recorded.image_id("equal"), real.image_id("equal"));
+    let refused = recorded.fails(["install", "--quiet", "--frozen", "different"]);
+    assert!(refused.err.contains("without real owners the step made layer") && refused.err.contains("uidmap"), "{refused:?}");
+    // Without a lock of another system nothing can be compared, and nothing is pinned.
+    recorded.write(".silo/recipes/alone.toml", &different);
+    recorded.ok(["install", "--quiet", "alone"]);
+    let lock = fs::read_to_string(recorded.path("recipes/alone.lock")).expect("a lock");
+    assert!(!lock.contains(".layers."), "{lock}");
+    // That layer does not count as the locked one.
+    let again = recorded.fails(["install", "--quiet", "--frozen", "different"]);
+    assert!(again.err.contains("without real owners the step made layer"), "{again:?}");
+}

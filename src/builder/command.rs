@@ -99,6 +99,8 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: &Task<'_>) -> Result<State, 
     if fixed {
         let size = read_index(ctx, layer)?.bytes();
         state.outputs.insert(key, StepOutput { layer: Sha256(layer.digest()), size, command: task.step.shown() });
+    } else {
+        state.made_layers.insert(key, Sha256(layer.digest()));
     }
     state.over.push(layer);
     state.steps += 1;

@@ -23,6 +23,8 @@ const MAX_LOOK_BYTES: u64 = 16 << 20;
 pub(super) struct Made {
     pub layer: LayerId,
     pub facts: RunFacts,
+    /// True if owners were real in the run, or if the layer was made before.
+    pub has_owners: bool,
 }
 
 /// Compares the layers of a step's two runs.

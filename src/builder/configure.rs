@@ -24,7 +24,7 @@ use silo_fetch::download::{self, Context};
 use silo_fetch::unpack::usr_merge;
 use silo_launch::spec::{Abi, Access, Mount, Root, Spec, Stdio};
 use silo_model::derivation::{self, Derivation};
-use silo_model::lock::PackageTier;
+use silo_model::lock::{PackageTier, Sha256};
 use silo_model::recipe::source;
 
 use super::context::{BuildContext, PATH, read_index, realised};
@@ -132,6 +132,7 @@ impl Step<'_> {
             sends_log: false,
         };
         let layer = step::realise(ctx, &runner, &mut state)?;
+        state.made_layers.insert(Sha256(drv.id().digest()), Sha256(layer.digest()));
         state.configured.push(layer);
         state.heads = vec![layer];
         let index = read_index(ctx, layer)?;

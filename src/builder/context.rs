@@ -69,6 +69,12 @@ pub struct BuildContext<'a> {
     pub check: Option<&'a Check>,
     /// The VM to run steps in; `None` runs them natively. The result is the same.
     pub machine: Option<&'a VmFiles>,
+    /// True if the system gives the caller no range of ids: a native step then only records owners.
+    pub records_owners: bool,
+    /// The VM that repeats a step whose recorded owners gave another layer than the locked one, if there is one.
+    pub second_machine: Option<&'a VmFiles>,
+    /// The layers of steps that the locks pin, by derivation; [`crate::build`] sets them.
+    pub pinned: Option<&'a BTreeMap<Digest, LayerId>>,
     /// Finished realisations that are not yet written to the store.
     pub realisations: &'a RealisationWriter,
     /// Limit on the bytes of files that a step may write.
@@ -80,6 +86,16 @@ pub struct BuildContext<'a> {
 impl BuildContext<'_> {
     pub(super) fn created(&self) -> u64 {
         u64::try_from(self.now).unwrap_or(0)
+    }
+
+    /// True if steps only record owners.
+    pub(super) fn records(&self) -> bool {
+        self.records_owners && self.machine.is_none()
+    }
+
+    /// Returns the layer that a lock pins for a step.
+    pub(super) fn pin(&self, step: &Digest) -> Option<LayerId> {
+        self.pinned.and_then(|pinned| pinned.get(step).copied())
     }
 
     pub(super) fn check_stop(&self) -> Result<(), Error> {

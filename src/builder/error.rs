@@ -96,6 +96,16 @@ pub enum Error {
         /// The differences, a line each.
         told: String,
     },
+    /// A step that only recorded owners made another layer than the locked one.
+    #[error("{name}: without real owners the step made layer {made:.12}, but {pinned:.12} is locked", made = .made.to_string(), pinned = .pinned.to_string())]
+    Recorded {
+        /// The step.
+        name: String,
+        /// The pinned layer.
+        pinned: LayerId,
+        /// The actual layer.
+        made: LayerId,
+    },
     /// A step needs the project's files, but the build has no project.
     #[error("`{command}` needs the project's files, but there is no project here")]
     NoProject {

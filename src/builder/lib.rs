@@ -62,7 +62,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use petgraph::graph::NodeIndex;
 use petgraph::visit::IntoNodeReferences;
 use silo_store::compose;
-use silo_store::digest::Digest;
+use silo_store::digest::{Digest, LayerId};
 
 use silo_base::event::{self, Activity, Event};
 use silo_base::home::Home;
@@ -94,10 +94,16 @@ pub struct Built {
     pub made: usize,
     /// Outputs of the steps that the lock must pin. `None` if the image was cached.
     pub outputs: Option<BTreeMap<Sha256, StepOutput>>,
+    /// Layers of all other steps, for the lock. `None` if the image was cached, if its steps only recorded owners, or if the
+    /// lock may not change.
+    pub layers: Option<BTreeMap<Sha256, Sha256>>,
 }
 
 /// Builds the images of tools for the host's architecture, in one walk. Each tool succeeds or fails separately.
 pub fn build(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Error>> {
+    let pins = targets.iter().filter_map(|target| target.lock.layers.get(&Arch::host())).flatten();
+    let pinned: BTreeMap<Digest, LayerId> = pins.map(|(step, layer)| (step.0, LayerId::new(layer.0))).collect();
+    let ctx = &BuildContext { pinned: Some(&pinned), ..*ctx };
     let mut built: Vec<Option<Result<Built, Error>>> = targets.iter().map(|target| found(ctx, target)).collect();
     let missing: Vec<usize> = (0..targets.len()).filter(|at| built[*at].is_none()).collect();
     if !missing.is_empty() {
@@ -112,12 +118,21 @@ pub fn build(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built
 
 /// Finds the image of an earlier build with the same inputs; reads two small files.
 pub fn known(home: &Home, target: &Target<'_>) -> Option<ImageId> {
-    image::made_by(home, image_drv(target, None))
+    let recorded = || if silo_launch::has_range() { None } else { image::made_by(home, image_drv(target, None, recorded(target))) };
+    image::made_by(home, image_drv(target, None, Vec::new())).or_else(recorded)
+}
+
+/// Distinguishes the derivation of an image with steps that only recorded owners, if the lock does not confirm all their layers. With other
+/// layers in the lock it is another derivation, so they are compared.
+fn recorded(target: &Target<'_>) -> Vec<(Digest, Digest)> {
+    let pins = target.lock.layers.get(&Arch::host()).into_iter().flatten();
+    let mark = Digest::of(b"recorded owners");
+    std::iter::once((mark, mark)).chain(pins.map(|(step, layer)| (step.0, layer.0))).collect()
 }
 
 /// Returns the derivation of an image, which follows from the definition and the lock.
 pub fn derivation_of(target: &Target<'_>) -> DrvId {
-    image_drv(target, None)
+    image_drv(target, None, Vec::new())
 }
 
 /// Returns the derivation that names the inputs: the image's, without the project. The same lock has the same inputs in every project.
@@ -132,11 +147,11 @@ fn found(ctx: &BuildContext<'_>, target: &Target<'_>) -> Option<Result<Built, Er
         return Some(Err(Error::NoPackages { recipe: target.recipe.name.clone(), arch }));
     }
     let image = if target.anew || ctx.check.is_some() { None } else { known(ctx.home, target) };
-    image.map(|image| Ok(Built { image, made: 0, outputs: None }))
+    image.map(|image| Ok(Built { image, made: 0, outputs: None, layers: None }))
 }
 
-/// Returns the derivation of an image; `outputs` replaces the lock's pins of the steps.
-fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>) -> DrvId {
+/// Returns the derivation of an image; `outputs` replaces the lock's pins of the steps, and `owners` distinguishes it from others.
+fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>, owners: Vec<(Digest, Digest)>) -> DrvId {
     let arch = Arch::host();
     let packages = || target.lock.packages_of(arch).into_iter().flat_map(BTreeMap::values);
     let layers = || target.lock.images.get(&arch).into_iter().flat_map(|base| &base.layers);
@@ -154,7 +169,7 @@ fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>
         tiers: packages().map(|package| package.tier.name().to_owned()).chain(layers().map(|_| derivation::Blob::tier())).collect(),
         steps: target.recipe.steps.iter().map(|step| Derivation::Step(command::derivation(step, target, Vec::new())).id()).collect(),
         answers: target.lock.asked.debconf.clone(),
-        outputs: outputs.into_iter().flatten().map(|(drv, output)| (drv.0, output.layer.0)).collect(),
+        outputs: outputs.into_iter().flatten().map(|(drv, output)| (drv.0, output.layer.0)).chain(owners).collect(),
         project,
     })
     .id()
@@ -351,7 +366,9 @@ fn image_of(ctx: &BuildContext<'_>, target: &Target<'_>, below: &State, without:
         env: environment_of(target),
         foreign: without.unwrap_or(below).foreign().into_iter().map(str::to_owned).collect(),
     };
-    let drv = image_drv(target, Some(&below.outputs));
+    let is_confirmed = |(step, layer): (&Sha256, &Sha256)| ctx.pin(&step.0) == Some(LayerId::new(layer.0));
+    let owners = if ctx.records() && !below.made_layers.iter().all(is_confirmed) { recorded(target) } else { Vec::new() };
+    let drv = image_drv(target, Some(&below.outputs), owners);
     let ground = below.take_root().filter(|_| without.is_none());
     let id = ctx.activity(Activity::Compose, &target.recipe.name, None, |id| {
         let progress = |done| (ctx.sink)(Event::Progress { id, done });
@@ -363,7 +380,8 @@ fn image_of(ctx: &BuildContext<'_>, target: &Target<'_>, below: &State, without:
             None => compose::compose(ctx.store, ctx.lock, &image.layers, root, &progress),
         })
     })?;
-    Ok(Built { image: id, made: below.made + unpacked, outputs: Some(below.outputs.clone()) })
+    let layers = (!ctx.records() && !target.frozen).then(|| below.made_layers.clone());
+    Ok(Built { image: id, made: below.made + unpacked, outputs: Some(below.outputs.clone()), layers })
 }
 
 /// Progress of unpacking a plan's packages.

@@ -32,6 +32,8 @@ pub(super) struct State {
     pub over: Vec<LayerId>,
     /// Outputs of steps with network or project files, by derivation.
     pub outputs: BTreeMap<Sha256, StepOutput>,
+    /// Layers of all other steps, by derivation.
+    pub made_layers: BTreeMap<Sha256, Sha256>,
     /// The root of the last step, for reuse by the next one; the first node that takes it gets it.
     pub root: Mutex<Option<StepRoot>>,
     /// Number of command steps' layers in `over`.
@@ -94,6 +96,7 @@ impl State {
         self.configured.extend(other.configured.drain(below.configured.len()..));
         self.changes.extend(other.changes.drain(below.changes.len()..));
         self.heads.append(&mut other.heads);
+        self.made_layers.append(&mut other.made_layers);
         // At most one half can have changed dpkg's list of diversions.
         if other.diverted != below.diverted {
             self.diverted = other.diverted;
@@ -114,6 +117,7 @@ impl State {
             diverted: self.diverted.clone(),
             over: self.over.clone(),
             outputs: self.outputs.clone(),
+            made_layers: self.made_layers.clone(),
             root: Mutex::new(self.take_root()),
             steps: self.steps,
             made: self.made,

@@ -14,6 +14,7 @@ use silo_store::digest::{Digest, LayerId};
 use silo_store::entry::{Kind as NodeKind, Meta};
 use silo_store::flock::BuildLock;
 use silo_store::manifest::Record as Manifest;
+use silo_store::normal::TRUE_XATTR;
 use silo_store::path::LayerPath;
 use silo_store::path_error::PathError;
 use silo_store::private;
@@ -27,7 +28,7 @@ use silo_model::derivation::Derivation;
 use super::budget::LimitWatch;
 use super::cause::RunFacts;
 use super::compare::Made;
-use super::context::BuildContext;
+use super::context::{BuildContext, realised_as};
 use super::error::Error;
 use super::state::State;
 use super::step_root::StepRoot;
@@ -97,8 +98,8 @@ pub(super) struct Prepared {
 
 /// Returns the layer of a step; runs the step if the layer is unknown. With a reproducibility check the step runs a second time.
 pub(super) fn realise(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result<LayerId, Error> {
-    let first = match step.kind.known(ctx) {
-        Some(layer) => Made { layer, facts: RunFacts::of_earlier(ctx, layer) },
+    let first = match known(ctx, step) {
+        Some(layer) => Made { layer, facts: RunFacts::of_earlier(ctx, layer), has_owners: true },
         None => make(ctx, step, state)?,
     };
     if let Some(check) = ctx.check {
@@ -114,23 +115,65 @@ pub(super) fn realise(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut St
     Ok(first.layer)
 }
 
+/// Returns the layer of a step, if it is known. A layer with recorded owners counts only where owners are recorded, and only if no lock has
+/// another one.
+fn known(ctx: &BuildContext<'_>, step: &StepRun<'_>) -> Option<LayerId> {
+    let key = step.drv.id().digest();
+    let recorded = || realised_as(ctx, &recorded_key(&key)).filter(|layer| ctx.pin(&key).is_none_or(|pin| pin == *layer));
+    step.kind.known(ctx).or_else(|| if ctx.records() { recorded() } else { None })
+}
+
+/// Returns the key of a layer whose owners were only recorded.
+fn recorded_key(key: &Digest) -> Digest {
+    Digest::of(format!("silo recorded owners 1\n{key}\n").as_bytes())
+}
+
+/// Compares the layer of a step with the locked one, if a lock has one. A step that only recorded owners is run again in a VM if its layer
+/// is another one; without a VM it fails.
+fn compared(ctx: &BuildContext<'_>, step: &StepRun<'_>, root: &mut StepRoot, made: Made) -> Result<Made, Error> {
+    let Some(pinned) = ctx.pin(&step.drv.id().digest()).filter(|pinned| *pinned != made.layer) else { return Ok(made) };
+    let other = |layer: LayerId| {
+        let text = format!("{}: layer {:.12} differs from the locked one, {:.12}", step.title, layer.to_string(), pinned.to_string());
+        (ctx.sink)(Event::Warning { text });
+    };
+    if made.has_owners {
+        other(made.layer);
+        return Ok(made);
+    }
+    let name = step.title.to_owned();
+    let machine = ctx.second_machine.ok_or(Error::Recorded { name, pinned, made: made.layer })?;
+    let text = format!("{}: the owners of files need a virtual machine, so the step runs again in one", step.title);
+    (ctx.sink)(Event::Note { text });
+    let ctx = &BuildContext { machine: Some(machine), ..*ctx };
+    let mut workdir = Workdir::new(ctx, step.drv.id())?;
+    let made = ctx.activity(Activity::Step, step.title, None, |_| run(ctx, step, &mut workdir, root))?;
+    if made.layer != pinned {
+        other(made.layer);
+    }
+    root.put_by(workdir);
+    Ok(made)
+}
+
 /// Runs a step, unless another process has made its layer in the meantime.
 fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result<Made, Error> {
     let key = step.drv.id().digest();
     let lock = lock_step(ctx, &key)?;
-    if let Some(layer) = step.kind.known(ctx) {
-        return Ok(Made { layer, facts: RunFacts::of_earlier(ctx, layer) });
+    if let Some(layer) = known(ctx, step) {
+        return Ok(Made { layer, facts: RunFacts::of_earlier(ctx, layer), has_owners: true });
     }
     ctx.check_stop()?;
     let mut workdir = Workdir::new(ctx, step.drv.id())?;
     let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
     let made = ctx.activity(Activity::Step, step.title, None, |_| run(ctx, step, &mut workdir, &mut root))?;
+    root.put_by(workdir);
+    let made = compared(ctx, step, &mut root, made)?;
     step.kind.accept(ctx, made.layer)?;
+    let is_true = made.has_owners || ctx.pin(&key) == Some(made.layer);
+    let key = if is_true { key } else { recorded_key(&key) };
     ctx.realisations.add(key, made.layer, Some(lock));
     if let Some(second) = step.kind.second_key(made.layer) {
         ctx.realisations.add(second, made.layer, None);
     }
-    root.put_by(workdir);
     state.put_root(root);
     state.made += 1;
     Ok(made)
@@ -145,6 +188,8 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
     prepared.spec.conditions = workdir.conditions(&prepared.spec);
     let mut attempt = Attempt { ctx, workdir, root, spec: &prepared.spec };
     attempt.launch(step)?;
+    let mut nothing: [u8; 0] = [];
+    let has_owners = rustix::fs::lgetxattr(attempt.workdir.upper(), TRUE_XATTR, &mut nothing).is_ok();
     let facts = RunFacts::of_run(ctx, attempt.spec, began_at, &attempt.workdir.upper());
     let settled = step.kind.settle(ctx, &attempt.workdir.upper()).and_then(|()| date_keystore(&attempt.workdir.upper(), step.epoch));
     let captured = settled.and_then(|()| {
@@ -164,7 +209,7 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
         packages: Vec::new(),
     };
     let committed = captured.stage.commit(&manifest, ctx.lock).map_err(|source| Error::store("committing the step's changes", source))?;
-    Ok(Made { layer: committed.id, facts })
+    Ok(Made { layer: committed.id, facts, has_owners })
 }
 
 /// One attempt to run a step.

@@ -240,6 +240,7 @@ impl Setting {
     pub fn look<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         let sink = |event| self.ui.show(event);
         let usual = if self.machine.is_none() { self.images(tier::usual_of_steps)? } else { None };
+        let second = if usual.is_none() && self.machine.is_none() { self.images(tier::second_of_steps)? } else { None };
         let context = Context {
             home: &self.home,
             store: &self.store,
@@ -251,6 +252,7 @@ impl Setting {
             keep_failed: self.keep_failed,
             check: self.check.as_ref(),
             machine: self.machine.as_ref().or_else(|| usual.as_ref().map(|(machine, _)| machine)),
+            second_machine: second.as_ref().map(|(machine, _)| machine),
             realisations: RealisationWriter::default(),
             apt_dir: Path::new("/etc/apt").to_owned(),
             transport: &self.transport,

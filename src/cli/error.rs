@@ -458,6 +458,10 @@ fn build_hint(error: &silo_build::Error) -> Option<String> {
         silo_build::Error::OtherOutput { .. } => {
             Some("if the new output is correct, `silo sync --force` pins it; otherwise a file that the step fetched has changed".to_owned())
         }
+        silo_build::Error::Recorded { .. } => Some(
+            "install the package uidmap and get a range of ids (`silo doctor`), or `silo install vm`; a cache with the image works too"
+                .to_owned(),
+        ),
         silo_build::Error::NoProject { .. } => Some("run the command in the project's directory".to_owned()),
         silo_build::Error::Ecosystem { name, .. } => {
             Some(format!("set ecosystems.{name} = [\"name\", …] in silo.toml, or ecosystems.{name}.probe in the recipe"))

@@ -45,8 +45,8 @@ pub use host::system::this_program;
 pub use phase::Phase;
 pub use spec::UNLAYERED;
 pub use tier::{
-    HAS_NATIVE, guest, in_merged_view, initial, initial_name, is_guest, launch, launch_noting, printed, probe, reclaim, runs_guests,
-    take_snapshot, unpack_changes, wants_snapshot,
+    HAS_NATIVE, guest, has_range, in_merged_view, initial, initial_name, is_guest, launch, launch_noting, printed, probe, reclaim,
+    runs_guests, take_snapshot, unpack_changes, wants_snapshot,
 };
 // Public for fuzzing: the peer is a guest's kernel, which is not trusted.
 pub use vm::protocol;

@@ -30,6 +30,18 @@ pub fn launch(spec: &Spec) -> Result<Exit, Error> {
 /// True if programs can run without a VM, under this system's own kernel.
 pub const HAS_NATIVE: bool = cfg!(target_os = "linux");
 
+/// True if build steps have real owners without a VM: the system gives the caller a range of ids.
+#[cfg(target_os = "linux")]
+pub fn has_range() -> bool {
+    native::has_range()
+}
+
+/// True: this system has only VMs.
+#[cfg(target_os = "macos")]
+pub fn has_range() -> bool {
+    true
+}
+
 /// Returns the reason if the processor cannot run VMs with hardware virtualisation. Like [`launch`], it needs a process with one thread.
 #[cfg(target_os = "linux")]
 pub fn runs_guests() -> Result<(), &'static str> {

@@ -46,6 +46,8 @@ pub struct Lock {
     pub images: BTreeMap<Arch, Base>,
     /// The outputs of steps with a network, by architecture and derivation.
     pub steps: BTreeMap<Arch, BTreeMap<Sha256, StepOutput>>,
+    /// The layers of all other steps, by architecture and derivation, as a system with real owners made them.
+    pub layers: BTreeMap<Arch, BTreeMap<Sha256, Sha256>>,
 }
 
 impl Lock {
@@ -245,6 +247,8 @@ struct Body {
     image: BTreeMap<Arch, Base>,
     #[serde(default)]
     steps: BTreeMap<Arch, BTreeMap<Sha256, StepOutput>>,
+    #[serde(default)]
+    layers: BTreeMap<Arch, BTreeMap<Sha256, Sha256>>,
 }
 
 #[derive(Deserialize)]
@@ -298,7 +302,15 @@ fn checked(body: Body, path: &Path) -> Result<Lock, document::Error> {
             return Err(wrong(format!("package {name}: {} {} is not listed under `asked`", package.archive.name(), package.path)));
         }
     }
-    Ok(Lock { asked: body.asked, epoch: body.epoch, indexes: body.index, packages, images: body.image, steps: body.steps })
+    Ok(Lock {
+        asked: body.asked,
+        epoch: body.epoch,
+        indexes: body.index,
+        packages,
+        images: body.image,
+        steps: body.steps,
+        layers: body.layers,
+    })
 }
 
 /// Checks that a path appended to a mirror's URL stays below it.
@@ -365,6 +377,12 @@ fn write_body(text: &mut String, prefix: &str, lock: &Lock) {
             push(text, format_args!("\"{}\" = {{ layer = \"{}\", size = {size}, command = {} }}\n", drv.0, layer.0, quoted(command)));
         }
     }
+    for (arch, layers) in lock.layers.iter().filter(|(_, layers)| !layers.is_empty()) {
+        push(text, format_args!("\n[{prefix}layers.{arch}]\n"));
+        for (drv, layer) in layers {
+            push(text, format_args!("\"{}\" = \"{}\"\n", drv.0, layer.0));
+        }
+    }
 }
 
 /// Returns the moment for queries to the snapshot archive, as `YYYYMMDDTHHMMSSZ`.
@@ -427,6 +445,7 @@ mod tests {
                 },
             )]),
             steps: BTreeMap::from([(Arch::Amd64, BTreeMap::from([(package.sha256, output)]))]),
+            layers: BTreeMap::from([(Arch::Arm64, BTreeMap::from([(package.sha256, package.sha256)]))]),
             packages: BTreeMap::from([
                 (Arch::Amd64, BTreeMap::from([("hello".into(), package), ("libc6:i386".into(), foreign), ("own".into(), local)])),
                 (Arch::Arm64, BTreeMap::new()),

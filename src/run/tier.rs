@@ -51,6 +51,12 @@ pub fn usual_of_steps(images: Images<'_>) -> Result<Option<(VmFiles, ImageLocks)
     if silo_launch::HAS_NATIVE || found(images.home)?.is_none() { Ok(None) } else { of_steps(images).map(Some) }
 }
 
+/// Returns the VM for steps whose owners a native run can only record: none if the system gives a range of ids, or without an image for
+/// VMs.
+pub fn second_of_steps(images: Images<'_>) -> Result<Option<(VmFiles, ImageLocks)>, Error> {
+    if silo_launch::has_range() || found(images.home)?.is_none() { Ok(None) } else { of_steps(images).map(Some) }
+}
+
 /// Makes the VM for build steps. It has no disk, because each step has another root.
 pub fn of_steps(images: Images<'_>) -> Result<(VmFiles, ImageLocks), Error> {
     let parts = parts(images)?;

@@ -156,6 +156,9 @@ pub(super) fn make(
         // The pins of other versions are kept.
         pins.extend(outputs.iter().map(|(step, output)| (*step, output.clone())));
     }
+    if let Some(layers) = built.layers.clone().filter(|_| definition.found.origin != Origin::BuiltIn || definition.lock_file.is_some()) {
+        lock.layers.insert(Arch::host(), layers);
+    }
     Ok(BuiltTool { lock, built, version })
 }
 
@@ -241,6 +244,9 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
         keep_failed: context.keep_failed,
         check: context.check,
         machine: context.machine,
+        records_owners: !silo_launch::has_range(),
+        second_machine: context.second_machine,
+        pinned: None,
         realisations: &context.realisations,
         max_step_bytes: step_bytes(context),
         layers: None,

@@ -133,6 +133,9 @@ pub fn build(context: &Context<'_>, server: &Server, resolving: Resolving) -> Re
             lock.steps.insert(Arch::host(), outputs);
         }
     }
+    if let Some(layers) = built.layers {
+        lock.layers.insert(Arch::host(), layers);
+    }
     if resolving == Resolving::Allowed {
         lock_files::keep(view, &server.definition, &lock)?;
     }
@@ -189,7 +192,7 @@ fn over(base: Lock, today: Lock, asked: PackageRequest) -> Lock {
         }
     }
     // The epoch of the tool's lock stays, because it is part of all shared layers.
-    Lock { asked, packages, steps: BTreeMap::new(), ..base }
+    Lock { asked, packages, steps: BTreeMap::new(), layers: BTreeMap::new(), ..base }
 }
 
 /// Returns true if a lock has all entries of another one, unchanged.

@@ -87,6 +87,8 @@ pub struct Context<'a> {
     pub check: Option<&'a silo_build::check::Check>,
     /// The VM to run steps in; `None` runs them natively.
     pub machine: Option<&'a silo_launch::spec::VmFiles>,
+    /// The VM for steps whose owners a native run can only record, if the system gives no range of ids and there is a VM.
+    pub second_machine: Option<&'a silo_launch::spec::VmFiles>,
     /// Finished realisations that are not yet written to the store.
     pub realisations: silo_build::RealisationWriter,
     /// The host's apt configuration directory.
@@ -142,6 +144,7 @@ impl Context<'_> {
             keep_failed: self.keep_failed,
             check: self.check,
             machine: self.machine,
+            second_machine: self.second_machine,
             realisations: silo_build::RealisationWriter::default(),
             apt_dir: self.apt_dir.clone(),
             transport: self.transport,

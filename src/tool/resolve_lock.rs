@@ -94,6 +94,7 @@ fn locked(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
         packages: chosen,
         images: BTreeMap::new(),
         steps: BTreeMap::new(),
+        layers: BTreeMap::new(),
     })
 }
 
@@ -119,7 +120,7 @@ fn of_image(context: &Context<'_>, recipe: &Recipe, image: &str) -> Result<Lock,
     };
     let images = found.into_iter().map(|(arch, image)| (arch, base(image))).collect();
     let asked = PackageRequest::by(recipe);
-    Ok(Lock { asked, epoch, indexes: Vec::new(), packages: BTreeMap::new(), images, steps: BTreeMap::new() })
+    Ok(Lock { asked, epoch, indexes: Vec::new(), packages: BTreeMap::new(), images, steps: BTreeMap::new(), layers: BTreeMap::new() })
 }
 
 /// Fetches and verifies the signed index of a suite.

@@ -203,6 +203,9 @@ fn finish(context: &Context<'_>, prepared: Prepared, built: Built, locks: &mut S
             lock.steps.insert(Arch::host(), outputs);
         }
     }
+    if let Some(layers) = built.layers {
+        lock.layers.insert(Arch::host(), layers);
+    }
     let locked = locks.put(context.view(), &definition, &lock)?;
     if is_as_it_ships(context, &definition) {
         install::learn(context, &definition.found.recipe, built.image);

@@ -76,6 +76,11 @@ pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> 
     outcome
 }
 
+/// True if the caller has a range of ids for build steps.
+pub fn has_range() -> bool {
+    id_map::Range::find().is_ok()
+}
+
 /// Starts a sandbox, and returns the socket to its PID 1.
 pub fn start(spec: &Spec, plan: &Plan) -> Result<(supervise::Sandbox, OwnedFd), Error> {
     let (ours, theirs) = host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), "making a socket pair")?;
