@@ -11,7 +11,7 @@ use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifier
 use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
 use crossterm::{cursor, execute};
 use ratatui_core::buffer::Buffer;
-use ratatui_core::layout::Rect;
+use ratatui_core::layout::{Rect, Size};
 use ratatui_core::terminal::Terminal;
 use ratatui_crossterm::CrosstermBackend;
 use rustix::event::{PollFd, PollFlags};
@@ -46,6 +46,8 @@ pub enum Input {
 /// The terminal of a view.
 pub struct FullScreen {
     terminal: Terminal<CrosstermBackend<ScreenOutput>>,
+    /// The size at the last drawing. A SIGWINCH before the first wait is lost, so each wait compares the size.
+    drawn: Option<Size>,
     /// The signal that ends the program, or 0.
     ending: Arc<AtomicUsize>,
     continued: Arc<AtomicBool>,
@@ -65,7 +67,7 @@ impl FullScreen {
         let saved = restore_tty::keep(home);
         take()?;
         let terminal = Terminal::new(CrosstermBackend::new(ui::screen_output()))?;
-        Ok(FullScreen { terminal, ending, continued, _saved: saved })
+        Ok(FullScreen { terminal, drawn: None, ending, continued, _saved: saved })
     }
 
     /// Returns the number of lines.
@@ -75,6 +77,7 @@ impl FullScreen {
 
     /// Draws the screen.
     pub fn draw(&mut self, draw: impl FnOnce(&mut Buffer)) -> io::Result<()> {
+        self.drawn = self.terminal.size().ok();
         self.terminal.draw(|frame| draw(frame.buffer_mut()))?;
         Ok(())
     }
@@ -126,7 +129,8 @@ impl FullScreen {
             return Ok(Input::Ended(SIGHUP));
         }
         if !event::poll(TICK)? {
-            return Ok(Input::Idle);
+            let is_resized = self.terminal.size().ok() != self.drawn;
+            return Ok(if is_resized { Input::Draw } else { Input::Idle });
         }
         Ok(match event::read()? {
             Event::Key(key) => key_of(key).map_or(Input::Idle, Input::Key),
