@@ -417,9 +417,15 @@ fn changed_words<'a>(of: &'a str, other: &str) -> Vec<&'a str> {
     of.split(split).filter(|word| !word.is_empty() && !there.contains(word)).collect()
 }
 
-/// Returns the decimal numbers in a word.
+/// Returns the decimal numbers in a word. The digits of a long hexadecimal number are none.
 fn numbers_of(word: &str) -> Vec<u64> {
-    word.split(|letter: char| !letter.is_ascii_digit())
+    let is_hexadecimal = |part: &&str| {
+        let bytes = part.strip_prefix("0x").unwrap_or(part).as_bytes();
+        bytes.len() >= 8 && bytes.iter().all(u8::is_ascii_hexdigit) && !bytes.iter().all(u8::is_ascii_digit)
+    };
+    word.split(|letter: char| !letter.is_ascii_alphanumeric())
+        .filter(|part| !is_hexadecimal(part))
+        .flat_map(|part| part.split(|letter: char| !letter.is_ascii_digit()))
         .filter(|digits| !digits.is_empty())
         .map(|digits| digits.parse().unwrap_or(u64::MAX))
         .collect()
@@ -496,6 +502,7 @@ mod tests {
             ("opt/m", "drwxr-xr-x 2 root d", "drwxrwxr-x 2 root d", Cause::Umask),
             ("opt/m", "100644 f", "100664 f", Cause::Umask),
             ("opt/a", "<object at 0x7ffff7a1b2c0>", "<object at 0x7f12345ab2c0>", Cause::Address),
+            ("opt/a", "5574e0001234", "5631e0045678", Cause::Address),
             ("opt/r", "a8f1c2", "77b0de", Cause::Random),
             ("opt/u", "yes", "no", Cause::Unknown),
             ("opt/z", "PK\u{3}\u{4}\0\u{1}", "PK\u{3}\u{4}\0\u{2}", Cause::Archive),
