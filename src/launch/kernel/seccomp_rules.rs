@@ -278,6 +278,12 @@ static CLOCK_AHEAD: &[Rule] = &[
 /// `CLOCK_REALTIME` and `CLOCK_REALTIME_COARSE`.
 const CALENDAR_CLOCKS: &[u32] = &[0, 5];
 
+/// True for a rule that only 64-bit programs have.
+#[cfg(test)]
+pub fn is_native_only(rule: &Rule) -> bool {
+    CLOCK_AHEAD.iter().any(|clock| std::ptr::eq(clock, rule))
+}
+
 /// Rules that a build step has in addition to those for every sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Addition {
