@@ -21,13 +21,13 @@ pub mod difference;
 
 pub mod read_limited;
 
-pub mod resolve_in_root;
-
 mod draft;
 mod inode;
 mod openat;
 
 pub mod system;
+
+pub mod resolve_in_root;
 
 pub mod dir_fd;
 pub mod private;

@@ -31,6 +31,22 @@ pub fn sync_file_system_of(dir: impl AsFd) -> io::Result<()> {
     Ok(fs::fsync(dir)?)
 }
 
+/// Finds a path whose links stay within a directory; `None` if the system has no call for that, or a directory moved during the walk.
+#[cfg(target_os = "linux")]
+pub fn find_in_root(dir: impl AsFd, path: &Path) -> Option<io::Result<OwnedFd>> {
+    let within = fs::ResolveFlags::IN_ROOT | fs::ResolveFlags::NO_MAGICLINKS;
+    match fs::openat2(dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), within) {
+        Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => None,
+        found => Some(found.map_err(io::Error::from)),
+    }
+}
+
+/// Finds a path whose links stay within a directory: macOS has no call for that.
+#[cfg(not(target_os = "linux"))]
+pub fn find_in_root(_: impl AsFd, _: &Path) -> Option<io::Result<OwnedFd>> {
+    None
+}
+
 /// Creates an overlay whiteout in `dir`, which hides a name of the lower directory.
 #[cfg(target_os = "linux")]
 pub fn make_whiteout(dir: impl AsFd, name: &Path) -> io::Result<()> {
