@@ -335,7 +335,7 @@ const FAULTS: [(&str, &str); 62] = [
     // Random numbers.
     ("head -c 64 /dev/urandom > f", "random"),
     ("cat /proc/sys/kernel/random/uuid > f", "random"),
-    ("head -c 9 /dev/urandom | base64 > f", "random"),
+    ("head -c 15 /dev/urandom | base64 > f", "random"),
     ("head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n' > f", "random"),
     ("python3 -c 'import secrets; print(secrets.token_urlsafe(30))' > f", "random"),
     ("python3 -c 'import uuid; print(\"id = \" + str(uuid.uuid4()))' > f", "random"),

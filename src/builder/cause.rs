@@ -132,6 +132,10 @@ impl Cause {
     }
 }
 
+/// Names of days and months, as dates have them.
+const DATE_NAMES: [&str; 19] =
+    ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
 /// Limit on the bytes of a compressed file's content.
 const MAX_CONTENT_BYTES: u64 = 64 << 20;
 
@@ -219,14 +223,14 @@ impl Values<'_> {
                 self.numbers(old, new, |old, new| old == self.first.processors && new == self.second.processors)
             }),
             (Cause::Time, &|old, new| self.is_time(old, new)),
-            (Cause::ProcessId, &|old, new| {
-                self.numbers(old, new, |old, new| self.first.pids.contains(&old) && self.second.pids.contains(&new))
-            }),
             (Cause::Inode, &|old, new| {
                 self.numbers(old, new, |old, new| self.first.inodes.contains(&old) && self.second.inodes.contains(&new))
             }),
+            (Cause::ProcessId, &|old, new| {
+                self.numbers(old, new, |old, new| self.first.pids.contains(&old) && self.second.pids.contains(&new))
+            }),
             (Cause::Address, &|old, new| is_address(old) && is_address(new)),
-            (Cause::SystemNumber, &|old, new| is_number(old) && is_number(new)),
+            (Cause::SystemNumber, &|old, new| is_number(old) && is_number(new) && frame_of(old) == frame_of(new)),
             (Cause::Random, &|old, new| is_random(old) && is_random(new)),
             (Cause::Time, &|old, new| is_clock(old) && is_clock(new)),
         ];
@@ -264,10 +268,12 @@ impl Values<'_> {
         if !differing.is_empty() || old.len() != new.len() { Cause::Random } else { Cause::Unknown }
     }
 
-    /// Calls `test` with the numbers in which two words differ.
+    /// Calls `test` with the numbers in which two words differ. The words are equal but for their numbers: those of random words are none.
     fn numbers(&self, old: &str, new: &str, test: impl Fn(u64, u64) -> bool) -> bool {
         let (olds, news) = (numbers_of(old), numbers_of(new));
-        olds.len() == news.len() && olds.iter().zip(&news).any(|(old, new)| old != new && test(*old, *new))
+        olds.len() == news.len()
+            && frame_of(old) == frame_of(new)
+            && olds.iter().zip(&news).any(|(old, new)| old != new && test(*old, *new))
     }
 
     fn is_kernel(&self, old: &str, new: &str) -> bool {
@@ -290,11 +296,7 @@ impl Values<'_> {
     /// True if two words have a date or time, or a part of one, of their runs.
     fn is_time(&self, old: &str, new: &str) -> bool {
         let hex = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok();
-        let names = [
-            "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov",
-            "Dec",
-        ];
-        let is_name = |word: &str| names.iter().any(|name| word.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(name)));
+        let is_name = |word: &str| DATE_NAMES.iter().any(|name| word.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(name)));
         self.numbers(old, new, |old, new| self.are_moments(old, new) || self.are_parts(old, new))
             || hex(old).zip(hex(new)).is_some_and(|(old, new)| self.are_moments(old, new))
             || is_name(old) && is_name(new) && old.len() <= 9 && new.len() <= 9
@@ -421,7 +423,9 @@ fn changed_words<'a>(of: &'a str, other: &str) -> Vec<&'a str> {
 fn numbers_of(word: &str) -> Vec<u64> {
     let is_hexadecimal = |part: &&str| {
         let bytes = part.strip_prefix("0x").unwrap_or(part).as_bytes();
-        bytes.len() >= 8 && bytes.iter().all(u8::is_ascii_hexdigit) && !bytes.iter().all(u8::is_ascii_digit)
+        // A date such as 29Dec2027 has both cases.
+        let both_cases = bytes.iter().any(u8::is_ascii_lowercase) && bytes.iter().any(u8::is_ascii_uppercase);
+        bytes.len() >= 8 && bytes.iter().all(u8::is_ascii_hexdigit) && !bytes.iter().all(u8::is_ascii_digit) && !both_cases
     };
     word.split(|letter: char| !letter.is_ascii_alphanumeric())
         .filter(|part| !is_hexadecimal(part))
@@ -429,6 +433,24 @@ fn numbers_of(word: &str) -> Vec<u64> {
         .filter(|digits| !digits.is_empty())
         .map(|digits| digits.parse().unwrap_or(u64::MAX))
         .collect()
+}
+
+/// Returns a word without its numbers and without names of days and months.
+fn frame_of(word: &str) -> String {
+    let mut frame = String::new();
+    let mut chars = word.char_indices().peekable();
+    while let Some((at, letter)) = chars.next() {
+        if letter.is_ascii_digit() {
+            while chars.next_if(|(_, next)| next.is_ascii_digit()).is_some() {}
+            frame.push('0');
+        } else if word.get(at..at + 3).is_some_and(|part| DATE_NAMES.contains(&part)) {
+            while chars.next_if(|(_, next)| next.is_ascii_alphabetic()).is_some() {}
+            frame.push('N');
+        } else {
+            frame.push(letter);
+        }
+    }
+    frame
 }
 
 fn is_number(word: &str) -> bool {
@@ -504,6 +526,9 @@ mod tests {
             ("opt/a", "<object at 0x7ffff7a1b2c0>", "<object at 0x7f12345ab2c0>", Cause::Address),
             ("opt/a", "5574e0001234", "5631e0045678", Cause::Address),
             ("opt/r", "a8f1c2", "77b0de", Cause::Random),
+            // The numbers 4 and 1 are the processors of the runs, and 26 and 27 their years.
+            ("opt/r", "aB4xYz26Q", "Uv1LmN27p", Cause::Random),
+            ("opt/t", "x-24Nov2026.o", "x-29Dec2027.o", Cause::Time),
             ("opt/u", "yes", "no", Cause::Unknown),
             ("opt/z", "PK\u{3}\u{4}\0\u{1}", "PK\u{3}\u{4}\0\u{2}", Cause::Archive),
         ] {
@@ -511,6 +536,36 @@ mod tests {
         }
         let binary = |moment: i64| [&b"\x7fELF\0\xff\xfe"[..], &(moment as u32).to_be_bytes(), b"rest"].concat();
         assert_eq!(values.of_contents("opt/b", &binary(1_795_486_003), &binary(1_830_070_004)), Cause::Time);
+    }
+
+    /// Random words have numbers, and some are those of the runs by chance.
+    #[test]
+    fn random_words_are_random() {
+        let (mut first, mut second) = (facts("silo", 4, 0o022, 1_795_486_000), facts("elsewhere", 1, 0o002, 1_830_070_000));
+        for facts in [&mut first, &mut second] {
+            facts.moments = *facts.moments.start()..=facts.moments.start() + 600;
+        }
+        let values = Values { first: &first, second: &second };
+        let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let hash = |number: u32, run: u8| *silo_store::digest::Digest::of(&[&number.to_le_bytes()[..], &[run]].concat()).as_bytes();
+        let base64 = |bytes: &[u8]| bytes.iter().map(|byte| char::from(letters[usize::from(byte % 64)])).collect::<String>();
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let uuid = |bytes: &[u8]| {
+            let all = hex(&bytes[..16]);
+            format!("{}-{}-4{}-a{}-{}", &all[..8], &all[8..12], &all[13..16], &all[17..20], &all[20..])
+        };
+        for number in 0..2_000 {
+            let (old, new) = (hash(number, 0), hash(number, 1));
+            for (old, new) in [
+                (base64(&old[..16]), base64(&new[..16])),
+                (base64(&old), base64(&new)),
+                (hex(&old), hex(&new)),
+                (uuid(&old), uuid(&new)),
+                (format!("f-{}", uuid(&old)), format!("f-{}", uuid(&new))),
+            ] {
+                assert_eq!(values.of_texts(&old, &new), Cause::Random, "{number}: {old} {new}");
+            }
+        }
     }
 
     #[test]
