@@ -17,6 +17,7 @@ mod build;
 mod graph;
 mod network;
 mod pull;
+mod review;
 mod shims;
 mod ship;
 mod start;
@@ -35,8 +36,9 @@ fn main() -> ExitCode {
     let graph = !wanted("graph") || graph::run(rounds.unwrap_or(5));
     let network = !wanted("network") || network::run(rounds.unwrap_or(5));
     let pull = !wanted("pull") || pull::run(rounds.unwrap_or(3));
+    let review = !wanted("review") || review::run(rounds.unwrap_or(3));
     let ship = !wanted("ship") || ship::run(rounds.unwrap_or(3));
     let shims = !wanted("shims") || shims::run(rounds.unwrap_or(100));
     let vm = !wanted("vm") || vm::run(rounds.unwrap_or(5));
-    if start && build && graph && network && pull && ship && shims && vm { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if start && build && graph && network && pull && review && ship && shims && vm { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -53,6 +53,7 @@ mod reference;
 mod registry_clients;
 mod reproducible;
 mod review;
+mod review_obeyed;
 mod rows;
 mod run;
 mod run_limits;

@@ -32,7 +32,7 @@ fn project(silo: &Silo) -> PathBuf {
 }
 
 /// Every file of a directory, with everything that a program can see of it.
-fn state(dir: &Path) -> BTreeMap<PathBuf, String> {
+pub(crate) fn state(dir: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut dirs = vec![dir.to_owned()];
     while let Some(next) = dirs.pop() {
@@ -71,12 +71,12 @@ os.mkfifo("pipe")
 "#;
 
 /// Runs a Python program in review mode.
-fn inside(silo: &Silo, program: &str) -> crate::support::Done {
+pub(crate) fn inside(silo: &Silo, program: &str) -> crate::support::Done {
     silo.run(["run", "--review", "--shim", "python3", "python", "--", "-c", program])
 }
 
 /// Lists the changes by path.
-fn changes(silo: &Silo) -> BTreeMap<String, serde_json::Value> {
+pub(crate) fn changes(silo: &Silo) -> BTreeMap<String, serde_json::Value> {
     let json: serde_json::Value = serde_json::from_str(&silo.ok(["review", "--json"])).expect("JSON");
     let all = json["changes"].as_array().expect("a list").iter();
     all.map(|change| (change["path"].as_str().expect("a path").to_owned(), change.clone())).collect()
