@@ -51,7 +51,7 @@ impl<'a> LimitWatch<'a> {
     }
 
     /// Checks until the step ends. Sets `halt` if the user stops the build or the step exceeds a limit; returns the exceeded limit.
-    pub fn look(&mut self, stop: &AtomicBool, halt: &AtomicBool, ended: &AtomicBool) -> Option<String> {
+    pub fn watch(&mut self, stop: &AtomicBool, halt: &AtomicBool, ended: &AtomicBool) -> Option<String> {
         let mut count_at = Instant::now() + BETWEEN_COUNTS;
         while !ended.load(Ordering::Relaxed) {
             if stop.load(Ordering::Relaxed) {

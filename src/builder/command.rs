@@ -151,7 +151,7 @@ impl step::Kind for Run<'_> {
         Ok(Prepared { spec, project })
     }
 
-    fn settle(&self, _: &BuildContext<'_>, upper: &Path) -> Result<(), Error> {
+    fn check_changes(&self, _: &BuildContext<'_>, upper: &Path) -> Result<(), Error> {
         refuse_secrets(upper)
     }
 

@@ -55,7 +55,7 @@ pub(super) fn compare(
         };
         let contents = match (link(&old), link(&new)) {
             (Some(old), Some(new)) => Some((old, new)),
-            _ if is_file(&old) && is_file(&new) => look(&trees.0, &difference.path).zip(look(&trees.1, &difference.path)),
+            _ if is_file(&old) && is_file(&new) => read_file(&trees.0, &difference.path).zip(read_file(&trees.1, &difference.path)),
             _ => None,
         };
         let cause = cause(&values, &difference, contents.as_ref().map(|(old, new)| (old.as_slice(), new.as_slice())));
@@ -67,7 +67,7 @@ pub(super) fn compare(
     Ok(())
 }
 
-fn look(tree: &Path, path: &LayerPath) -> Option<Vec<u8>> {
+fn read_file(tree: &Path, path: &LayerPath) -> Option<Vec<u8>> {
     let file = tree.join(path.as_path());
     let meta = fs::symlink_metadata(&file).ok()?;
     if meta.is_file() && meta.len() <= MAX_LOOK_BYTES { fs::read(file).ok() } else { None }

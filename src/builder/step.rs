@@ -53,7 +53,7 @@ pub(super) trait Kind {
     fn prepare(&self, ctx: &BuildContext<'_>, workdir: &Workdir, root: Root) -> Result<Prepared, Error>;
 
     /// Checks and cleans the changes of a finished step.
-    fn settle(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<(), Error>;
+    fn check_changes(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<(), Error>;
 
     /// Refuses a new layer, for example if the lock pins another one.
     fn accept(&self, _: &BuildContext<'_>, _: LayerId) -> Result<(), Error> {
@@ -191,7 +191,7 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
     let mut nothing: [u8; 0] = [];
     let has_owners = rustix::fs::lgetxattr(attempt.workdir.upper(), TRUE_XATTR, &mut nothing).is_ok();
     let facts = RunFacts::of_run(ctx, attempt.spec, began_at, &attempt.workdir.upper());
-    let settled = step.kind.settle(ctx, &attempt.workdir.upper()).and_then(|()| date_keystore(&attempt.workdir.upper(), step.epoch));
+    let settled = step.kind.check_changes(ctx, &attempt.workdir.upper()).and_then(|()| date_keystore(&attempt.workdir.upper(), step.epoch));
     let captured = settled.and_then(|()| {
         attempt.root.lower(|lower| {
             let changes = Capture { upper: &attempt.workdir.upper(), lower, epoch: step.epoch, filter: &filter };
@@ -230,7 +230,7 @@ impl Attempt<'_> {
         let mut watch = LimitWatch::new(&upper, &self.workdir.log, ctx.max_step_bytes);
         let send = |line: String| (ctx.sink)(Event::Log { id: 0, line });
         let (exit, over) = thread::scope(|scope| {
-            let watching = silo_base::thread::beside(scope, || watch.look(ctx.stop, &halt, &ended))?;
+            let watching = silo_base::thread::beside(scope, || watch.watch(ctx.stop, &halt, &ended))?;
             if step.sends_log {
                 // If no thread can be started, the lines are still in the log.
                 drop(silo_base::thread::beside(scope, || log::follow(&self.workdir.log, &ended, &send)));

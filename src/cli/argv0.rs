@@ -120,7 +120,7 @@ fn run_next_on_path(home: &Home, name: &str, args: &[OsString], owners: &[&Entry
     }
     let path = search::without(&env::path(), &home.bin());
     let this = search::identity(&env::program()?);
-    let is_own = |file: &Path| launchers::leads_to_silo(file, this);
+    let is_own = |file: &Path| launchers::starts_silo(file, this);
     let Some(program) = search::next(OsStr::new(name), &path, is_own) else { return Err(not_found(name, owners)) };
     let called = args.first().cloned().unwrap_or_default();
     // With the shim's path as argv[0], a program would look for its own files beside the shim.

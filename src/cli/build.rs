@@ -113,7 +113,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         true => failure.or_hint(&format!("{}; `{}` changes the project itself", READ_ONLY, as_a_run(&tool, &step))),
         false => failure,
     })?;
-    tell_of_hidden(&setting, &tool, &step);
+    note_hidden_packages(&setting, &tool, &step);
     Ok(done)
 }
 
@@ -145,7 +145,7 @@ fn as_a_run(tool: &str, step: &NewStep) -> String {
 }
 
 /// Notes that an active virtual environment of the project hides packages that were just baked into the tool.
-fn tell_of_hidden(setting: &Setting, tool: &str, step: &NewStep) {
+fn note_hidden_packages(setting: &Setting, tool: &str, step: &NewStep) {
     let installs = step.run.iter().any(|word| word.contains("pip")) && step.run.iter().any(|word| word.contains("install"));
     let Ok(definition) = definition::of(setting.view(), tool, Scope::Project) else { return };
     let rules = &definition.found.recipe.run.activate;

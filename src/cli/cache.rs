@@ -16,7 +16,7 @@ use silo_tool::record::Installed;
 use silo_tool::share;
 use silo_tool::{collect, usage};
 
-use super::context::{Globals, Setting, look, setting};
+use super::context::{Globals, Setting, open_for_reading, setting};
 use super::error::Failure;
 use super::flags::{Effect, Format};
 use super::push::SignArgs;
@@ -179,7 +179,7 @@ fn report(setting: &Setting, args: &Report) -> Result<ExitCode, Failure> {
 }
 
 fn list(setting: &Setting, args: &List) -> Result<ExitCode, Failure> {
-    let images = setting.look(|context| Ok(usage::images(context)?))?;
+    let images = setting.read_only(|context| Ok(usage::images(context)?))?;
     if args.json {
         let row = |row: &usage::ImageUsage| {
             serde_json::json!({
@@ -241,7 +241,7 @@ fn push(setting: &Setting, args: &Push) -> Result<ExitCode, Failure> {
         ));
     }
     let locations: Vec<Location> = locations.iter().map(|text| located(text)).collect::<Result<_, _>>()?;
-    let mut tools = image_view::tools(&look(setting)?)?;
+    let mut tools = image_view::tools(&open_for_reading(setting)?)?;
     if let Some(unknown) = args.tools.iter().find(|name| !tools.iter().any(|tool| tool.name == **name)) {
         return Err(Failure::found(
             format!("{} is not installed", sanitize::line(unknown)),
@@ -297,7 +297,7 @@ pub fn push_made(setting: &Setting, names: &[&str]) {
             return Err(Failure::found("there is no key to sign with", "`silo key new NAME` makes one"));
         };
         let locations: Vec<Location> = locations.iter().map(|text| located(text)).collect::<Result<_, _>>()?;
-        let mut tools = image_view::tools(&look(setting)?)?;
+        let mut tools = image_view::tools(&open_for_reading(setting)?)?;
         tools.retain(|tool| names.contains(&tool.name.as_str()));
         push_all(setting, &locations, &tools, Some(&signer))
     })();

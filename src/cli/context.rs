@@ -88,7 +88,7 @@ static TOLD_OF_UNUSED: Once = Once::new();
 /// Reports old-format settings only once per process.
 static TOLD_OF_OLDER: Once = Once::new();
 
-fn tell_of_older(older: &LegacySettings) {
+fn note_older_settings(older: &LegacySettings) {
     let left: String = older.left.iter().map(|left| format!("\n  not taken: {}", left.escape_debug())).collect();
     ui::note(&format!("{} is in the older form (YAML); `silo config migrate` writes it as silo.toml{left}", sanitize::path(&older.path)));
 }
@@ -122,7 +122,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         TOLD_OF_UNUSED.call_once(|| ui::note(&nearest.to_string()));
     }
     let (project_settings, projects) = read::of_project(&files)?;
-    TOLD_OF_OLDER.call_once(|| older.iter().chain(&projects).for_each(tell_of_older));
+    TOLD_OF_OLDER.call_once(|| older.iter().chain(&projects).for_each(note_older_settings));
     let mine = [
         (project_settings.trust.is_some(), "trust"),
         (project_settings.cache != Cache::default(), "cache"),
@@ -157,7 +157,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
 }
 
 /// Opens the built images for reading. No collection runs until the result is dropped.
-pub fn look(setting: &Setting) -> Result<LockedHome<'_>, Failure> {
+pub fn open_for_reading(setting: &Setting) -> Result<LockedHome<'_>, Failure> {
     Ok(LockedHome::new(setting.view(), &setting.store)?)
 }
 
@@ -233,11 +233,11 @@ impl Setting {
             signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&self.stop)).map_err(Failure::other)?;
             signal_hook::flag::register(signal, Arc::clone(&self.stop)).map_err(Failure::other)?;
         }
-        self.look(work)
+        self.read_only(work)
     }
 
     /// Runs read-only `work`. Ctrl-C ends the program immediately, also at a later question.
-    pub fn look<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+    pub fn read_only<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         let sink = |event| self.ui.show(event);
         let usual = if self.machine.is_none() { self.images(tier::usual_of_steps)? } else { None };
         let second = if usual.is_none() && self.machine.is_none() { self.images(tier::second_of_steps)? } else { None };

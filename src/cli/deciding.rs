@@ -28,7 +28,7 @@ pub fn open(setting: &Setting) -> Result<Option<View>, Failure> {
     let is_free = apply::is_unfinished(&session).map_err(failure)? && session.lock().is_ok();
     let mut view = View::open(session).map_err(failure)?;
     if is_free {
-        settle(&mut view)?;
+        finish_interrupted(&mut view)?;
         view.session.unlock();
     }
     Ok(Some(view))
@@ -40,12 +40,12 @@ pub fn locked(setting: &Setting) -> Result<Option<View>, Failure> {
     let Some(mut session) = session else { return Ok(None) };
     session.lock().map_err(failure)?;
     let mut view = View::open(session).map_err(failure)?;
-    settle(&mut view)?;
+    finish_interrupted(&mut view)?;
     Ok(Some(view))
 }
 
-fn settle(view: &mut View) -> Result<(), Failure> {
-    for line in apply::settle(view, now()).map_err(failure)? {
+fn finish_interrupted(view: &mut View) -> Result<(), Failure> {
+    for line in apply::finish_interrupted(view, now()).map_err(failure)? {
         ui::note(&format!("a decision of a killed command was undone: {line}"));
     }
     Ok(())

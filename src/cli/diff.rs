@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use silo_insight::diff::{self, render};
 use silo_insight::image_view;
 
-use super::context::{Globals, look, setting};
+use super::context::{Globals, open_for_reading, setting};
 use super::error::Failure;
 use super::ui;
 
@@ -45,9 +45,9 @@ fn compare(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         (false, false) => render::Part::Outline,
     };
     let setting = setting(globals)?;
-    let look = look(&setting)?;
-    let a = diff::side(&look, &image_view::subject(&look, &args.a)?)?;
-    let b = diff::side(&look, &image_view::subject(&look, &args.b)?)?;
+    let home = open_for_reading(&setting)?;
+    let a = diff::side(&home, &image_view::subject(&home, &args.a)?)?;
+    let b = diff::side(&home, &image_view::subject(&home, &args.b)?)?;
     let difference = part.of(diff::diff(&a, &b));
     if args.json {
         ui::json(&render::json(&a, &b, &difference, part))?;

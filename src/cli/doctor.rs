@@ -262,7 +262,7 @@ fn home_check(home: &Home) -> Check {
 
 fn mirrors(setting: &Setting) -> Result<Check, Failure> {
     let name = "Debian mirrors";
-    let mirrors = setting.look(|context| Ok(context.mirrors()))?;
+    let mirrors = setting.read_only(|context| Ok(context.mirrors()))?;
     let count = |archive| mirrors.candidates(&archive, "x", None).len();
     let (main, security) = (count(Archive::Main), count(Archive::Security));
     Ok(if main > 0 && security > 0 {

@@ -173,7 +173,7 @@ fn why(setting: &Setting, prefix: &str, format: Format) -> Result<ExitCode, Fail
         let message = format!("\"{prefix}\" is not the beginning of an id");
         return Err(Failure::usage(message, "write at least four of its digits, as `silo cache list` shows them"));
     }
-    let found = setting.look(|context| Ok(usage::why(context, prefix)?))?;
+    let found = setting.read_only(|context| Ok(usage::why(context, prefix)?))?;
     if found.is_empty() {
         let message = format!("no layer or image has the id prefix {prefix}");
         return Err(Failure::found(message, "`silo cache list` shows the images"));

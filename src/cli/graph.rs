@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use silo_insight::graph::{self, svg, text_formats};
 use silo_insight::image_view;
 
-use super::context::{Globals, look, setting};
+use super::context::{Globals, open_for_reading, setting};
 use super::error::Failure;
 use super::ui;
 
@@ -37,8 +37,8 @@ enum Format {
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
-    let look = look(&setting)?;
-    let inside = image_view::named(&look, &args.image)?;
+    let home = open_for_reading(&setting)?;
+    let inside = image_view::named(&home, &args.image)?;
     let head = graph::head(&inside);
     let graph = graph::graph(&head, &inside.layers);
     let text = match args.format {

@@ -8,7 +8,7 @@ use silo_insight::display;
 use silo_insight::log::{self, Log};
 use silo_insight::network;
 
-use super::context::{Globals, Setting, look, setting};
+use super::context::{Globals, Setting, open_for_reading, setting};
 use super::error::Failure;
 use super::log_runs;
 use super::ui;
@@ -40,10 +40,10 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if args.runs {
         return log_runs::show(&setting, args.step.as_deref(), log_runs::Form::of_flags(args.path, args.json));
     }
-    let look = look(&setting)?;
+    let home = open_for_reading(&setting)?;
     let logs = match &args.step {
-        Some(word) => log::named(&look, word)?,
-        None => log::list(&look)?,
+        Some(word) => log::named(&home, word)?,
+        None => log::list(&home)?,
     };
     if args.path {
         ui::data(&logs.iter().map(|log| format!("{}\n", sanitize::path(&log.path))).collect::<String>())?;

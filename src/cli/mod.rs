@@ -250,7 +250,7 @@ fn attended(command: &Command) -> Option<&'static str> {
         Command::Cache(_) => "cache",
         Command::Prune(_) => "prune",
         Command::Clean(_) => "clean",
-        Command::Review(args) if !args.looks() => "review",
+        Command::Review(args) if !args.waits_for_program() => "review",
         Command::Apply(_) => "apply",
         Command::Config(_) => "config",
         _ => return None,

@@ -68,7 +68,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let Verb::Ls(args) = &args.verb;
     let setting = setting(globals)?;
     let listed = clean::known(&setting.home)?.into_iter().filter(|project| !args.orphaned || project.is_orphaned());
-    let rows = setting.look(|context| {
+    let rows = setting.read_only(|context| {
         let row = |project: Project| {
             let reviews = clean::reviews(context.home, std::slice::from_ref(&project))?;
             let bytes = usage::of_project(context, &project)? + reviews.iter().map(|review| review.bytes).sum::<u64>();
@@ -127,7 +127,7 @@ pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
         ui::data("no project's directory is gone\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let own = setting.look(|context| Ok(clean::own(context, &chosen)?))?;
+    let own = setting.read_only(|context| Ok(clean::own(context, &chosen)?))?;
     let found = &own.measured;
     let verb = if args.dry_run { "would be forgotten" } else { "will be forgotten" };
     let mut text = String::new();

@@ -15,7 +15,7 @@ use silo_tool::keys::{self, Choice};
 use silo_tool::record::Installed;
 use silo_tool::share;
 
-use super::context::{Globals, Setting, look, setting};
+use super::context::{Globals, Setting, open_for_reading, setting};
 use super::env;
 use super::error::Failure;
 use super::ui;
@@ -118,12 +118,12 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 pub fn claims(setting: &Setting, id: ImageId, tool: Option<&Installed>) -> Result<Vec<Claim>, Failure> {
     let lock = tool.map(|tool| share::lock_of(setting.view(), tool)).transpose()?.flatten();
     let derivations = image::derivations(&setting.home, id).map_err(Failure::other)?;
-    Ok(provenance::claims(&image_view::open(&look(setting)?, id)?, lock.as_deref(), &derivations)?)
+    Ok(provenance::claims(&image_view::open(&open_for_reading(setting)?, id)?, lock.as_deref(), &derivations)?)
 }
 
 /// Returns the image that an argument names, and its tool.
 fn subject(setting: &Setting, word: &str) -> Result<(ImageId, Option<Installed>), Failure> {
-    match image_view::subject(&look(setting)?, word)? {
+    match image_view::subject(&open_for_reading(setting)?, word)? {
         Subject::Image(inside) => {
             let named = inside.tools.iter().find(|tool| tool.name == word).or_else(|| inside.tools.first()).cloned();
             Ok((inside.id, named))

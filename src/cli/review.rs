@@ -48,7 +48,7 @@ pub struct Args {
 
 impl Args {
     /// True if a program looks at the changes: then silo only waits.
-    pub fn looks(&self) -> bool {
+    pub fn waits_for_program(&self) -> bool {
         self.mount || !self.command.is_empty()
     }
 }
@@ -56,8 +56,8 @@ impl Args {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let view = open(&setting)?;
-    if args.looks() {
-        return look(&setting, view, args);
+    if args.waits_for_program() {
+        return run_program(&setting, view, args);
     }
     let mut all = match &view {
         Some(view) => deciding::weighed(&setting, view)?,
@@ -90,7 +90,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 /// Runs a program that sees the project with its changes.
 ///
 /// The program is not in a sandbox. It could obey a change: git, for example, runs commands that the configuration of a new repository names.
-fn look(setting: &Setting, view: Option<View>, args: &Args) -> Result<ExitCode, Failure> {
+fn run_program(setting: &Setting, view: Option<View>, args: &Args) -> Result<ExitCode, Failure> {
     let Some(view) = view else {
         return Err(Failure::usage("this project has no changes to review", "`silo run --review TOOL` makes some"));
     };

@@ -288,7 +288,7 @@ pub(super) fn launched(
     let own = !visible.no_project;
     let by_shim = visible.by_shim;
     let (spec, mut leases) = planned(&setting, &target, visible.options(allow))?;
-    tell_of_unseen(&setting, &target, &spec, by_shim)?;
+    note_invisible_script(&setting, &target, &spec, by_shim)?;
     if own {
         leases.begin(&setting.home, &setting.files).map_err(Failure::from)?;
     }
@@ -357,7 +357,7 @@ fn planned(setting: &Setting, target: &Target, options: Options) -> Result<(Spec
 }
 
 /// Notes that the script on the command line is not visible in the sandbox, and suggests alternatives.
-fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Option<ChoiceReason>) -> Result<(), Failure> {
+fn note_invisible_script(setting: &Setting, target: &Target, spec: &Spec, by_shim: Option<ChoiceReason>) -> Result<(), Failure> {
     let Some(script) = invisible_files::script(spec, &env::cwd()?, &target.args) else { return Ok(()) };
     let tool = &target.tool.name;
     let mut ways = Vec::new();

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use silo_insight::image_view;
 use silo_insight::sbom::{self, cyclonedx, spdx};
 
-use super::context::{Globals, look, setting};
+use super::context::{Globals, open_for_reading, setting};
 use super::error::Failure;
 use super::ui;
 
@@ -33,7 +33,7 @@ enum Format {
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
-    let bill = sbom::bill(&image_view::named(&look(&setting)?, &args.image)?)?;
+    let bill = sbom::bill(&image_view::named(&open_for_reading(&setting)?, &args.image)?)?;
     let value = match args.format {
         Format::Spdx => spdx::write(&bill),
         Format::Cyclonedx => cyclonedx::write(&bill),

@@ -199,7 +199,7 @@ pub fn shadowed(setting: &Setting, names: &[&str]) -> Vec<(String, std::path::Pa
     let shims = search::identity(&setting.home.program());
     let first = |name: &&str| search::all(std::ffi::OsStr::new(name), &path).next();
     let named = names.iter().filter_map(|name| Some(((*name).to_owned(), first(name)?)));
-    named.filter(|(_, file)| !launchers::leads_to_silo(file, shims)).collect()
+    named.filter(|(_, file)| !launchers::starts_silo(file, shims)).collect()
 }
 
 /// Returns the line that puts the shim directory first on PATH, for the user's shell.

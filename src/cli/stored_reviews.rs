@@ -15,7 +15,7 @@ use super::ui;
 /// Checks the reviews of all projects; `None` if there are none.
 pub fn check(home: &Home) -> Option<Check> {
     let name = "reviews";
-    let found = match stored_reviews::look(&home.reviews()) {
+    let found = match stored_reviews::list_all(&home.reviews()) {
         Ok(found) => found,
         Err(error) => {
             let cure = "make the directory readable".to_owned();
@@ -55,7 +55,7 @@ fn describe(one: &StoredReview) -> Option<String> {
 
 /// Finishes or undoes the decisions of killed commands.
 pub fn fix(home: &Home) -> Result<(), Failure> {
-    let found = stored_reviews::look(&home.reviews()).map_err(deciding::failure)?;
+    let found = stored_reviews::list_all(&home.reviews()).map_err(deciding::failure)?;
     for project in found.into_iter().filter(|one| one.state == State::Unfinished).filter_map(|one| one.project) {
         let Some(mut session) = Session::find(&home.reviews(), &project).map_err(deciding::failure)? else { continue };
         // A command that came in between finishes it.
@@ -63,7 +63,7 @@ pub fn fix(home: &Home) -> Result<(), Failure> {
             continue;
         }
         let mut view = View::open(session).map_err(deciding::failure)?;
-        let lines = apply::settle(&mut view, deciding::now()).map_err(deciding::failure)?;
+        let lines = apply::finish_interrupted(&mut view, deciding::now()).map_err(deciding::failure)?;
         let shown = sanitize::path(&project);
         ui::note(&format!("finished the decision of a killed command about {shown}"));
         lines.iter().for_each(|line| ui::note(&format!("the decision was undone: {line}")));

@@ -7,7 +7,7 @@ use silo_insight::image_view;
 use silo_ship::vendor::Vendored;
 use silo_tool::{definition, vendor};
 
-use super::context::{Globals, Setting, look, setting};
+use super::context::{Globals, Setting, open_for_reading, setting};
 use super::error::Failure;
 use super::push::SignArgs;
 use super::{cache, ui};
@@ -73,7 +73,7 @@ fn tools(setting: &Setting, args: &Args) -> Result<Vec<String>, Failure> {
     }
     let mut tools: Vec<String> = definition::claimed(setting.view())?.into_iter().collect();
     if tools.is_empty() {
-        tools = image_view::tools(&look(setting)?)?.into_iter().map(|tool| tool.name).collect();
+        tools = image_view::tools(&open_for_reading(setting)?)?.into_iter().map(|tool| tool.name).collect();
     }
     if tools.is_empty() {
         return Err(Failure::usage("there is no tool whose inputs could be copied", "name one, as in `silo vendor /srv/vendor python`"));

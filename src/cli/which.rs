@@ -76,7 +76,7 @@ fn rows(setting: &Setting, table: &Table, claims: &Claims, name: &str) -> Result
     let mut rows = Vec::new();
     let of_tool = |file, (tool, why): (String, String)| Row { file, why: format!("{tool} in a sandbox: {why}"), tool: Some(tool) };
     for file in search::all(OsStr::new(name), &env::path()) {
-        if launchers::leads_to_silo(&file, ours) {
+        if launchers::starts_silo(&file, ours) {
             rows.extend(tool.take().map(|tool| of_tool(Some(file), tool)));
         } else {
             rows.push(Row { file: Some(file), tool: None, why: others.clone() });

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use silo_insight::why::{self, render};
 
-use super::context::{Globals, look, setting};
+use super::context::{Globals, open_for_reading, setting};
 use super::error::Failure;
 use super::ui;
 
@@ -32,7 +32,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         _ => return Err(Failure::usage("the tool is named twice", "silo why <TOOL> <WHAT>, or silo why <WHAT> --tool <TOOL>")),
     };
     let setting = setting(globals)?;
-    let answer = why::why(&look(&setting)?, tool, what)?;
+    let answer = why::why(&open_for_reading(&setting)?, tool, what)?;
     if args.json {
         ui::json(&render::json(&answer))?;
     } else {

@@ -32,11 +32,11 @@ pub struct ScanOptions<'a> {
 
 /// Scans the project at a canonical path.
 pub fn scan_project(project: &Path, asked: &ScanOptions<'_>) -> Result<Guards, Error> {
-    look_since(project, asked, None)
+    scan_since(project, asked, None)
 }
 
 /// Scans the project without reading files that are unchanged since `before` according to the kernel.
-pub(super) fn look_since(project: &Path, asked: &ScanOptions<'_>, before: Option<&Guards>) -> Result<Guards, Error> {
+pub(super) fn scan_since(project: &Path, asked: &ScanOptions<'_>, before: Option<&Guards>) -> Result<Guards, Error> {
     let failed = |source| Error::Project { path: project.to_owned(), source };
     let dir = Dir::open(project).map_err(failed)?;
     let known = before.map_or(KnownPrints::Nothing, |before| KnownPrints::Since(&before.prints));
@@ -50,7 +50,7 @@ pub(super) fn look_since(project: &Path, asked: &ScanOptions<'_>, before: Option
             guards.obeyed.entry(path).and_modify(|known| known.act = known.act.min(line.act)).or_insert(whose);
         }
     }
-    whole_directories(&dir, &mut guards);
+    guard_whole_directories(&dir, &mut guards);
     let guard = |of: &str| Obeyed { act: GuardAction::Guard, of: of.to_owned() };
     if let Some(recipes) = asked.recipes {
         guards.obeyed.insert(recipes.into(), guard("Silo"));
@@ -98,7 +98,7 @@ fn print_all(printer: &Printer<'_>, project: &Path, guards: &mut Guards) -> Resu
 }
 
 /// Guards a directory as a whole if it contains only guarded files, because a directory mount survives replaced files.
-fn whole_directories(dir: &Dir, guards: &mut Guards) {
+fn guard_whole_directories(dir: &Dir, guards: &mut Guards) {
     let parents: BTreeSet<PathBuf> = guards.read_only().iter().filter_map(|path| path.parent()).map(Path::to_owned).collect();
     for parent in parents.into_iter().filter(|parent| !parent.as_os_str().is_empty()) {
         let Ok(names) = dir.dir(&parent).and_then(|dir| dir.list(guards.obeyed.len())) else { continue };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::difference::{self, Difference};
 use super::error::Error;
 use super::guards::Guards;
-use super::scan::{ScanOptions, look_since};
+use super::scan::{ScanOptions, scan_since};
 
 /// The state at the start, and all differences so far.
 #[derive(Debug)]
@@ -25,14 +25,14 @@ impl Watch {
 
     /// Scans again, without reading files that are unchanged according to the kernel.
     pub fn tick(&mut self, asked: &ScanOptions<'_>) -> Result<(), Error> {
-        self.last = look_since(&self.project, asked, Some(&self.last))?;
+        self.last = scan_since(&self.project, asked, Some(&self.last))?;
         self.note();
         Ok(())
     }
 
     /// Does a last, complete scan. Returns every difference ever seen, and an error if the scan was incomplete.
     pub fn finish(mut self, asked: &ScanOptions<'_>) -> (BTreeMap<PathBuf, Difference>, Option<Error>) {
-        let failed = match look_since(&self.project, asked, None) {
+        let failed = match scan_since(&self.project, asked, None) {
             Ok(last) => {
                 self.last = last;
                 None
@@ -40,7 +40,7 @@ impl Watch {
             Err(error) => {
                 // A program can create any number of files in subdirectories; this must not hide changes in the top directory.
                 let known: Vec<_> = asked.nested.iter().filter(|(path, _)| self.start.prints.contains_key(path)).cloned().collect();
-                if let Ok(last) = look_since(&self.project, &ScanOptions { nested: &known, ..asked.clone() }, None) {
+                if let Ok(last) = scan_since(&self.project, &ScanOptions { nested: &known, ..asked.clone() }, None) {
                     self.last = last;
                 }
                 Some(error)

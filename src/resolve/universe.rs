@@ -241,7 +241,7 @@ impl<'a> Universe<'a> {
 
     /// Returns the candidates that satisfy a relation, apt's first choice first.
     pub fn targets(&self, relation: &Relation<'_>, origin: Origin) -> Vec<Id> {
-        let fitting = self.bearers(relation, origin).filter(|bearer| relation.admits(bearer.version));
+        let fitting = self.providers_of(relation, origin).filter(|bearer| relation.admits(bearer.version));
         let mut targets: Vec<Id> = fitting.map(|bearer| bearer.id).collect();
         if let Origin::Conflict(owner) = origin {
             targets.retain(|target| self.package(*target).name != self.package(owner).name);
@@ -290,12 +290,12 @@ impl<'a> Universe<'a> {
     }
 
     fn member(&self, relation: Relation<'a>, origin: Origin) -> Member<'a> {
-        let touching = self.bearers(&relation, origin).map(|bearer| bearer.id).collect();
+        let touching = self.providers_of(&relation, origin).map(|bearer| bearer.id).collect();
         Member { relation, targets: self.targets(&relation, origin), touching }
     }
 
     /// Returns every candidate that has or provides the relation's name for a suitable architecture.
-    fn bearers(&self, relation: &Relation<'_>, origin: Origin) -> impl Iterator<Item = Provider<'a>> {
+    fn providers_of(&self, relation: &Relation<'_>, origin: Origin) -> impl Iterator<Item = Provider<'a>> {
         let real = self.by_name.iter().filter_map(|names| names.get(relation.name).copied()).filter(|id| self.is_admitted(*id));
         let real = real.map(|id| Provider { id, version: Some(self.package(id).version), only_for: None });
         let virtuals = self.providers.get(relation.name).into_iter().flatten().copied();

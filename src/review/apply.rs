@@ -22,7 +22,7 @@ use crate::choose::makes_dir;
 use crate::copying;
 use crate::decisions::{begin, decision, numbers};
 use crate::error::{Error, at};
-use crate::exchange::{change_mode, exchange, look, move_new};
+use crate::exchange::{change_mode, exchange, identity_of, move_new};
 use crate::mark::Mark;
 use crate::plan::{Action, Id, Operation, Phase, Plan};
 use crate::release;
@@ -115,7 +115,7 @@ pub fn last(session: &Session) -> Result<Option<u64>, Error> {
 }
 
 /// Finishes the decisions of killed commands, and removes old ones. Returns messages about files that changed here in between.
-pub fn settle(view: &mut View, now: u64) -> Result<Vec<String>, Error> {
+pub fn finish_interrupted(view: &mut View, now: u64) -> Result<Vec<String>, Error> {
     let mut lines = Vec::new();
     let all = numbers(&view.session)?;
     for (place, number) in all.iter().enumerate() {
@@ -328,11 +328,13 @@ fn step(project: &Dir, record: &Path, plan: &Plan, index: usize) -> io::Result<b
         Err(error) => return Err(error),
     };
     let staged = plan.staged(index);
-    let now = look(&dir, &name)?;
+    let now = identity_of(&dir, &name)?;
     match operation.action {
         Action::Put => {
             let after = operation.after.ok_or(io::ErrorKind::InvalidData)?;
-            if now.is_some_and(|now| now.is_same_file(&after)) && look(&dir, &staged)?.is_none_or(|staged| !staged.is_same_file(&after)) {
+            if now.is_some_and(|now| now.is_same_file(&after))
+                && identity_of(&dir, &staged)?.is_none_or(|staged| !staged.is_same_file(&after))
+            {
                 return Ok(true);
             }
             if now != operation.before {
@@ -342,7 +344,7 @@ fn step(project: &Dir, record: &Path, plan: &Plan, index: usize) -> io::Result<b
                 None => move_new(&dir, &staged, &name),
                 Some(before) => {
                     exchange(&dir, &staged, &name)?;
-                    if look(&dir, &staged)? == Some(before) {
+                    if identity_of(&dir, &staged)? == Some(before) {
                         return Ok(true);
                     }
                     exchange(&dir, &staged, &name)?;
@@ -351,7 +353,7 @@ fn step(project: &Dir, record: &Path, plan: &Plan, index: usize) -> io::Result<b
             }
         }
         Action::Remove => {
-            if let Some(gone) = look(&dir, &staged)? {
+            if let Some(gone) = identity_of(&dir, &staged)? {
                 return Ok(operation.before == Some(gone));
             }
             if record.join("old").join(index.to_string()).symlink_metadata().is_ok() {
@@ -364,7 +366,7 @@ fn step(project: &Dir, record: &Path, plan: &Plan, index: usize) -> io::Result<b
             if !move_new(&dir, &name, &staged)? {
                 return Ok(false);
             }
-            if look(&dir, &staged)? == operation.before {
+            if identity_of(&dir, &staged)? == operation.before {
                 return Ok(true);
             }
             move_new(&dir, &staged, &name)?;
@@ -392,7 +394,7 @@ fn keep(project: &Dir, record: &Path, plan: &Plan, index: usize) -> Result<(), E
         Err(error) => return Err(at("open", &path)(error)),
     };
     let staged = plan.staged(index);
-    if look(&dir, &staged).map_err(at("read", &path))?.is_none() {
+    if identity_of(&dir, &staged).map_err(at("read", &path))?.is_none() {
         return Ok(());
     }
     let old = record.join("old").join(index.to_string());
@@ -434,7 +436,7 @@ fn back(project: &Dir, plan: &Plan, index: usize) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     let staged = plan.staged(index);
-    let (now, aside) = (look(&dir, &name)?, look(&dir, &staged)?);
+    let (now, aside) = (identity_of(&dir, &name)?, identity_of(&dir, &staged)?);
     match operation.action {
         Action::Put if now.is_some() && now == operation.after => match (operation.before, aside) {
             (Some(_), Some(_)) => exchange(&dir, &staged, &name),
@@ -455,7 +457,7 @@ fn unstage_new(project: &Dir, plan: &Plan) {
     for index in 0..plan.operations.len() {
         let Ok((dir, _)) = plan.target(project, index) else { continue };
         let staged = plan.staged(index);
-        let aside = look(&dir, &staged).ok().flatten();
+        let aside = identity_of(&dir, &staged).ok().flatten();
         if aside.is_some_and(|aside| plan.operations[index].after.is_some_and(|after| aside.is_same_file(&after))) {
             // It is a copy.
             let _ = removal::remove_at(dir.as_fd(), &staged, Path::new("a staged file"));

@@ -62,7 +62,7 @@ impl Base {
     }
 
     /// Marks the files of a project. `before` is the record of earlier runs, and `upper` the layer.
-    pub fn look(project: &Dir, upper: &Dir, before: Option<&Base>, moments: Moments) -> Base {
+    pub fn mark(project: &Dir, upper: &Dir, before: Option<&Base>, moments: Moments) -> Base {
         let mut base = Base::default();
         // Each directory with the state of the layer there.
         let mut dirs = vec![(PathBuf::new(), Layer::Through)];
@@ -194,7 +194,7 @@ mod tests {
         fs::create_dir(&upper).expect("made");
         fs::write(project.join(OsStr::from_bytes(b"a/\t\n\xff")), "x").expect("written");
         let (project, upper) = (Dir::open(&project).expect("there"), Dir::open(&upper).expect("there"));
-        let base = Base::look(&project, &upper, None, EARLY);
+        let base = Base::mark(&project, &upper, None, EARLY);
         assert_eq!(base.marks.len(), 3);
         let record = place.path().join("base");
         base.write(&record).expect("written");
@@ -215,7 +215,7 @@ mod tests {
             fs::write(project.join(name), "x").expect("written");
         }
         let (project_dir, upper_dir) = (Dir::open(&project).expect("there"), Dir::open(&upper).expect("there"));
-        let first = Base::look(&project_dir, &upper_dir, None, EARLY);
+        let first = Base::mark(&project_dir, &upper_dir, None, EARLY);
         fs::write(upper.join("changed"), "inside").expect("written");
         fs::write(upper.join("gone"), "inside").expect("written");
         fs::write(upper.join("new"), "inside").expect("written");
@@ -223,13 +223,13 @@ mod tests {
             fs::write(project.join(name), "longer").expect("written");
         }
         fs::remove_file(project.join("gone")).expect("there");
-        let second = Base::look(&project_dir, &upper_dir, Some(&first), EARLY);
+        let second = Base::mark(&project_dir, &upper_dir, Some(&first), EARLY);
         for (name, is_first) in [("seen", false), ("changed", true), ("gone", true), ("new", true)] {
             assert_eq!(second.get(Path::new(name)) == first.get(Path::new(name)), is_first, "{name}");
         }
         assert_eq!(second.get(Path::new("new")), None);
         // Without a record, a file that changed after the start is unknown.
-        let none = Base::look(&project_dir, &upper_dir, None, Moments { review: 0, run: 0 });
+        let none = Base::mark(&project_dir, &upper_dir, None, Moments { review: 0, run: 0 });
         assert_eq!(none.get(Path::new("changed")), Some(&Mark::Unknown));
     }
 }

@@ -12,7 +12,7 @@ use crate::copying;
 use crate::plan::Id;
 
 /// Returns the identity of a name in a directory.
-pub fn look(dir: &Dir, name: &OsStr) -> io::Result<Option<Id>> {
+pub fn identity_of(dir: &Dir, name: &OsStr) -> io::Result<Option<Id>> {
     match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(Id::of(&stat))),
         Err(Errno::NOENT) => Ok(None),
@@ -26,7 +26,7 @@ pub fn move_new(dir: &Dir, from: &OsStr, to: &OsStr) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
         // A file system without such renames.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match look(dir, to)? {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match identity_of(dir, to)? {
             Some(_) => Ok(false),
             None => dir.rename(from, to).map(|()| true),
         },

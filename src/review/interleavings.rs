@@ -225,7 +225,7 @@ fn one(seed: u64) {
         if !early {
             std::thread::sleep(std::time::Duration::from_millis(8));
         }
-        session.look().expect("marked");
+        session.mark_files().expect("marked");
         for _ in 0..world.random.next(6) {
             world.inside(&session);
         }
@@ -242,7 +242,7 @@ fn one(seed: u64) {
             0 => {
                 let chosen = choose(&all, &Choice::All).expect("all");
                 killed(&mut view, &all, &chosen, &mut world.random).map(|()| {
-                    let lines = apply::settle(&mut view, round).expect("settled");
+                    let lines = apply::finish_interrupted(&mut view, round).expect("settled");
                     assert!(lines.is_empty(), "{seed}: {lines:?}");
                 })
             }

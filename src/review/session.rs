@@ -182,10 +182,10 @@ impl Session {
     }
 
     /// Marks the project's files for the current run.
-    pub fn look(&self) -> Result<(), Error> {
+    pub fn mark_files(&self) -> Result<(), Error> {
         let project = self.project();
         let project = Dir::open(&project).map_err(at("open", &project))?;
-        let base = Base::look(&project, &self.open_upper()?, self.base()?.as_ref(), self.moments());
+        let base = Base::mark(&project, &self.open_upper()?, self.base()?.as_ref(), self.moments());
         self.write_base(&base)
     }
 
@@ -217,8 +217,8 @@ pub struct Observer(Session);
 
 impl Observer {
     /// Marks the files.
-    pub fn look(&self) -> Result<(), Error> {
-        self.0.look()
+    pub fn mark_files(&self) -> Result<(), Error> {
+        self.0.mark_files()
     }
 }
 

@@ -66,14 +66,14 @@ pub struct Removed {
 }
 
 /// Lists all reviews by directory, without changes.
-pub fn look(reviews: &Path) -> Result<Vec<StoredReview>, Error> {
+pub fn list_all(reviews: &Path) -> Result<Vec<StoredReview>, Error> {
     dirs(reviews)?.into_iter().filter(|dir| !is_removed(dir)).map(|dir| judge(&dir)).collect()
 }
 
 /// Computes the result of [`sweep`] and removes nothing.
 pub fn foresee(reviews: &Path, now: SystemTime, min_age: Duration) -> Result<Removed, Error> {
     let mut removed = Removed::default();
-    for stored in look(reviews)? {
+    for stored in list_all(reviews)? {
         if stored.is_unneeded(now, min_age) {
             removed.reviews += 1;
             removed.bytes += stored.bytes;
@@ -92,7 +92,7 @@ pub fn sweep(reviews: &Path, now: SystemTime, min_age: Duration) -> Result<Remov
         removal::remove_tree(dir)?;
     }
     let mut removed = Removed::default();
-    for stored in look(reviews)? {
+    for stored in list_all(reviews)? {
         if stored.is_unneeded(now, min_age) {
             if remove(&stored, &|again| again.is_unneeded(now, min_age))? {
                 removed.reviews += 1;
@@ -114,7 +114,7 @@ pub fn sweep(reviews: &Path, now: SystemTime, min_age: Duration) -> Result<Remov
 /// Removes the reviews of the project at a path, with undecided changes. Fails if one is in use.
 pub fn remove_of(reviews: &Path, project: &Path) -> Result<Removed, Error> {
     let mut removed = Removed::default();
-    for stored in look(reviews)?.into_iter().filter(|stored| stored.project.as_deref() == Some(project)) {
+    for stored in list_all(reviews)?.into_iter().filter(|stored| stored.project.as_deref() == Some(project)) {
         if !remove(&stored, &|again| again.state != State::Busy)? {
             return Err(Error::Busy { project: project.to_owned() });
         }
@@ -251,13 +251,13 @@ mod tests {
         }
 
         fn states(&self) -> Vec<State> {
-            let mut found = look(&self.reviews()).expect("looked");
+            let mut found = list_all(&self.reviews()).expect("looked");
             found.sort_by_key(|stored| stored.project.clone());
             found.iter().map(|stored| stored.state).collect()
         }
 
         fn age(&self, age: Duration) {
-            for stored in look(&self.reviews()).expect("looked") {
+            for stored in list_all(&self.reviews()).expect("looked") {
                 let file = File::options().write(true).open(stored.dir.join("session.json")).expect("ours");
                 file.set_modified(SystemTime::now() - age).expect("ours");
             }
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn only_reviews_without_a_project_or_without_changes_are_removed() {
         let ground = Ground { place: tempfile::tempdir().expect("a directory") };
-        assert_eq!(look(&ground.reviews()).expect("none"), []);
+        assert_eq!(list_all(&ground.reviews()).expect("none"), []);
         let gone = ground.run("a-gone", Some("file"));
         ground.run("b-waiting", Some("file"));
         ground.run("c-empty", None);

@@ -67,7 +67,7 @@ pub fn begin(asked: &Asked<'_>, project: &OpenedPath) -> Result<Layered, Error> 
         return Err(Error::usage("review mode needs Linux: this system has no overlay file system", hint));
     }
     let (mut mounts, mut all_opened, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-    let session = settled(Session::begin(asked.reviews, project.path(), asked.tool)?, &mut notes)?;
+    let session = finish_interrupted(Session::begin(asked.reviews, project.path(), asked.tool)?, &mut notes)?;
     let guests = [project.path(), Path::new(WORKSPACE)];
     for point in inner_mounts(project.path()) {
         let shown = sanitize::path(&point);
@@ -94,13 +94,13 @@ pub fn begin(asked: &Asked<'_>, project: &OpenedPath) -> Result<Layered, Error> 
 }
 
 /// Finishes the decisions of killed commands.
-fn settled(session: Session, notes: &mut Vec<String>) -> Result<Session, Error> {
+fn finish_interrupted(session: Session, notes: &mut Vec<String>) -> Result<Session, Error> {
     if !apply::is_unfinished(&session)? {
         return Ok(session);
     }
     let mut view = View::open(session)?;
     // Without the time, no decision is too old to keep.
-    let lines = apply::settle(&mut view, 0)?;
+    let lines = apply::finish_interrupted(&mut view, 0)?;
     notes.extend(lines.iter().map(|line| format!("a decision of a killed command was undone: {line}")));
     Ok(view.session)
 }
@@ -115,7 +115,7 @@ impl Reviewing {
     pub fn start(&mut self) {
         let observer = self.session.observer();
         // Without a thread, the end of the run marks them.
-        self.marking = thread::apart(move || observer.look()).ok();
+        self.marking = thread::apart(move || observer.mark_files()).ok();
     }
 
     /// Completes the marks after the run.
@@ -123,8 +123,8 @@ impl Reviewing {
         // A decision opens the layer of the repository again.
         drop(self.layer.take());
         let marked = match self.marking.take() {
-            Some(thread) => thread.join().unwrap_or_else(|_| self.session.look()),
-            None => self.session.look(),
+            Some(thread) => thread.join().unwrap_or_else(|_| self.session.mark_files()),
+            None => self.session.mark_files(),
         };
         let failed = marked.err().map(|error| {
             let cause = error_chain::of(&error).join(": ");

@@ -101,7 +101,7 @@ struct MachineImages {
 
 fn parts(images: Images<'_>) -> Result<MachineImages, Error> {
     let own = found(images.home)?;
-    let own = own.ok_or_else(|| Error::missing("the vm tier needs an image for virtual machines", how_to_have_it()))?;
+    let own = own.ok_or_else(|| Error::missing("the vm tier needs an image for virtual machines", remedy()))?;
     let mut image_locks = vec![images.lock(&own)?];
     let kernel = kernel_of(images.home, &own)?;
     if kernel.image != own.image {
@@ -125,7 +125,7 @@ pub fn check(home: &Home) -> Result<Option<Check>, Error> {
 }
 
 /// Without a native tier, no build can run before there is a VM, so the image must be imported.
-fn how_to_have_it() -> String {
+fn remedy() -> String {
     if silo_launch::HAS_NATIVE {
         format!("silo install {VM}")
     } else {

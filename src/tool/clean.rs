@@ -166,7 +166,7 @@ pub fn known(home: &Home) -> Result<Vec<Project>, Error> {
             all.push(Project { path: owner.path, tools: BTreeMap::new(), last_used });
         }
     }
-    for review in stored_reviews::look(&home.reviews())? {
+    for review in stored_reviews::list_all(&home.reviews())? {
         let Some(path) = review.project.filter(|path| review.state != State::Empty && all.iter().all(|project| project.path != *path))
         else {
             continue;
@@ -181,7 +181,7 @@ pub fn known(home: &Home) -> Result<Vec<Project>, Error> {
 /// Returns the reviews of projects.
 pub fn reviews(home: &Home, projects: &[Project]) -> Result<Vec<StoredReview>, Error> {
     let is_theirs = |review: &StoredReview| projects.iter().any(|project| Some(&project.path) == review.project.as_ref());
-    Ok(stored_reviews::look(&home.reviews())?.into_iter().filter(is_theirs).collect())
+    Ok(stored_reviews::list_all(&home.reviews())?.into_iter().filter(is_theirs).collect())
 }
 
 /// Returns the size of projects' kept directories: caches, private state, excluded directories.

@@ -98,7 +98,7 @@ impl Server {
     /// Returns its lock, if it matches the server's definition and the tool's current lock.
     fn locked(&self, view: View<'_>) -> Result<Option<Lock>, Error> {
         let Some(base) = &self.base else { return Ok(None) };
-        Ok(lock_files::existing(view, &self.definition)?.filter(|lock| stands_on(lock, base)))
+        Ok(lock_files::existing(view, &self.definition)?.filter(|lock| includes(lock, base)))
     }
 
     fn root_name(&self, view: View<'_>) -> Result<RootName, Error> {
@@ -196,7 +196,7 @@ fn over(base: Lock, today: Lock, asked: PackageRequest) -> Lock {
 }
 
 /// Returns true if a lock has all entries of another one, unchanged.
-fn stands_on(lock: &Lock, base: &Lock) -> bool {
+fn includes(lock: &Lock, base: &Lock) -> bool {
     let of_base = |(arch, packages): (&Arch, &BTreeMap<String, Package>)| {
         let own = lock.packages.get(arch);
         packages.iter().all(|(name, package)| {

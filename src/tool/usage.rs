@@ -92,7 +92,7 @@ pub fn images(context: &Context<'_>) -> Result<Vec<ImageUsage>, gc_roots::Error>
             takes: takes.fresh,
             alone: takes.freed,
             last_used: image::last_used(context.home, id),
-            kept_by: who(&keepers, &Object::Image(id.digest())),
+            kept_by: keeper_names(&keepers, &Object::Image(id.digest())),
         });
     }
     rows.sort_by_key(|row| (std::cmp::Reverse(row.last_used), row.id));
@@ -135,7 +135,7 @@ pub fn why(context: &Context<'_>, prefix: &str) -> Result<Vec<Reasons>, gc_roots
     let mut found = Vec::new();
     for id in image::list(context.home)?.into_iter().filter(|id| begins(id)) {
         let thing = Object::Image(id.digest());
-        found.push(Reasons { thing, name: String::new(), kept_by: who(&keepers, &thing), images: Vec::new() });
+        found.push(Reasons { thing, name: String::new(), kept_by: keeper_names(&keepers, &thing), images: Vec::new() });
     }
     for id in layer::list(context.store)?.into_iter().filter(|id| begins(id)) {
         let thing = Object::Layer(id);
@@ -143,7 +143,7 @@ pub fn why(context: &Context<'_>, prefix: &str) -> Result<Vec<Reasons>, gc_roots
         let name = layer::read_manifest(context.store, &id).map(|manifest| manifest.record.name).unwrap_or_default();
         let having = made_of.iter().filter(|(_, layers)| layers.contains(&id));
         let images = having.filter_map(|(image, _)| ImageId::parse(&image.to_string())).collect();
-        found.push(Reasons { thing, name, kept_by: who(&keepers, &thing), images });
+        found.push(Reasons { thing, name, kept_by: keeper_names(&keepers, &thing), images });
     }
     Ok(found)
 }
@@ -153,7 +153,7 @@ fn marked(context: &Context<'_>) -> Result<(Vec<Keeper>, gc_roots::MadeOf), gc_r
     Ok((gc_roots::keepers(context.home, context.store, &made_of)?, made_of))
 }
 
-fn who(keepers: &[Keeper], thing: &Object) -> Vec<String> {
+fn keeper_names(keepers: &[Keeper], thing: &Object) -> Vec<String> {
     let keeps = |keeper: &&Keeper| match thing {
         Object::Image(id) => keeper.root.images.contains(id),
         Object::Layer(id) => keeper.root.layers.contains(id),

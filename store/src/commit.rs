@@ -87,7 +87,7 @@ impl Store {
 impl Stage {
     /// Makes the staged entries a layer, unless the store has it already.
     pub fn commit(mut self, record: &Record, _permission: &SharedLock) -> Result<Committed, CommitError> {
-        self.settle_dirs()?;
+        self.set_dir_times()?;
         let (id, index) = self.seal()?;
         let bytes = index.bytes();
         let text = index.to_text();

@@ -227,7 +227,7 @@ fn staged(store: &Store, id: &LayerId) -> Result<(Stage, Vec<u8>), FormError> {
         ReadError::Archive(source) => FormError::Archive { path: path.clone(), source },
         ReadError::Stage(error) => FormError::Stage(error),
     })?;
-    stage.settle_dirs()?;
+    stage.set_dir_times()?;
     let (found, index) = stage.seal()?;
     if found != *id {
         return Err(FormError::Identity { path, id: *id, found });

@@ -396,7 +396,7 @@ impl Stage {
     }
 
     /// Sets the constant mtime of every directory, after the last entry was added.
-    pub(crate) fn settle_dirs(&mut self) -> Result<(), PathError> {
+    pub(crate) fn set_dir_times(&mut self) -> Result<(), PathError> {
         let recorded = self.drafts.iter().filter(|(_, draft)| matches!(draft.node, DraftNode::Dir { .. }));
         let times = inode::times(normal::CONSTANT_MTIME_SECS);
         for path in recorded.map(|(path, _)| path).chain(&self.unrecorded) {

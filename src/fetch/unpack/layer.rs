@@ -370,7 +370,7 @@ impl Unpacking<'_> {
             let kept = LayerPath::parse(AUFS_KEPT.as_bytes()).map_err(|error| self.wrong(AUFS_FILES, &error.to_string()))?;
             self.stage.remove(&kept).map_err(|error| self.staged(AUFS_FILES, error))?;
         }
-        self.stand_over_files()?;
+        self.cover_lower_files()?;
         if self.is_root_opaque {
             let Some(lower) = self.lower else { return Err(self.needs_lower(OPAQUE)) };
             self.whiteouts
@@ -400,7 +400,7 @@ impl Unpacking<'_> {
     }
 
     /// Adds implied directories as entries if lower layers have a file at their path.
-    fn stand_over_files(&mut self) -> Result<(), Error> {
+    fn cover_lower_files(&mut self) -> Result<(), Error> {
         let Some(lower) = self.lower else { return Ok(()) };
         let is_file = |path: &LayerPath| lower.get(path).is_some_and(|entry| !matches!(entry.node, Node::Dir { .. }));
         for dir in self.stage.implied_dirs().into_iter().filter(is_file) {

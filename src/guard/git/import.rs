@@ -120,7 +120,7 @@ impl Import {
         let Some(layer) = beneath(upper, &self.common_inside)? else { return Ok(()) };
         let own_layer = beneath(upper, &self.own_inside)?;
         let view = view::read_view(&layer, &self.begin, self.format)?;
-        let own = own_layer.as_ref().map(|layer| self.look_at_own(layer)).transpose()?;
+        let own = own_layer.as_ref().map(|layer| self.read_sandbox_state(layer)).transpose()?;
         if self.objects.bring(&layer, &self.common, when)? == ImportProgress::Some {
             return Ok(());
         }
@@ -151,7 +151,7 @@ impl Import {
     }
 
     /// Returns messages about everything that was not imported unchanged.
-    pub fn told(&self) -> BTreeSet<String> {
+    pub fn messages(&self) -> BTreeSet<String> {
         let mut told = self.told.clone();
         for (path, refusal) in self.objects.refused.iter().take(8) {
             told.insert(format!("{} was not imported: {refusal}", sanitize::path(path)));
@@ -168,7 +168,7 @@ impl Import {
         told
     }
 
-    fn look_at_own(&self, layer: &Dir) -> io::Result<SandboxState> {
+    fn read_sandbox_state(&self, layer: &Dir) -> io::Result<SandboxState> {
         let read = |name: &str, most: u64| -> io::Result<Option<Vec<u8>>> {
             match layer.read(Path::new(name), most) {
                 // A whiteout, a symlink or a pipe is not imported.

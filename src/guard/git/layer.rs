@@ -82,7 +82,7 @@ impl Layer {
             DirBuilder::new().mode(0o700).create(path).map_err(failed(path))?;
             fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed(path))?;
         }
-        let record = Record::look(over)?;
+        let record = Record::of_repositories(over)?;
         record.write(dir.path()).map_err(failed(dir.path()))?;
         let upper = Dir::open(&upper).map_err(failed(&upper))?;
         let run = run_of(dir.path());
@@ -127,13 +127,13 @@ impl Layer {
     }
 
     /// Records whether another repository replaced this one: the kernel then removes the overlay.
-    fn look_for_another(&mut self) {
+    fn check_replaced(&mut self) {
         self.is_replaced |= self.place.is_replaced();
     }
 
     /// Imports the current changes during the run. Errors are retried later.
     pub fn round(&mut self) {
-        self.look_for_another();
+        self.check_replaced();
         for (_, import) in &mut self.imports {
             // The end of the run tries again and reports errors.
             let _ = import.round(&self.upper, RunPhase::Live);
@@ -159,7 +159,7 @@ impl Layer {
             }
             thread::sleep(BETWEEN);
         }
-        self.look_for_another();
+        self.check_replaced();
         if self.is_replaced {
             finished.told.push(REPLACED.to_owned());
         }
@@ -169,7 +169,7 @@ impl Layer {
             finished.told.push("the repository of the run was removed here, and the last changes made inside are lost".to_owned());
         }
         for (tree, import) in &self.imports {
-            finished.told.extend(import.told().into_iter().map(|line| format!("{}{line}", within(tree))));
+            finished.told.extend(import.messages().into_iter().map(|line| format!("{}{line}", within(tree))));
             finished.brought.extend(import.brought().iter().map(|name| format!("{}{name}", within(tree))));
         }
         if failures.is_empty() {

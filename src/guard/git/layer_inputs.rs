@@ -86,7 +86,7 @@ pub enum Error {
 
 impl Record {
     /// Records the current state of the repositories.
-    pub fn look(over: LayerInputs<'_>) -> Result<Record, Error> {
+    pub fn of_repositories(over: LayerInputs<'_>) -> Result<Record, Error> {
         let lower = over.repository.common();
         let mut repositories = vec![write_begin_file(over.repository, lower, Path::new(""))?];
         for tree in over.submodules {
@@ -162,7 +162,7 @@ impl OverFile {
 fn write_begin_file(repository: &Repository, lower: &Path, tree: &Path) -> Result<OverFile, Error> {
     let failed = |source| Error::File { path: repository.common().to_owned(), source };
     let (own, common) = (Dir::open(repository.own()).map_err(failed)?, Dir::open(repository.common()).map_err(failed)?);
-    let begin = StartState::look(&own, &common, repository.format()).map_err(failed)?;
+    let begin = StartState::read(&own, &common, repository.format()).map_err(failed)?;
     let inside = |path: &Path| path.strip_prefix(lower).unwrap_or_else(|_| Path::new("")).to_owned();
     Ok(OverFile {
         tree: tree.to_owned(),

@@ -68,7 +68,7 @@ struct StartStateFile {
 
 impl StartState {
     /// Reads the state of a host repository.
-    pub fn look(own: &Dir, common: &Dir, format: Format) -> io::Result<StartState> {
+    pub fn read(own: &Dir, common: &Dir, format: Format) -> io::Result<StartState> {
         let packed = common.read(Path::new("packed-refs"), MAX_PACKED_BYTES)?.unwrap_or_default();
         let mut state = BTreeMap::new();
         for (dir, name) in STATE.iter().map(|name| (own, *name)).chain([(common, "shallow")]) {

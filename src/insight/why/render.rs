@@ -61,7 +61,7 @@ fn push(out: &mut String, name: &str, value: &str) {
 }
 
 fn push_thing(out: &mut String, thing: &PathHistory, place: &str) {
-    let what = thing.stands.as_ref().map_or_else(|| "was removed".to_owned(), standing);
+    let what = thing.stands.as_ref().map_or_else(|| "was removed".to_owned(), entry_line);
     let _ = writeln!(out, "{}", sanitize::line(&format!("/{} {what}", thing.path)));
     if thing.on_the_way {
         if let Some((layer, _)) = thing.deeds.last() {
@@ -108,7 +108,7 @@ fn push_holders(out: &mut String, thing: &PathHistory) {
     }
 }
 
-fn standing(standing: &PathEntry) -> String {
+fn entry_line(standing: &PathEntry) -> String {
     match (standing.kind, &standing.target) {
         (_, Some(target)) => format!("is a symbolic link to {target}"),
         (Kind::Dir, _) => format!("is a directory, mode {:04o}", standing.mode),

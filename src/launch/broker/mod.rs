@@ -102,7 +102,7 @@ pub fn serve<C: AgentChannel, E: Future<Output = ()>>(
         tokio::task::yield_now().await;
         hall.waiting.end();
         hall.conversations.finish().await;
-        hall.tell_refused();
+        hall.report_refused();
         Ok(())
     });
     drop(set);

@@ -96,7 +96,7 @@ impl<C: AgentChannel> Shared<C> {
     }
 
     /// Reports at the end how many connections were refused.
-    pub fn tell_refused(&self) {
+    pub fn report_refused(&self) {
         let most = self.conversations.budget().most();
         match self.turned_away.get() {
             0 => {}

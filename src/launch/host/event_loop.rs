@@ -104,7 +104,7 @@ impl<'a> Surroundings<'a> {
         if let Some(screen) = &mut self.screen {
             screen.copy(&ready.keys);
             if ready.is_idle {
-                screen.look_again();
+                screen.resume_reading();
             }
         }
         self.network.as_mut().filter(|_| ready.is_asked).map_or(Ok(()), SandboxNetwork::serve)

@@ -281,7 +281,7 @@ impl Signals {
     }
 
     /// Starts to distinguish signals to the whole process group from signals to this process. Call it once a program runs.
-    pub fn tell_apart(&self) -> Result<(), Error> {
+    pub fn distinguish_group_signals(&self) -> Result<(), Error> {
         self.witness.replace(Some(GroupSignalProbe::start(self.arriving())?));
         Ok(())
     }

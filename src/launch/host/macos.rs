@@ -167,7 +167,7 @@ impl Signals {
     }
 
     /// Does nothing: macOS cannot distinguish signals to the whole process group from signals to this process.
-    pub fn tell_apart(&self) -> Result<(), Error> {
+    pub fn distinguish_group_signals(&self) -> Result<(), Error> {
         Ok(())
     }
 }

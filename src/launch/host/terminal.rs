@@ -214,7 +214,7 @@ impl Screen {
     }
 
     /// Resumes reading a deserted terminal; call it after the timeout.
-    pub fn look_again(&mut self) {
+    pub fn resume_reading(&mut self) {
         self.deserted = false;
     }
 

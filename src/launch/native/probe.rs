@@ -35,7 +35,7 @@ pub fn probe(store: &Path) -> Vec<Check> {
     vec![
         kernel(),
         check("user namespaces", attempt(|| Ok(())), userns_cure()),
-        check("overlay root", attempt(|| whole_root(store)), userns_cure()),
+        check("overlay root", attempt(|| create_root(store)), userns_cure()),
         overlay_attributes(store),
         ids(),
         check("seccomp", attempt(filter), "use a kernel with CONFIG_SECCOMP_FILTER".to_owned()),
@@ -94,7 +94,7 @@ fn userns_cure() -> String {
 }
 
 /// Creates a sandbox's root as a launch does.
-fn whole_root(store: &Path) -> Result<(), Failure> {
+fn create_root(store: &Path) -> Result<(), Failure> {
     root::enter(&spec(store), Owners::Recorded).map(drop)
 }
 
@@ -102,7 +102,7 @@ fn whole_root(store: &Path) -> Result<(), Failure> {
 fn overlay_attributes(store: &Path) -> Check {
     let name = "attributes in memory";
     let tried = attempt(|| {
-        whole_root(store)?;
+        create_root(store)?;
         fs::write("/tmp/tried", "").during("writing a file")?;
         setxattr("/tmp/tried", TRIED, b"x", XattrFlags::empty()).during("setting an attribute")
     });

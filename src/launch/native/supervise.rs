@@ -109,7 +109,7 @@ pub fn watch(
                 }
             }
             Some(Report::Started) => {
-                signals.tell_apart()?;
+                signals.distinguish_group_signals()?;
                 noted(Phase::Started);
                 control.around.limits.start(Instant::now());
                 short_until = Some(Instant::now() + SHORT);

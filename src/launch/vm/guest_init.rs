@@ -388,7 +388,7 @@ fn attend(mux: &mut Mux, socket: &OwnedFd, inside: &mut GuestTerminal) -> Result
         let while_deserted = Timespec { tv_sec: 0, tv_nsec: DESERTED_NANOS };
         let patience = mux.is_deserted().then_some(&while_deserted);
         let said = turn(mux, Some(socket), patience)?;
-        mux.look_again();
+        mux.poll_deserted();
         while let Some(frame) = mux.next_frame() {
             inside.obey(&frame, socket, mux.descriptor(TERMINAL));
         }

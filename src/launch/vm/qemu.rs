@@ -33,7 +33,7 @@ impl Running {
     }
 
     /// Reads a report, once one is available; returns the reason if QEMU has ended.
-    pub fn look(&self) -> Result<Option<UnreportedEnd>, Error> {
+    pub fn poll_end(&self) -> Result<Option<UnreportedEnd>, Error> {
         Ok(match host(init_messages::next_report(self.socket.as_fd()), "receiving from the sandbox of QEMU")? {
             Some(Report::Started | Report::Stopped(_)) => None,
             report => Some(to_unreported_end(report)),

@@ -149,7 +149,7 @@ impl<'a> Supervisor<'a> {
             self.around.serve(&ready.of_host)?;
             self.listen(&ready.streams)?;
             if std::mem::take(&mut self.has_started) {
-                signals.tell_apart()?;
+                signals.distinguish_group_signals()?;
                 self.around.limits.start(Instant::now());
                 noted(crate::phase::Phase::Started);
                 noted(crate::phase::Phase::Lasting);
@@ -158,7 +158,7 @@ impl<'a> Supervisor<'a> {
                 self.stop_together(signal, signals, noted)?;
             }
             if ready.is_ended {
-                self.look()?;
+                self.check_hypervisor()?;
             }
         }
         Ok(())
@@ -255,9 +255,9 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Checks if the hypervisor has ended; earlier data on the link is still read.
-    fn look(&mut self) -> Result<(), Error> {
+    fn check_hypervisor(&mut self) -> Result<(), Error> {
         if let Some(running) = &self.running
-            && let Some(gone) = running.look()?
+            && let Some(gone) = running.poll_end()?
         {
             self.gone = Some(gone);
             self.ending.get_or_insert_with(Instant::now);
@@ -289,7 +289,7 @@ impl<'a> Supervisor<'a> {
             // Data is ignored now.
             let _ = self.listen(&ready.streams);
             if ready.is_ended
-                && let Err(error) = self.look()
+                && let Err(error) = self.check_hypervisor()
             {
                 return error;
             }

@@ -40,7 +40,7 @@ impl Running {
     }
 
     /// Reads the reason of the end, once it is available.
-    pub fn look(&self) -> Result<Option<UnreportedEnd>, Error> {
+    pub fn poll_end(&self) -> Result<Option<UnreportedEnd>, Error> {
         let mut text = [0; MAX_MESSAGE_BYTES];
         let length = loop {
             match (&self.saying).read(&mut text) {

@@ -167,7 +167,7 @@ fn text(home: &Home, name: &str) -> Vec<u8> {
 }
 
 /// Returns true if a file starts silo: it is `this` binary, or a launcher of any home.
-pub fn leads_to_silo(file: &Path, this: Option<Identity>) -> bool {
+pub fn starts_silo(file: &Path, this: Option<Identity>) -> bool {
     (this.is_some() && identity(file) == this) || read(file).is_ok_and(|text| is_launcher(&text))
 }
 
@@ -248,7 +248,7 @@ mod tests {
         assert!(make(&home, &first, &one).expect("made").is_empty());
         assert_eq!(names(&home), ["pip", "python"]);
         assert_eq!(fs::read_link(home.program()).expect("a link"), one);
-        assert!(leads_to_silo(&home.shim("pip"), None) && !leads_to_silo(&one, None) && leads_to_silo(&one, identity(&one)));
+        assert!(starts_silo(&home.shim("pip"), None) && !starts_silo(&one, None) && starts_silo(&one, identity(&one)));
         // The binary moved, one name was removed, one was added, and the user has an own file.
         fs::write(home.shim("mine"), "mine").expect("written");
         let second = table("tool python free\nhidden pip\nshim python\nalias mine python\nalias x python\n");

@@ -31,7 +31,7 @@ impl Mux {
     }
 
     /// Polls deserted terminals again.
-    pub fn look_again(&mut self) {
+    pub fn poll_deserted(&mut self) {
         self.deserted.clear();
     }
 
