@@ -3,8 +3,8 @@
 //! Configure steps and command steps share everything here: the build lock, the root, the launch, the capture and the commit. They differ in
 //! the parts that [`Kind`] names.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use silo_store::normal::TRUE_XATTR;
 use silo_store::path::LayerPath;
 use silo_store::path_error::PathError;
 use silo_store::private;
+use silo_store::rewrite::rewrite;
 
 use silo_base::event::{Activity, Event};
 use silo_launch::Exit;
@@ -297,16 +298,12 @@ pub(super) fn lock_step(ctx: &BuildContext<'_>, key: &Digest) -> Result<BuildLoc
 
 /// Makes a file with embedded dates reproducible: the entries of a Java keystore get the date of `epoch`.
 fn date_keystore(upper: &Path, epoch: i64) -> Result<(), Error> {
-    let path: PathBuf = upper.join(java_keystore::PATH);
-    // A symlink in place of a parent directory would point outside the step's changes.
-    let inside = fs::canonicalize(&path).is_ok_and(|real| fs::canonicalize(upper).is_ok_and(|upper| real.starts_with(upper)));
-    if !inside || !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_KEYSTORE_BYTES) {
-        return Ok(());
-    }
-    let bytes = fs::read(&path).map_err(|source| Error::File(PathError { doing: "read", path: path.clone(), source }))?;
-    match java_keystore::dated(&bytes, epoch) {
-        Some(dated) if dated != bytes => fs::write(&path, dated).map_err(|source| Error::File(PathError { doing: "write", path, source })),
-        _ => Ok(()),
+    let failed = |source| Error::File(PathError { doing: "change", path: upper.join(java_keystore::PATH), source });
+    let path = LayerPath::parse(java_keystore::PATH.as_bytes()).map_err(|error| failed(io::Error::other(error.to_string())))?;
+    match rewrite(upper, &path, MAX_KEYSTORE_BYTES, |bytes| java_keystore::dated(bytes, epoch)) {
+        // No keystore of Java has this size.
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(()),
+        done => done.map_err(failed),
     }
 }
 

@@ -28,6 +28,7 @@ mod openat;
 pub mod system;
 
 pub mod resolve_in_root;
+pub mod rewrite;
 
 pub mod dir_fd;
 pub mod private;
