@@ -23,7 +23,10 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$base" ] || fail "name the address of a release: --base ADDRESS, or the variable SILO_BASE"
 case $base in
-  https://* | file:///* | http://127.0.0.1* | http://localhost*) ;;
+  *@*) fail "$base has a login, or another host than it seems" ;;
+  https://*) schemes='=https' ;;
+  file:///*) schemes='=file' ;;
+  http://127.0.0.1[:/]* | http://localhost[:/]* | http://127.0.0.1 | http://localhost) schemes='=http' ;;
   *) fail "$base is neither https nor this machine" ;;
 esac
 case $(uname -s)-$(uname -m) in
@@ -39,7 +42,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 get() {
-  curl --fail --silent --show-error --location --proto '=https,http,file' --max-time 600 --max-filesize 500000000 \
+  curl --fail --silent --show-error --location --proto "$schemes" --max-time 600 --max-filesize 500000000 \
     --output "$work/$1" "$base/$1" || fail "cannot fetch $base/$1"
 }
 get SHA256SUMS

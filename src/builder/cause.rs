@@ -139,6 +139,9 @@ const DATE_NAMES: [&str; 19] =
 /// Limit on the bytes of a compressed file's content.
 const MAX_CONTENT_BYTES: u64 = 64 << 20;
 
+/// Limit on files inside of files: a gzip file may unpack to itself.
+const MAX_NESTED: usize = 8;
+
 /// Values of one run that its step may have written.
 #[derive(Debug)]
 pub(super) struct RunFacts {
@@ -170,17 +173,26 @@ type WordTest<'a> = &'a dyn Fn(&str, &str) -> bool;
 impl Values<'_> {
     /// Finds the cause of different file contents.
     pub fn of_contents(&self, path: &str, old: &[u8], new: &[u8]) -> Cause {
+        self.of_nested(path, old, new, MAX_NESTED)
+    }
+
+    /// Finds the cause of different contents, with at most so many more files inside of files.
+    fn of_nested(&self, path: &str, old: &[u8], new: &[u8], nested: usize) -> Cause {
         if path.ends_with(".pyc") || path.ends_with(".pyo") {
             return Cause::Bytecode;
         }
-        if let (Some(old), Some(new)) = (unzipped(old), unzipped(new)) {
-            return if old == new { Cause::GzipHeader } else { self.of_contents(path.trim_end_matches(".gz"), &old, &new) };
+        if nested > 0
+            && let (Some(old), Some(new)) = (unzipped(old), unzipped(new))
+        {
+            return if old == new { Cause::GzipHeader } else { self.of_nested(path.trim_end_matches(".gz"), &old, &new, nested - 1) };
         }
         if path.starts_with("var/log/") || path.ends_with(".log") {
             return Cause::Log;
         }
-        if let (Some(old), Some(new)) = (members(old), members(new)) {
-            return self.of_members(&old, &new);
+        if nested > 0
+            && let (Some(old), Some(new)) = (members(old), members(new))
+        {
+            return self.of_members(&old, &new, nested - 1);
         }
         if is_reordered(old, new) {
             return Cause::Order;
@@ -195,7 +207,7 @@ impl Values<'_> {
     }
 
     /// Finds the cause of different members of an archive.
-    fn of_members(&self, old: &[Member], new: &[Member]) -> Cause {
+    fn of_members(&self, old: &[Member], new: &[Member], nested: usize) -> Cause {
         let names = |members: &[Member]| members.iter().map(|member| member.name.clone()).collect::<BTreeSet<_>>();
         if names(old) != names(new) {
             return Cause::Presence;
@@ -203,7 +215,7 @@ impl Values<'_> {
         let contents: BTreeMap<&[u8], &[u8]> = new.iter().map(|member| (&*member.name, &*member.content)).collect();
         for member in old {
             if let Some(other) = contents.get(&*member.name).filter(|other| **other != member.content) {
-                return self.of_contents("", &member.content, other);
+                return self.of_nested("", &member.content, other, nested);
             }
         }
         let order = |members: &[Member]| members.iter().map(|member| member.name.clone()).collect::<Vec<_>>();
@@ -360,18 +372,20 @@ struct Member {
     content: Vec<u8>,
 }
 
-/// Reads a tar; `None` for other files.
+/// Reads a tar; `None` for other files, and for one whose members are too large: holes of a sparse file count as their zeros.
 fn members(bytes: &[u8]) -> Option<Vec<Member>> {
     if bytes.get(257..262) != Some(b"ustar") {
         return None;
     }
     let mut archive = tar::Archive::new(bytes);
     let mut members = Vec::new();
+    let mut left = MAX_CONTENT_BYTES;
     for entry in archive.entries().ok()? {
-        let mut entry = entry.ok()?;
+        let entry = entry.ok()?;
         let name = entry.path_bytes().into_owned();
         let mut content = entry.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default();
-        entry.read_to_end(&mut content).ok()?;
+        let read = entry.take(left).read_to_end(&mut content).ok()?;
+        left = left.checked_sub(read as u64).filter(|left| *left > 0)?;
         members.push(Member { name, content });
     }
     Some(members)
@@ -536,6 +550,36 @@ mod tests {
         }
         let binary = |moment: i64| [&b"\x7fELF\0\xff\xfe"[..], &(moment as u32).to_be_bytes(), b"rest"].concat();
         assert_eq!(values.of_contents("opt/b", &binary(1_795_486_003), &binary(1_830_070_004)), Cause::Time);
+    }
+
+    #[test]
+    fn hostile_archives_end() {
+        let (first, second) = (facts("silo", 4, 0o022, 1_795_486_000), facts("elsewhere", 1, 0o002, 1_830_070_000));
+        let values = Values { first: &first, second: &second };
+        let nested = |text: &str| {
+            let mut bytes = text.as_bytes().to_vec();
+            for _ in 0..300 {
+                let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+                std::io::Write::write_all(&mut writer, &bytes).expect("in memory");
+                bytes = writer.finish().expect("in memory");
+            }
+            bytes
+        };
+        assert_eq!(values.of_contents("opt/f.gz", &nested("a"), &nested("b")), Cause::Random);
+        // A sparse file of a terabyte, in 1 KiB.
+        let holes = |letter: &[u8; 1]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_path("f").expect("short");
+            header.set_entry_type(tar::EntryType::GNUSparse);
+            header.set_size(0);
+            let gnu = header.as_gnu_mut().expect("of GNU");
+            gnu.set_real_size(1 << 40);
+            gnu.sparse[0].set_offset(1 << 40);
+            gnu.sparse[0].set_length(0);
+            header.set_cksum();
+            [header.as_bytes().as_slice(), &[0; 1024], letter].concat()
+        };
+        assert_ne!(values.of_contents("opt/f.tar", &holes(b"a"), &holes(b"b")), Cause::Archive);
     }
 
     /// Random words have numbers, and some are those of the runs by chance.

@@ -157,7 +157,10 @@ pub(super) fn brought(ctx: &BuildContext<'_>, key: Digest) -> Option<LayerId> {
 /// Brings the layers of derivations from the source of layers, all together, so that a few requests answer for all.
 pub(super) fn bring(ctx: &BuildContext<'_>, keys: &[Digest]) -> BTreeMap<Digest, LayerId> {
     let source = ctx.layers.filter(|_| ctx.check.is_none() && !keys.is_empty() && !ctx.stop.load(Ordering::Relaxed));
-    source.map(|source| source.bring(keys)).unwrap_or_default()
+    let mut brought = source.map(|source| source.bring(keys)).unwrap_or_default();
+    // A layer with recorded owners may differ from the true one, which the lock names.
+    brought.retain(|key, layer| ctx.pin(key).is_none_or(|pin| pin == *layer));
+    brought
 }
 
 /// Looks up a realisation by its key.

@@ -18,6 +18,7 @@ use silo_store::normal::TRUE_XATTR;
 use silo_store::path::LayerPath;
 use silo_store::path_error::PathError;
 use silo_store::private;
+use silo_store::realisation::recorded_owners_key;
 use silo_store::rewrite::rewrite;
 
 use silo_base::event::{Activity, Event};
@@ -120,13 +121,8 @@ pub(super) fn realise(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut St
 /// another one.
 fn known(ctx: &BuildContext<'_>, step: &StepRun<'_>) -> Option<LayerId> {
     let key = step.drv.id().digest();
-    let recorded = || realised_as(ctx, &recorded_key(&key)).filter(|layer| ctx.pin(&key).is_none_or(|pin| pin == *layer));
+    let recorded = || realised_as(ctx, &recorded_owners_key(&key)).filter(|layer| ctx.pin(&key).is_none_or(|pin| pin == *layer));
     step.kind.known(ctx).or_else(|| if ctx.records() { recorded() } else { None })
-}
-
-/// Returns the key of a layer whose owners were only recorded.
-fn recorded_key(key: &Digest) -> Digest {
-    Digest::of(format!("silo recorded owners 1\n{key}\n").as_bytes())
 }
 
 /// Compares the layer of a step with the locked one, if a lock has one. A step that only recorded owners is run again in a VM if its layer
@@ -170,7 +166,7 @@ fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result
     let made = compared(ctx, step, &mut root, made)?;
     step.kind.accept(ctx, made.layer)?;
     let is_true = made.has_owners || ctx.pin(&key) == Some(made.layer);
-    let key = if is_true { key } else { recorded_key(&key) };
+    let key = if is_true { key } else { recorded_owners_key(&key) };
     ctx.realisations.add(key, made.layer, Some(lock));
     if let Some(second) = step.kind.second_key(made.layer) {
         ctx.realisations.add(second, made.layer, None);

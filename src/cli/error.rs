@@ -208,7 +208,7 @@ impl From<silo_tool::share::Error> for Failure {
             E::Unsigned { .. } => {
                 Some("`silo key trust FILE` trusts the key of its publisher; --unsigned takes it on your word".to_owned())
             }
-            E::Image(_) | E::Store(_) => None,
+            E::Image(_) | E::Store(_) | E::Record(_) | E::Project(_) => None,
         };
         let stopped = matches!(&error, E::Ship(error) if error.is_stopped());
         let code = if matches!(error, E::Name { .. }) { USAGE } else { FAILED };
@@ -276,6 +276,7 @@ fn keys_hint(error: &silo_tool::keys::Error) -> Option<String> {
         E::Absent(_) => Some("`silo key list` shows the keys, `silo key new NAME` makes one".to_owned()),
         E::Key { .. } => Some("`openssl pkey -in FILE` shows the kind of a key".to_owned()),
         E::Revoked { .. } => Some("remove that file if the key is to be trusted again".to_owned()),
+        E::Ambiguous { .. } => Some("give the beginning of a fingerprint".to_owned()),
         E::Several(_) => Some("choose one with --sign NAME, or --no-sign".to_owned()),
         E::File(_) => None,
     }

@@ -72,7 +72,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         Action::List { json: true } => ui::json(&keys::list(home)?.iter().map(json).collect())?,
         Action::Export { key } => {
             let all = keys::list(home)?;
-            let found = keys::find(&all, key).ok_or_else(|| keys::Error::Absent(key.clone()))?;
+            let found = keys::find(&all, key)?;
             ui::data(&found.public.to_pem())?;
         }
         Action::Trust { file, name } => {

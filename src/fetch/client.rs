@@ -198,7 +198,10 @@ impl Net {
             if !matches!(asked.method, Method::GET | Method::HEAD) {
                 redirects::check_write(&url, &next, response.status()).map_err(refused)?;
             }
-            client = self.client_for(&url, &next)?;
+            // A server may give its own host another port or path; the name is as trusted as before.
+            if url.host() != next.host() {
+                client = self.client_for(&url, &next)?;
+            }
             if next.origin() != url.origin() {
                 pass = None;
             } else if next.username().is_empty() && next.password().is_none() {

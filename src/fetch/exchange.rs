@@ -142,6 +142,10 @@ impl Transport {
             let Some(piece) = piece.map_err(|err| net.explain(err, url, patience))? else { return Ok(bytes) };
             pace.arrived(piece.len(), began.elapsed()).map_err(|(bytes, time)| Error::Slow { url: shown(url), bytes, time })?;
             bytes.extend_from_slice(&piece);
+            // `wait` looks at the time only while no piece is there.
+            if Instant::now() > until {
+                return Err(Error::Slow { url: shown(url), bytes: bytes.len() as u64, time: patience.document });
+            }
             if bytes.len() as u64 > request.max_bytes {
                 return Err(Error::WrongSize { url: shown(url), expected: Size::AtMost(request.max_bytes), got: bytes.len() as u64 });
             }

@@ -189,6 +189,10 @@ impl Transport {
             let Some(piece) = piece.map_err(|err| net.explain(err, url, self.patience))? else { break };
             pace.arrived(piece.len(), began.elapsed()).map_err(|(bytes, time)| Error::Slow { url: shown(url), bytes, time })?;
             bytes.extend_from_slice(&piece);
+            // `wait` looks at the time only while no piece is there.
+            if Instant::now() > until {
+                return Err(Error::Slow { url: shown(url), bytes: bytes.len() as u64, time: self.patience.document });
+            }
             if bytes.len() as u64 > max_bytes {
                 return Err(Error::WrongSize { url: shown(url), expected: Size::AtMost(max_bytes), got: bytes.len() as u64 });
             }

@@ -9,7 +9,8 @@ use silo_store::digest::Digest;
 
 use silo_fetch::registry::repository::{Repository, STEP, fallback};
 use silo_model::oci::artifact::{self, Document};
-use silo_model::oci::contents::ANNOTATION;
+use silo_model::oci::contents::{self, ANNOTATION};
+use silo_model::oci::inputs::{self, Inputs};
 use silo_model::oci::manifest;
 
 use crate::context::Context;
@@ -46,13 +47,19 @@ pub struct Pruned {
     pub bytes: u64,
 }
 
-/// Decides on each tag; `is_kept` is asked for tags that people chose, and `is_needed` for derivations.
-pub fn plan(
-    context: &Context<'_>,
-    from: &Repository<'_>,
-    is_kept: &dyn Fn(&str) -> bool,
-    is_needed: &dyn Fn(&str) -> bool,
-) -> Result<Plan, Error> {
+/// The caller's answers.
+pub struct Keep<'a> {
+    /// True for a tag that a person keeps.
+    pub tag: &'a dyn Fn(&str) -> bool,
+    /// True for a derivation of an image that this machine needs.
+    pub derivation: &'a dyn Fn(&str) -> bool,
+    /// True for inputs that this machine needs.
+    pub inputs: &'a dyn Fn(&Inputs) -> bool,
+}
+
+/// Decides on each tag.
+pub fn plan(context: &Context<'_>, from: &Repository<'_>, keep: &Keep<'_>) -> Result<Plan, Error> {
+    let (is_kept, is_needed) = (keep.tag, keep.derivation);
     let tags = from.tags()?;
     let tops: BTreeMap<String, (Digest, Document)> = {
         let read = context.each(&tags, |tag| top(from, tag))?;
@@ -71,19 +78,24 @@ pub fn plan(
         Some(drv) => is_needed(drv) || is_kept(tag),
         None => !tag.starts_with(ATTACHMENTS) && !tag.starts_with(STEP) && (is_kept(tag) || names_needed(tag)),
     };
-    let mut graph = Graph { context, from, seen: BTreeMap::new() };
+    let mut graph = Graph { context, from, seen: BTreeMap::new(), locks: BTreeSet::new() };
     for (tag, (digest, document)) in &tops {
         if is_chosen(tag) {
-            graph.visit(*digest, document)?;
+            graph.visit(*digest, Some(document))?;
         }
     }
-    // The derivation of an image that stays for another tag, and its inputs.
-    let stays = |tag: &str| tops.get(tag).is_some_and(|(digest, _)| graph.seen.contains_key(digest));
-    let derivations: Vec<&str> = tops.keys().filter_map(|tag| tag.strip_prefix(IMAGE).filter(|_| stays(tag))).collect();
-    let with_inputs: Vec<String> = derivations.iter().map(|drv| format!("{INPUTS}{drv}")).collect();
-    for tag in &with_inputs {
-        if let Some((digest, document)) = tops.get(tag) {
-            graph.visit(*digest, document)?;
+    // Entries of other platforms stay and go with their name, and a person removes those without a name.
+    let further = from.further_entries()?;
+    for (_, digest) in further.iter().filter(|(name, _)| name.as_ref().is_none_or(|name| is_chosen(name))) {
+        graph.visit(*digest, None)?;
+    }
+    // Inputs stay for each image that stays and was built from the same lock: their own derivation is the image's without its project.
+    for (tag, (digest, document)) in tops.iter().filter(|(tag, _)| tag.starts_with(INPUTS)) {
+        let inputs = graph.inputs(document)?;
+        // Inputs that another version wrote are not removed unread.
+        if inputs.is_none_or(|inputs| (keep.inputs)(&inputs) || graph.locks.contains(&lock_of(&inputs.tool, &inputs.lock))) {
+            context.check_stop()?;
+            graph.visit(*digest, tops.get(tag).map(|_| document))?;
         }
     }
     let lists: BTreeSet<String> = graph.seen.keys().map(|digest| fallback(*digest)).collect();
@@ -101,6 +113,7 @@ pub fn plan(
         }
         plan.gone.extend(is_listed.then(|| tag.clone()));
         removed.insert(*digest);
+        removed.extend(further.iter().filter(|(name, _)| name.as_ref() == Some(tag)).map(|(_, digest)| *digest));
         removed.extend(document.manifests.iter().map(|entry| entry.pointer.digest));
     }
     // A registry with a list of attachments has no tags for them.
@@ -133,12 +146,20 @@ struct Graph<'a> {
     context: &'a Context<'a>,
     from: &'a Repository<'a>,
     seen: BTreeMap<Digest, BTreeSet<Digest>>,
+    /// The tools and locks of the images that stay.
+    locks: BTreeSet<Option<(String, String)>>,
+}
+
+/// Returns the tool and the lock of an image or of inputs; `None` without a lock.
+fn lock_of(tool: &Option<(String, String)>, lock: &Option<String>) -> Option<(String, String)> {
+    let name = tool.as_ref().map(|(name, _)| name.clone()).unwrap_or_default();
+    lock.as_ref().map(|lock| (name, lock.clone()))
 }
 
 impl Graph<'_> {
     /// Visits a manifest or an index, and everything that it names or that is attached to it.
-    fn visit(&mut self, digest: Digest, document: &Document) -> Result<(), Error> {
-        let mut left = vec![(digest, Some(document.clone()))];
+    fn visit(&mut self, digest: Digest, document: Option<&Document>) -> Result<(), Error> {
+        let mut left = vec![(digest, document.cloned())];
         while let Some((digest, document)) = left.pop() {
             if self.seen.contains_key(&digest) {
                 continue;
@@ -147,11 +168,23 @@ impl Graph<'_> {
             let Some(document) = document.map_or_else(|| self.read(digest), |document| Ok(Some(document)))? else { continue };
             let named = document.config.iter().chain(&document.layers).map(|entry| entry.pointer.digest);
             let contents = document.annotations.get(ANNOTATION).and_then(|text| manifest::digest(text).ok());
+            if let Some(bytes) = contents.map(|contents| self.from.blob(contents, contents::MAX_BYTES)).transpose()?.flatten()
+                && let Ok(read) = contents::read(&bytes)
+            {
+                self.locks.extend(Some(lock_of(&read.tool, &read.lock)).filter(Option::is_some));
+            }
             self.seen.insert(digest, named.chain(contents).collect());
             left.extend(document.manifests.iter().map(|entry| (entry.pointer.digest, None)));
             left.extend(self.from.referrers(digest)?.iter().map(|entry| (entry.pointer.digest, None)));
         }
         Ok(())
+    }
+
+    /// Reads the list of inputs that a manifest names; `None` if it cannot be read.
+    fn inputs(&self, document: &Document) -> Result<Option<Inputs>, Error> {
+        let Some(config) = &document.config else { return Ok(None) };
+        let bytes = self.from.blob(config.pointer.digest, inputs::MAX_BYTES)?;
+        Ok(bytes.and_then(|bytes| inputs::read(&bytes).ok()))
     }
 
     fn read(&self, digest: Digest) -> Result<Option<Document>, Error> {

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use silo_store::digest::{Digest, LayerId};
-use silo_store::layer;
+use silo_store::manifest::Manifest;
+use silo_store::{layer, realisation};
 
 use silo_base::system::Arch;
 use silo_base::timestamp;
@@ -150,9 +151,20 @@ pub fn tag_of(drv: &DrvId) -> String {
 
 /// Returns the derivations of an image's layers.
 fn steps(context: &Context<'_>, image: &Image) -> Result<BTreeSet<Digest>, Error> {
-    let read = |layer: &LayerId| Ok::<_, Error>(layer::read_manifest(context.store, layer)?.record.derivation);
+    let read = |layer: &LayerId| Ok::<_, Error>(manifest_of(context, layer)?.record.derivation);
     let all: Vec<String> = image.layers.iter().map(read).collect::<Result<_, _>>()?;
     Ok(all.iter().filter_map(|drv| Digest::parse(drv).ok()).collect())
+}
+
+/// Reads the manifest of a layer. It names a derivation only if the layer counts as its result here: a layer whose owners were only
+/// recorded has the key of these, and an imported layer has none.
+pub(crate) fn manifest_of(context: &Context<'_>, layer: &LayerId) -> Result<Manifest, Error> {
+    let mut manifest = layer::read_manifest(context.store, layer)?;
+    if let Ok(derivation) = Digest::parse(&manifest.record.derivation) {
+        let key = realisation::key_of(context.store, &derivation, layer)?;
+        manifest.record.derivation = key.map(|key| key.to_string()).unwrap_or_default();
+    }
+    Ok(manifest)
 }
 
 fn derivations(context: &Context<'_>, id: ImageId) -> Result<BTreeSet<DrvId>, Error> {
@@ -180,7 +192,7 @@ pub(crate) fn check_length(name: &'static str, length: usize, most: u64) -> Resu
 
 fn contents_of(context: &Context<'_>, subject: &Subject, blobs: &[Blob]) -> Result<Contents, Error> {
     let layer = |blob: &Blob| {
-        let manifest = layer::read_manifest(context.store, &blob.layer)?;
+        let manifest = manifest_of(context, &blob.layer)?;
         Ok::<_, Error>(Layer { manifest, blob: blob.pointer, form: blob.form })
     };
     Ok(Contents {

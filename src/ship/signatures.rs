@@ -68,8 +68,8 @@ fn read(from: &Repository<'_>, over: Digest, keys: &[Public], is_wanted: impl Fn
     // The list may give the type of the configuration, as cosign writes it for registries without a list of their own.
     let kinds = [bundle::MEDIA_TYPE, artifact::EMPTY.0];
     let may_be_one = |entry: &Entry| entry.artifact_type.as_deref().is_none_or(|kind| kinds.contains(&kind));
-    let listed = from.referrers(over)?.into_iter().filter(may_be_one).filter(is_wanted);
     let (began, time) = (Instant::now(), from.patience().document);
+    let listed = from.referrers(over)?.into_iter().filter(may_be_one).filter(is_wanted);
     for entry in listed.take(MAX_READ) {
         if began.elapsed() > time {
             return Err(Error::Slow { place: format!("{}@sha256:{over}", from.location()), time });

@@ -8,12 +8,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use silo_store::difference::differences;
-use silo_store::digest::LayerId;
+use silo_store::digest::{Digest, LayerId};
 use silo_store::flock as store_lock;
-use silo_store::layer;
 use silo_store::layout::{self, Store};
 use silo_store::path_error::{PathError, at};
 use silo_store::removal::remove_tree;
+use silo_store::{layer, realisation};
 
 use silo_base::home::Home;
 use silo_base::system::Arch;
@@ -160,9 +160,26 @@ fn compare(context: &Context<'_>, found: &Found, target: &Target<'_>, dir: &Path
             let name = old.map_or_else(|| format!("layer {}", number + 1), |layer| layer.manifest.record.name.clone());
             let paths = before.zip(new).map(|(before, new)| paths(context.store, &store, before, new)).unwrap_or_default();
             different.push(DifferentLayer { name, pushed: before, built: new, paths });
+        } else if let Some((old, new)) = old.zip(new)
+            && let Ok(named) = Digest::parse(&old.manifest.record.derivation)
+            && !is_result(&store, &named, &new)?
+        {
+            // A pull would take the layer for the result of a derivation that does not give it.
+            let name = format!("{}, as the result of {:.12}", old.manifest.record.name, named.to_string());
+            different.push(DifferentLayer { name, pushed: before, built: None, paths: Vec::new() });
         }
     }
+    if different.is_empty() && built.image.to_string() != found.contents.config.digest.to_string() {
+        let name = "the configuration: environment, command".to_owned();
+        different.push(DifferentLayer { name, pushed: None, built: None, paths: Vec::new() });
+    }
     Ok((image.layers.len(), different))
+}
+
+/// True if a layer is the result of a derivation, whose owners may have been recorded only.
+fn is_result(store: &Store, named: &Digest, layer: &LayerId) -> Result<bool, share::Error> {
+    let own = layer::read_manifest(store, layer).ok().and_then(|manifest| Digest::parse(&manifest.record.derivation).ok());
+    Ok(own.is_some_and(|own| realisation::recorded_owners_key(&own) == *named) || realisation::key_of(store, named, layer)?.is_some())
 }
 
 /// Lists the differing paths of two layers; none if the pushed one is not here.

@@ -37,6 +37,14 @@ pub enum Error {
     /// There is no such key.
     #[error("there is no key {0}")]
     Absent(String),
+    /// Several keys have the name, or fingerprints with this beginning.
+    #[error("{word} names several keys: {}", .fingerprints.join(", "))]
+    Ambiguous {
+        /// The name or beginning.
+        word: String,
+        /// The beginnings of the fingerprints, with the state of each key.
+        fingerprints: Vec<String>,
+    },
     /// The text is not a key.
     #[error("{place}")]
     Key {
@@ -151,6 +159,10 @@ pub fn trust(home: &Home, name: &str, text: &str, place: &str) -> Result<Named, 
         let path = path(home, State::Revoked, &revoked.name)?;
         return Err(Error::Revoked { fingerprint: key.fingerprint().to_string(), path });
     }
+    // One name for two keys would be ambiguous.
+    if let Some(own) = list(home)?.into_iter().find(|own| own.state == State::Own && own.name == name && own.public != key) {
+        return Err(Error::Taken { name: own.name, path: path(home, State::Own, name)? });
+    }
     let path = path(home, State::Trusted, name)?;
     if path.exists() && public(&path, State::Trusted)? != key {
         return Err(Error::Taken { name: name.to_owned(), path });
@@ -162,7 +174,7 @@ pub fn trust(home: &Home, name: &str, text: &str, place: &str) -> Result<Named, 
 /// Revokes a key by its name or the beginning of its fingerprint: its signatures do not count any more, whatever its state was.
 pub fn revoke(home: &Home, word: &str) -> Result<Named, Error> {
     let all = list(home)?;
-    let key = find(&all, word).ok_or_else(|| Error::Absent(word.to_owned()))?;
+    let key = find(&all, word)?;
     write(&path(home, State::Revoked, &key.public.fingerprint().to_string()[..MAX_NAME_BYTES.min(32)])?, &key.public.to_pem())?;
     for other in all.iter().filter(|other| other.state == State::Trusted && other.public == key.public) {
         let path = path(home, State::Trusted, &other.name)?;
@@ -171,10 +183,17 @@ pub fn revoke(home: &Home, word: &str) -> Result<Named, Error> {
     Ok(Named { state: State::Revoked, ..key.clone() })
 }
 
-/// Finds a key by its name, or by the beginning of its fingerprint.
-pub fn find<'a>(all: &'a [Named], word: &str) -> Option<&'a Named> {
+/// Finds a key by its name, or by the beginning of its fingerprint. Several different keys are an error.
+pub fn find<'a>(all: &'a [Named], word: &str) -> Result<&'a Named, Error> {
     let begins = |key: &&Named| word.len() >= MIN_PREFIX && key.public.fingerprint().to_string().starts_with(word);
-    all.iter().find(|key| key.name == word).or_else(|| all.iter().find(begins))
+    let named: Vec<&Named> = all.iter().filter(|key| key.name == word).collect();
+    let found = if named.is_empty() { all.iter().filter(begins).collect() } else { named };
+    let first = *found.first().ok_or_else(|| Error::Absent(word.to_owned()))?;
+    if found.iter().all(|key| key.public == first.public) {
+        return Ok(first);
+    }
+    let fingerprints = found.iter().map(|key| format!("{:.12} ({})", key.public.fingerprint().to_string(), key.state.name()));
+    Err(Error::Ambiguous { word: word.to_owned(), fingerprints: fingerprints.collect() })
 }
 
 /// The choice of a signer.
@@ -215,7 +234,7 @@ pub fn signer(home: &Home, choice: &Choice) -> Result<Option<Signer>, Error> {
         Choice::Program(program, word) => {
             let key = match word.contains('/') {
                 true => public(Path::new(word), State::Trusted)?,
-                false => find(&list(home)?, word).ok_or_else(|| Error::Absent(word.clone()))?.public.clone(),
+                false => find(&list(home)?, word)?.public.clone(),
             };
             Ok(Some(Signer::Program { program: program.clone(), public: key }))
         }
@@ -283,6 +302,11 @@ mod tests {
         assert_eq!(revoke(&home, &prefix).expect("revoked").public, other);
         assert_eq!(trusted(&home).expect("keys"), std::slice::from_ref(&own));
         assert!(matches!(trust(&home, "again", &other.to_pem(), "a file"), Err(Error::Revoked { .. })));
+        assert!(matches!(trust(&home, "me", &third.to_pem(), "a file"), Err(Error::Taken { .. })));
+        // An earlier silo trusted keys under the name of an own one.
+        write(&path(&home, State::Trusted, "me").expect("a name"), &third.to_pem()).expect("written");
+        assert!(matches!(revoke(&home, "me"), Err(Error::Ambiguous { .. })));
+        assert_eq!(revoke(&home, &third.fingerprint().to_string()[..16]).expect("revoked").public, third);
         // An own key that is revoked signs, but does not count.
         revoke(&home, "me").expect("revoked");
         assert_eq!(trusted(&home).expect("keys"), []);

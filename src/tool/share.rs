@@ -9,10 +9,11 @@ use silo_base::system::Arch;
 use silo_build::image::{self, ImageId};
 use silo_fetch::registry::repository::Repository;
 use silo_model::lock;
+use silo_model::oci::inputs::Inputs;
 use silo_model::oci::location::{self, Location};
 use silo_model::oci::reference::{self, Reference};
 use silo_ship::find::{self, Found};
-use silo_ship::prune::{self, Plan, Pruned};
+use silo_ship::prune::{self, Keep, Plan, Pruned};
 use silo_ship::pull::{self, Pulled};
 use silo_ship::push::{self, Attach, Options, Over, Pushed, Subject};
 use silo_ship::signatures::{self, Signature};
@@ -23,7 +24,8 @@ use silo_sign::statement::Claim;
 use super::definition;
 use super::keys::{self, Named};
 use super::lock_files;
-use super::record::Installed;
+use super::projects;
+use super::record::{self, Installed};
 use super::shipping::shipping;
 use super::{Context, View};
 
@@ -44,6 +46,12 @@ pub enum Error {
     /// The image cannot be read.
     #[error(transparent)]
     Image(#[from] image::Error),
+    /// The record of a tool cannot be read.
+    #[error(transparent)]
+    Record(#[from] record::Error),
+    /// The record of a project cannot be read.
+    #[error(transparent)]
+    Project(#[from] projects::Error),
     /// The definition of the tool cannot be read.
     #[error(transparent)]
     Definition(#[from] definition::Error),
@@ -219,8 +227,9 @@ pub struct KeptTags {
 
 /// Decides which tags of a repository stay. Removes nothing.
 pub fn plan_prune(context: &Context<'_>, from: &Location, keep: &KeptTags) -> Result<Plan, Error> {
-    let mut needed = BTreeSet::new();
+    let (mut needed, mut tools) = (BTreeSet::new(), BTreeSet::new());
     if keep.installed {
+        tools.extend(tools_of_this_machine(context)?);
         for id in image::list(context.home)? {
             needed.extend(image::derivations(context.home, id)?.iter().map(ToString::to_string));
         }
@@ -228,7 +237,17 @@ pub fn plan_prune(context: &Context<'_>, from: &Location, keep: &KeptTags) -> Re
     let shared = store_lock::share(context.store)?;
     let shipping = shipping(context, &shared);
     let is_kept = |tag: &str| keep.patterns.iter().any(|pattern| fits(pattern, tag));
-    Ok(prune::plan(&shipping, &shipping.repository(from.clone()), &is_kept, &|drv| needed.contains(drv))?)
+    // The derivation of inputs has no project, so it may be that of no image here. All inputs of a tool of this machine stay.
+    let needs_inputs = |inputs: &Inputs| inputs.tool.as_ref().is_some_and(|(tool, _)| tools.contains(tool));
+    let keep = Keep { tag: &is_kept, derivation: &|drv| needed.contains(drv), inputs: &needs_inputs };
+    Ok(prune::plan(&shipping, &shipping.repository(from.clone()), &keep)?)
+}
+
+/// Returns the tools that are installed, or used by a project.
+fn tools_of_this_machine(context: &Context<'_>) -> Result<BTreeSet<String>, Error> {
+    let installed = record::list(context.home)?.into_iter().map(|tool| tool.name);
+    let used = projects::list(context.home)?.into_iter().flat_map(|project| project.tools.into_keys());
+    Ok(installed.chain(used).collect())
 }
 
 /// Removes the images of a repository that a plan does not keep.

@@ -41,6 +41,22 @@ pub fn get(store: &Store, key: &Digest) -> Result<Realisation, PathError> {
     })
 }
 
+/// Returns the key of a layer of `derivation` that was made without an id range: the owners of its files were only recorded.
+pub fn recorded_owners_key(derivation: &Digest) -> Digest {
+    Digest::of(format!("silo recorded owners 1\n{derivation}\n").as_bytes())
+}
+
+/// Returns the key under which a layer counts as the result of a derivation here: the derivation, or its key with recorded owners; `None`
+/// if it counts under neither.
+pub fn key_of(store: &Store, derivation: &Digest, layer: &LayerId) -> Result<Option<Digest>, PathError> {
+    for key in [*derivation, recorded_owners_key(derivation)] {
+        if get(store, &key)? == Realisation::Known(*layer) {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
+}
+
 /// Records the layer of one derivation.
 pub fn put(store: &Store, _permission: &SharedLock, key: &Digest, id: &LayerId) -> Result<(), PathError> {
     durable::replace(&store.realisation(key), text(id).as_bytes())

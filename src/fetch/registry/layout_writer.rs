@@ -4,15 +4,16 @@
 //! and the index is changed under a lock, so that two pushes do not lose each other's names.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use silo_store::digest::{Digest, Hasher};
 use silo_store::locked_file::LockedFile;
 use silo_store::read_limited;
+use tempfile::{Builder, NamedTempFile};
 
 use silo_model::oci::artifact::{self, Document, Entry};
 use silo_model::oci::kept_index::KeptIndex;
@@ -28,40 +29,54 @@ pub const INDEX: &str = "index.json";
 const LOCK: &str = ".lock";
 /// The age from which a blob without a name is no part of a push that is running.
 const SWEPT_AGE: Duration = Duration::from_secs(3600);
+/// The end of the name of a file that is not complete.
+const PARTIAL: &str = ".part";
 /// Bytes of one read.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Writes a blob, unless it is there; its bytes must have the digest.
 pub fn put_blob(dir: &Path, digest: Digest, from: &mut dyn Read) -> Result<(), Error> {
     let path = dir.join(blob(digest));
-    if path.exists() {
+    if has_blob(dir, digest)? {
         return Ok(());
     }
     prepare(dir)?;
-    let temp = temporary(&path);
-    let failed = |source| Error::Write { path: temp.clone(), source };
-    let done = (|| {
-        let mut file = File::create_new(&temp).map_err(failed)?;
-        let (mut hasher, mut piece) = (Hasher::new(), vec![0; CHUNK_BYTES]);
-        loop {
-            let count = from.read(&mut piece).map_err(failed)?;
-            if count == 0 {
-                break;
-            }
-            hasher.update(&piece[..count]);
-            file.write_all(&piece[..count]).map_err(failed)?;
+    let mut file = temporary(&path)?;
+    let failed = |source| Error::Write { path: path.clone(), source };
+    let (mut hasher, mut piece) = (Hasher::new(), vec![0; CHUNK_BYTES]);
+    loop {
+        let count = from.read(&mut piece).map_err(failed)?;
+        if count == 0 {
+            break;
         }
-        match hasher.finish() {
-            got if got == digest => file.sync_all().map_err(failed)?,
-            got => return Err(Error::Digest { url: path.display().to_string(), expected: digest, got }),
-        }
-        fs::rename(&temp, &path).map_err(|source| Error::Write { path: path.clone(), source })
-    })();
-    if done.is_err() {
-        // The first error matters more.
-        drop(fs::remove_file(&temp));
+        hasher.update(&piece[..count]);
+        file.write_all(&piece[..count]).map_err(failed)?;
     }
-    done
+    match hasher.finish() {
+        got if got == digest => file.as_file().sync_all().map_err(failed)?,
+        got => return Err(Error::Digest { url: path.display().to_string(), expected: digest, got }),
+    }
+    file.persist(&path).map(drop).map_err(|error| failed(error.error))
+}
+
+/// Returns true if a blob is there, and makes it a young one: a sweep that runs at the same time does not remove it, even though nothing
+/// names it yet.
+pub fn has_blob(dir: &Path, digest: Digest) -> Result<bool, Error> {
+    let path = dir.join(blob(digest));
+    if !path.exists() {
+        return Ok(false);
+    }
+    let _alone = alone(dir)?;
+    let failed = |source| Error::Write { path: path.clone(), source };
+    let opened = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened.map_err(failed)?,
+    };
+    match opened.set_modified(SystemTime::now()) {
+        // The blob of another user of a shared directory; that one, too, sweeps only old blobs.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(true),
+        done => done.map(|()| true).map_err(failed),
+    }
 }
 
 /// Reads the entries of the index; a directory without one has none.
@@ -124,11 +139,13 @@ pub fn sweep(dir: &Path, named: &BTreeSet<Digest>) -> Result<(usize, u64), Error
     for entry in fs::read_dir(&blobs).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
-        // Files with other names are not blobs of ours, or are being written.
-        let Some(digest) = name.to_str().and_then(|name| Digest::parse(name).ok()) else { continue };
+        // A killed push leaves files of its own; files with other names are not ours.
+        let Some(name) = name.to_str() else { continue };
+        let digest = Digest::parse(name).ok();
+        let is_partial = name.starts_with('.') && name.ends_with(PARTIAL);
         let facts = entry.metadata().map_err(failed)?;
         let is_young = facts.modified().ok().and_then(|at| at.elapsed().ok()).is_none_or(|age| age < SWEPT_AGE);
-        if named.contains(&digest) || is_young || !facts.is_file() {
+        if digest.map_or(!is_partial, |digest| named.contains(&digest)) || is_young || !facts.is_file() {
             continue;
         }
         fs::remove_file(entry.path()).map_err(|source| Error::Write { path: entry.path(), source })?;
@@ -155,23 +172,18 @@ fn prepare(dir: &Path) -> Result<(), Error> {
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let temp = temporary(path);
     let failed = |source| Error::Write { path: path.to_owned(), source };
-    let mut file = File::create_new(&temp).map_err(failed)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temp, path));
-    written.map_err(|source| {
-        // The first error matters more.
-        drop(fs::remove_file(&temp));
-        failed(source)
-    })
+    let mut file = temporary(path)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    file.persist(path).map(drop).map_err(|error| failed(error.error))
 }
 
-/// Returns a name for a file that is being written: of this process, and of this write.
-fn temporary(path: &Path) -> PathBuf {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}-{}.part", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-    name.into()
+/// Creates the file that gets the name `path` once it is complete. Its name is random, so another writer has another one.
+fn temporary(path: &Path) -> Result<NamedTempFile, Error> {
+    let dir = path.parent().unwrap_or(path);
+    let permissions = Permissions::from_mode(0o666);
+    let made = Builder::new().prefix(".").suffix(PARTIAL).permissions(permissions).tempfile_in(dir);
+    made.map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -187,6 +199,22 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join("blobs/sha256")).expect("made").count(), 0);
         put_blob(dir.path(), digest, &mut &b"x"[..]).expect("written");
         put_blob(dir.path(), digest, &mut &b"not read"[..]).expect("it is there");
+        // A sweep removes old files without a name, those of killed pushes too, but no blob that a push has just found.
+        let blobs = dir.path().join("blobs/sha256");
+        fs::write(blobs.join(".killed.part"), "x").expect("written");
+        fs::write(blobs.join("note"), "x").expect("written");
+        let age = |name: &str| {
+            let long_ago = SystemTime::now() - Duration::from_secs(7200);
+            File::options().write(true).open(blobs.join(name)).and_then(|file| file.set_modified(long_ago)).expect("our own");
+        };
+        [".killed.part", "note", &digest.to_string()].into_iter().for_each(age);
+        assert!(has_blob(dir.path(), digest).expect("read"));
+        assert_eq!(sweep(dir.path(), &BTreeSet::new()).expect("swept"), (1, 1));
+        assert!(blobs.join("note").exists() && blobs.join(digest.to_string()).exists());
+        age(&digest.to_string());
+        assert_eq!(sweep(dir.path(), &BTreeSet::from([digest])).expect("swept"), (0, 0));
+        assert_eq!(sweep(dir.path(), &BTreeSet::new()).expect("swept"), (1, 1));
+        assert!(!has_blob(dir.path(), digest).expect("read"));
         let entry = |text: &[u8]| Entry::of_artifact("x/y", text);
         for (name, text) in [("b", &b"1"[..]), ("a", b"2"), ("b", b"3")] {
             set_name(dir.path(), name, entry(text)).expect("named");

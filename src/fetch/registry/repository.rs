@@ -27,7 +27,7 @@ pub use super::session::{Bytes, Moved};
 
 /// The most bytes of an answer without a document.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
-/// The most manifests of a layout's index that are read to find those about an image.
+/// The most manifests of a web server's index that are read to find those about an image.
 const MAX_COPIED: usize = 64;
 /// Attempts to add a manifest to an index that others change at the same time.
 const INDEX_ATTEMPTS: u32 = 4;
@@ -172,7 +172,8 @@ impl<'a> Repository<'a> {
             None => Vec::new(),
         };
         // Other programs, such as oras, copy the manifests about an image into a layout, and list them in its index only.
-        let copied = self.entries()?.into_iter().filter(|entry| entry.artifact_type.is_some()).take(MAX_COPIED);
+        let most = if matches!(self.session.location, Location::Web(_)) { MAX_COPIED } else { usize::MAX };
+        let copied = self.entries()?.into_iter().filter(|entry| entry.artifact_type.is_some()).take(most);
         for entry in copied {
             let is_listed = listed.iter().any(|other| other.pointer.digest == entry.pointer.digest);
             let is_about = |bytes: Vec<u8>| artifact::read(&bytes).is_ok_and(|document| document.subject == Some(digest));
@@ -187,7 +188,7 @@ impl<'a> Repository<'a> {
     pub fn has_blob(&self, digest: Digest) -> Result<bool, Error> {
         match &self.session.location {
             Location::Registry { .. } => self.is_there(&self.blob_url(digest)),
-            Location::Directory(dir) => Ok(dir.join(blob(digest)).exists()),
+            Location::Directory(dir) => layout_writer::has_blob(dir, digest),
             Location::Web(url) => Err(not_written(url)),
         }
     }
@@ -260,6 +261,18 @@ impl<'a> Repository<'a> {
             Location::Directory(dir) => Ok(layout_writer::names(dir)?),
             Location::Web(url) => Err(not_written(url)),
         }
+    }
+
+    /// Lists the entries of a directory's index that [`tagged`](Self::tagged) does not find: without a name, or with that of an earlier
+    /// entry, as images of other platforms have. A registry has none.
+    pub fn further_entries(&self) -> Result<Vec<(Option<String>, Digest)>, Error> {
+        let mut names = BTreeSet::new();
+        let further = |mut entry: Entry| {
+            let name = entry.annotations.remove(NAME);
+            let is_first = name.as_ref().is_some_and(|name| names.insert(name.clone()));
+            (!is_first).then_some((name, entry.pointer.digest))
+        };
+        Ok(self.entries()?.into_iter().filter_map(further).collect())
     }
 
     fn listed_tags(&self) -> Result<Vec<String>, Error> {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use reqwest::Url;
+
 use silo_base::sanitize::brief;
 use silo_model::oci::location::Location;
 use silo_model::oci::reference::{Place, Reference};
@@ -81,10 +83,20 @@ impl<'a> Session<'a> {
         if let Some(origin) = reply.elsewhere {
             return Err(Error::Elsewhere { url: url.to_owned(), origin: brief(&origin) });
         }
+        // Nor does one from another server that the registry named, such as the place of an upload.
+        if !is_same_origin(url, &self.base()) {
+            return Err(Error::Elsewhere { url: url.to_owned(), origin: brief(url) });
+        }
         let pass = login::pass(self.context, reference, url, &challenge)?;
         self.context.transport.show(&pass.prefix, pass.value);
         again()
     }
+}
+
+/// True if two addresses have the same origin: scheme, host and port.
+fn is_same_origin(url: &str, base: &str) -> bool {
+    let origin = |url: &str| Url::parse(url).ok().map(|url| url.origin());
+    origin(url).is_some_and(|one| Some(one) == origin(base))
 }
 
 /// Returns the error for an unexpected status.
@@ -92,4 +104,25 @@ pub fn refused(url: &str, reply: &Reply) -> Error {
     let value: serde_json::Value = serde_json::from_slice(&reply.bytes).unwrap_or_default();
     let text = brief(value["errors"][0]["message"].as_str().unwrap_or_default());
     Error::Status { url: url.to_owned(), status: reply.status, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_is_for_one_origin() {
+        let base = "https://registry.example.com/v2/team/app";
+        for (url, expect) in [
+            ("https://registry.example.com/v2/team/app/blobs/uploads/1?x=y", true),
+            ("https://registry.example.com:443/other", true),
+            ("https://registry.example.com:8443/v2/", false),
+            ("http://registry.example.com/v2/", false),
+            ("https://uploads.example.com/v2/", false),
+            ("https://registry.example.com@evil.example/v2/", false),
+            ("not an address", false),
+        ] {
+            assert_eq!(is_same_origin(url, base), expect, "{url}");
+        }
+    }
 }

@@ -23,6 +23,9 @@ impl KeptIndex {
         // The same bounds as for every other index.
         let parsed = artifact::read(bytes)?.manifests;
         let mut fields: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if !fields.is_object() {
+            return Err("it is not a JSON object".to_owned());
+        }
         if ["config", "layers"].iter().any(|field| fields.get(field).is_some()) {
             return Err("it is a manifest, not an index".to_owned());
         }
@@ -57,7 +60,10 @@ impl KeptIndex {
     /// Returns the text. An index with more entries than are read is an error.
     pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
         if self.entries.len() > MAX_ENTRIES {
-            return Err(format!("it would name {} manifests; at most {MAX_ENTRIES} are read", self.entries.len()));
+            return Err(format!(
+                "it would name {} manifests; at most {MAX_ENTRIES} are read. `silo cache prune` removes old images",
+                self.entries.len()
+            ));
         }
         let mut value = self.fields.clone();
         value["manifests"] = self.entries.iter().map(|(_, written)| written.clone()).collect();
@@ -111,6 +117,13 @@ mod tests {
         assert!(index.to_bytes().expect_err("too many").contains("1001 manifests"));
         for wrong in [&b""[..], b"[]", b"{}", b"{\"schemaVersion\":2,\"manifests\":[1]}", b"{\"schemaVersion\":2,\"layers\":[]}"] {
             assert!(KeptIndex::read(Some(wrong)).is_err());
+        }
+    }
+
+    #[test]
+    fn only_an_object_is_an_index() {
+        for text in ["[2,null,null,null,[],null,null]", "[]", "null", "\"x\"", "1"] {
+            assert!(KeptIndex::read(Some(text.as_bytes())).is_err(), "{text}");
         }
     }
 }
