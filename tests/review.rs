@@ -448,3 +448,33 @@ fn a_program_of_this_machine_is_not_shown_what_it_may_obey() {
     drop(silo.run(["review", "--obeyed", "--", "git", "status"]));
     assert!(marker.exists());
 }
+
+/// Silo obeys its own settings, so each way on which they come here needs an approval.
+#[test]
+fn applied_settings_of_silo_need_an_approval_also_after_an_undo() {
+    let silo = Silo::shared(As::Me);
+    let project = silo.project();
+    fs::write(project.join("silo.toml"), "# mine\n").expect("our own project");
+    let asks = |silo: &Silo| {
+        let done = silo.run(["run", "--review=never", "--shim", "python3", "python", "--", "-c", "pass"]);
+        done.code != 0 && done.err.contains("silo trust")
+    };
+    assert_eq!(inside(&silo, "pass").code, 0);
+    assert!(!asks(&silo));
+    let program =
+        "import os\nos.mkdir('recipes')\nopen('recipes/x.toml', 'w').write('evil = 1')\nopen('silo.toml', 'w').write('# theirs\\n')";
+    assert_eq!(inside(&silo, program).code, 0);
+    let found = changes(&silo);
+    for path in ["silo.toml", "recipes/x.toml"] {
+        assert_eq!((found[path]["weight"].as_str(), found[path]["safe"].as_bool()), (Some("obeyed"), Some(false)), "{found:?}");
+    }
+    silo.ok(["apply", "silo.toml"]);
+    assert!(asks(&silo));
+    // The user's own file is back, and known.
+    silo.ok(["apply", "--undo"]);
+    assert_eq!(fs::read_to_string(project.join("silo.toml")).expect("there"), "# mine\n");
+    assert!(!asks(&silo));
+    silo.ok(["apply", "--undo"]);
+    assert_eq!(fs::read_to_string(project.join("silo.toml")).expect("there"), "# theirs\n");
+    assert!(asks(&silo));
+}

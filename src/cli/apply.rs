@@ -5,6 +5,9 @@ use std::process::ExitCode;
 
 use silo_review::apply;
 use silo_review::choose::Choice;
+use silo_review::finish::Caller;
+
+use crate::run::reviewing::arrivals;
 
 use super::context::{Globals, setting};
 use super::deciding::{self, OnConflict, count};
@@ -38,7 +41,9 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if args.undo {
         let last = apply::last(&view.session).map_err(deciding::failure)?;
         let number = last.ok_or_else(|| deciding::failure(silo_review::Error::NoDecision))?;
-        let undone = apply::undo(&mut view, number, deciding::now()).map_err(deciding::failure)?;
+        let arrive = arrivals(&setting.home, setting.project.clone());
+        let caller = Caller { now: deciding::now(), arrive: &arrive };
+        let undone = apply::undo(&mut view, number, &caller).map_err(deciding::failure)?;
         ui::data(&format!("undid {}; `silo apply --undo` again applies them once more\n", count(undone.paths.len(), "change")))?;
         return Ok(ExitCode::SUCCESS);
     }

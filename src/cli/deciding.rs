@@ -1,5 +1,6 @@
 //! Shared by the commands of a review: opens it, weighs its changes, and decides at the end of a run.
 
+use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
 use silo_base::{error_chain, sanitize};
@@ -7,13 +8,13 @@ use silo_guard::MAX_GUARDED;
 use silo_model::config::Review;
 use silo_review::apply::{self, Applied};
 use silo_review::choose::{self, Choice};
+use silo_review::finish::{self, Caller};
 use silo_review::lookalike;
 use silo_review::session::Session;
 use silo_review::view::{self, Repository, View};
 use silo_review::weigh::{self, Weighed, Weight};
-use silo_tool::trust;
 
-use crate::run::reviewing::Reviewing;
+use crate::run::reviewing::{Reviewing, arrivals};
 use crate::run::watch_project;
 
 use super::context::Setting;
@@ -25,10 +26,10 @@ use super::ui;
 pub fn open(setting: &Setting) -> Result<Option<View>, Failure> {
     let session = Session::find(&setting.home.reviews(), &setting.project).map_err(failure)?;
     let Some(mut session) = session else { return Ok(None) };
-    let is_free = apply::is_unfinished(&session).map_err(failure)? && session.lock().is_ok();
+    let is_free = finish::is_unfinished(&session).map_err(failure)? && session.lock().is_ok();
     let mut view = View::open(session).map_err(failure)?;
     if is_free {
-        finish_interrupted(&mut view)?;
+        finish_interrupted(setting, &mut view)?;
         view.session.unlock();
     }
     Ok(Some(view))
@@ -40,14 +41,14 @@ pub fn locked(setting: &Setting) -> Result<Option<View>, Failure> {
     let Some(mut session) = session else { return Ok(None) };
     session.lock().map_err(failure)?;
     let mut view = View::open(session).map_err(failure)?;
-    finish_interrupted(&mut view)?;
+    finish_interrupted(setting, &mut view)?;
     Ok(Some(view))
 }
 
-fn finish_interrupted(view: &mut View) -> Result<(), Failure> {
-    for line in apply::finish_interrupted(view, now()).map_err(failure)? {
-        ui::note(&format!("a decision of a killed command was undone: {line}"));
-    }
+fn finish_interrupted(setting: &Setting, view: &mut View) -> Result<(), Failure> {
+    let arrive = arrivals(&setting.home, view.session.project());
+    let lines = finish::finish_interrupted(view, &Caller { now: now(), arrive: &arrive }).map_err(failure)?;
+    lines.iter().for_each(|line| ui::note(line));
     Ok(())
 }
 
@@ -99,15 +100,12 @@ pub fn apply(setting: &Setting, view: &mut View, choice: &Choice, on_conflict: O
     let all = weighed(setting, view)?;
     let mut chosen = choose::choose(&all, choice).map_err(unchosen)?;
     if on_conflict == OnConflict::Skip {
-        let skipped: Vec<&Path> =
+        let skipped: HashSet<&Path> =
             chosen.iter().map(|index| &all[*index]).filter(|one| !one.is_applicable()).map(|one| one.change.path.as_path()).collect();
-        chosen.retain(|index| !skipped.iter().any(|path| all[*index].change.path.starts_with(path)));
+        chosen.retain(|index| !all[*index].change.path.ancestors().any(|path| skipped.contains(path)));
     }
-    let applied = apply::apply(view, &all, &chosen, now()).map_err(failure)?;
-    let obeyed: Vec<PathBuf> =
-        chosen.iter().map(|index| &all[*index]).filter(|one| one.weight == Weight::Obeyed).map(|one| one.change.path.clone()).collect();
-    // The approval of a project's settings stays a decision of its own.
-    trust::came_inside(&setting.home, &setting.project, &obeyed).map_err(Failure::from)?;
+    let arrive = arrivals(&setting.home, setting.project.clone());
+    let applied = apply::apply(view, &all, &chosen, &Caller { now: now(), arrive: &arrive }).map_err(failure)?;
     match choice {
         Choice::All | Choice::Safe => import(view),
         Choice::Paths(_) | Choice::Seen(_) => {}
@@ -206,7 +204,9 @@ const MAX_LINES: usize = 20;
 
 fn describe(one: &Weighed) -> String {
     let reason = one.reason.as_ref().or(one.conflict.as_ref()).or(one.change.problem.as_ref());
-    format!("{} ({}; {})", lookalike::name(&one.change.path), one.change.what.word(), reason.map_or("", String::as_str))
+    // A reason can have texts of the sandbox, such as the name of a script.
+    let reason = reason.map(|reason| sanitize::line(reason)).unwrap_or_default();
+    format!("{} ({}; {reason})", lookalike::name(&one.change.path), one.change.what.word())
 }
 
 /// Formats a number of things.

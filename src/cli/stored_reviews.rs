@@ -3,10 +3,12 @@
 use silo_base::home::Home;
 use silo_base::{sanitize, units};
 use silo_launch::{Check, State as Health};
-use silo_review::apply;
+use silo_review::finish::{self, Caller};
 use silo_review::session::Session;
 use silo_review::stored_reviews::{self, State, StoredReview};
 use silo_review::view::View;
+
+use crate::run::reviewing::arrivals;
 
 use super::deciding;
 use super::error::Failure;
@@ -63,10 +65,12 @@ pub fn fix(home: &Home) -> Result<(), Failure> {
             continue;
         }
         let mut view = View::open(session).map_err(deciding::failure)?;
-        let lines = apply::finish_interrupted(&mut view, deciding::now()).map_err(deciding::failure)?;
-        let shown = sanitize::path(&project);
-        ui::note(&format!("finished the decision of a killed command about {shown}"));
-        lines.iter().for_each(|line| ui::note(&format!("the decision was undone: {line}")));
+        let arrive = arrivals(home, project.clone());
+        let lines = finish::finish_interrupted(&mut view, &Caller { now: deciding::now(), arrive: &arrive }).map_err(deciding::failure)?;
+        if lines.is_empty() {
+            ui::note(&format!("finished the decision of a killed command about {}", sanitize::path(&project)));
+        }
+        lines.iter().for_each(|line| ui::note(line));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{self, Gid, Mode, RawMode, Uid};
 
-use silo_guard::git::dir_fd::{Dir, Kind};
+use silo_guard::git::dir_fd::{Dir, Kind, mode_of};
 
 use crate::changes::Entry;
 use crate::error::{Error, at};
@@ -82,6 +82,27 @@ fn fill(source: File, mut target: File, size: u64, mode: u32) -> io::Result<()> 
 pub fn set_mode(file: impl AsFd, mode: u32) -> io::Result<()> {
     #[allow(clippy::unnecessary_cast, reason = "the type has another width on other systems")]
     Ok(fs::fchmod(file, Mode::from_raw_mode((mode & MODE_BITS) as RawMode))?)
+}
+
+/// Makes a change in a directory. One without write permission gets that for the time of the change.
+pub fn with_write<T>(dir: &Dir, change: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let refused = match change() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+        done => return done,
+    };
+    let mode = mode_of(&dir.own_stat()?) & 0o7777;
+    if mode & 0o700 == 0o700 || set_all_bits(dir, mode | 0o700).is_err() {
+        return Err(refused);
+    }
+    let changed = change();
+    let restored = set_all_bits(dir, mode);
+    changed.and_then(|done| restored.map(|()| done))
+}
+
+/// Changes permissions, with set-id bits: for a directory that had them.
+#[allow(clippy::unnecessary_cast, reason = "the type has another width on other systems")]
+fn set_all_bits(file: impl AsFd, mode: u32) -> io::Result<()> {
+    Ok(fs::fchmod(file, Mode::from_raw_mode(mode as RawMode))?)
 }
 
 /// Gives an entry the owner of the one that it replaces, if the caller may.

@@ -1,6 +1,6 @@
 //! Renames that replace a file only if it is as expected, with an equal for file systems without them.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat, renameat_with, statat};
@@ -35,18 +35,41 @@ pub fn move_new(dir: &Dir, from: &OsStr, to: &OsStr) -> io::Result<bool> {
 }
 
 /// Exchanges two names.
-pub fn exchange(dir: &Dir, one: &OsStr, other: &OsStr) -> io::Result<()> {
-    match renameat_with(dir, one, dir, other, RenameFlags::EXCHANGE) {
+pub fn exchange(dir: &Dir, staged: &OsStr, name: &OsStr) -> io::Result<()> {
+    match renameat_with(dir, staged, dir, name, RenameFlags::EXCHANGE) {
         // A file system without such renames.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            let mut third = one.to_owned();
-            third.push("-old");
-            dir.rename(other, &third)?;
-            dir.rename(one, other)?;
-            dir.rename(&third, one)
-        }
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => exchange_by_moves(dir, staged, name),
         done => Ok(done?),
     }
+}
+
+/// Exchanges two names with three renames. After a kill between them, [`complete_exchange`] restores one of both states.
+fn exchange_by_moves(dir: &Dir, staged: &OsStr, name: &OsStr) -> io::Result<()> {
+    let third = third(staged);
+    for (from, to) in [(name, third.as_os_str()), (staged, name), (&third, staged)] {
+        if !move_new(dir, from, to)? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+    }
+    Ok(())
+}
+
+/// Ends an exchange that was killed between its renames: the file with the third name gets its old name back, or its new one.
+pub fn complete_exchange(dir: &Dir, staged: &OsStr, name: &OsStr) -> io::Result<()> {
+    let third = third(staged);
+    if identity_of(dir, &third)?.is_none() {
+        return Ok(());
+    }
+    // With the staged file in place, the second rename is missing. A new file may have the old name.
+    let to = if identity_of(dir, staged)?.is_some() { name } else { staged };
+    move_new(dir, &third, to).map(drop)
+}
+
+/// Returns the name of a file between the renames of an exchange.
+fn third(staged: &OsStr) -> OsString {
+    let mut third = staged.to_owned();
+    third.push("-old");
+    third
 }
 
 /// Changes the permissions of a file that is as expected; `false` if it is not.
@@ -57,4 +80,50 @@ pub fn change_mode(dir: &Dir, name: &OsStr, before: Id, mode: u32) -> io::Result
         return Ok(false);
     }
     copying::set_mode(&opened, mode).map(|()| true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn an_exchange_without_the_kernel_survives_a_kill_at_each_rename() {
+        let (staged, name) = (OsStr::new(".staged"), OsStr::new("name"));
+        for renames in 0..=3 {
+            let place = tempfile::tempdir().expect("a directory");
+            let root = place.path();
+            fs::write(root.join("name"), "old").expect("written");
+            fs::write(root.join(".staged"), "new").expect("written");
+            let dir = Dir::open(root).expect("there");
+            let moves = [("name", ".staged-old"), (".staged", "name"), (".staged-old", ".staged")];
+            for (from, to) in &moves[..renames] {
+                fs::rename(root.join(from), root.join(to)).expect("renamed");
+            }
+            complete_exchange(&dir, staged, name).expect("completed");
+            let texts = || [name, staged].map(|name| fs::read_to_string(root.join(name)).expect("there"));
+            let is_done = renames >= 2;
+            assert_eq!(texts(), if is_done { ["new", "old"] } else { ["old", "new"] }, "{renames}");
+            assert_eq!(dir.list(9).expect("listed").len(), 2);
+            exchange_by_moves(&dir, staged, name).expect("exchanged");
+            assert_eq!(texts(), if is_done { ["old", "new"] } else { ["new", "old"] }, "{renames}");
+        }
+    }
+
+    #[test]
+    fn a_new_file_with_the_old_name_is_not_overwritten() {
+        let place = tempfile::tempdir().expect("a directory");
+        for (name, text) in [("name", "of the user"), (".staged", "new"), (".staged-old", "old")] {
+            fs::write(place.path().join(name), text).expect("written");
+        }
+        let dir = Dir::open(place.path()).expect("there");
+        complete_exchange(&dir, OsStr::new(".staged"), OsStr::new("name")).expect("looked");
+        assert_eq!(dir.read(Path::new("name"), 99).expect("read").as_deref(), Some(&b"of the user"[..]));
+        // Without the staged file, the old one takes its place.
+        fs::remove_file(place.path().join(".staged")).expect("removed");
+        complete_exchange(&dir, OsStr::new(".staged"), OsStr::new("name")).expect("moved");
+        assert_eq!(dir.list(9).expect("listed"), [".staged", "name"]);
+    }
 }

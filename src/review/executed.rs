@@ -3,6 +3,8 @@
 
 /// Patterns of paths in any directory, with the reason; `*` matches any part of one name. A pattern of a directory covers its files.
 pub const EXECUTED: &[(&str, &str)] = &[
+    // Silo: `silo trust` approves it.
+    ("recipes/*.toml", "recipe of Silo"),
     // Continuous integration: runs with the repository's secrets after a push.
     (".github/workflows", "CI workflow"),
     (".github/actions", "CI workflow"),

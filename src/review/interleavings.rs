@@ -15,7 +15,8 @@ use crate::Error;
 use crate::apply;
 use crate::choose::{Choice, choose};
 use crate::discard;
-use crate::plan::{Phase, Plan};
+use crate::finish::{self, Caller};
+use crate::plan::{Action, Operation, Phase, Plan};
 use crate::session::Session;
 use crate::view::View;
 use crate::weigh::{Weighed, weigh};
@@ -97,6 +98,17 @@ impl World {
                     drop(fs::write(&path, text));
                 }
             }
+        }
+    }
+
+    /// Removes staged files that a rename took away from their place.
+    fn remove_staged(&self) {
+        for path in tree(&self.project)
+            .into_keys()
+            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".silo-apply")))
+        {
+            let path = self.project.join(path);
+            drop(fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)));
         }
     }
 
@@ -208,6 +220,17 @@ fn texts(top: &Path) -> Vec<String> {
     tree(top).into_values().flatten().map(|(text, _)| text).collect()
 }
 
+/// A command at this time.
+fn caller(now: u64) -> Caller<'static> {
+    Caller { now, arrive: &|_| Ok(()) }
+}
+
+/// Texts below a directory, without staged files.
+fn own_texts(top: &Path) -> Vec<String> {
+    let is_own = |path: &Path| !path.to_string_lossy().contains(".silo-apply");
+    tree(top).into_iter().filter(|(path, _)| is_own(path)).filter_map(|(_, file)| file).map(|(text, _)| text).collect()
+}
+
 /// Begins a decision and stops in the middle, as a killed command does.
 fn killed(view: &mut View, all: &[Weighed], chosen: &[usize], random: &mut Random) -> Result<(), Error> {
     apply::interrupted(view, all, chosen, &mut |most| random.next(most))
@@ -236,43 +259,55 @@ fn one(seed: u64) {
         let merged = world.merged(&session);
         let mut view = View::open(session).expect("opened");
         let here = tree(&world.project);
-        let before = texts(&world.project);
+        let mut before = texts(&world.project);
+        let mut has_edits = false;
         let all = weighed(&view);
-        let outcome = match world.random.next(6) {
-            0 => {
-                let chosen = choose(&all, &Choice::All).expect("all");
-                killed(&mut view, &all, &chosen, &mut world.random).map(|()| {
-                    let lines = apply::finish_interrupted(&mut view, round).expect("settled");
-                    assert!(lines.is_empty(), "{seed}: {lines:?}");
-                })
-            }
-            1 | 2 => {
-                let mut chosen = choose(&all, &Choice::All).expect("all");
-                let skipped: Vec<PathBuf> = all.iter().filter(|one| !one.is_applicable()).map(|one| one.change.path.clone()).collect();
-                chosen.retain(|index| !skipped.iter().any(|path| all[*index].change.path.starts_with(path)));
-                apply::apply(&mut view, &all, &chosen, round).map(drop)
-            }
-            3 => {
-                let chosen = choose(&all, &Choice::All).expect("all");
-                let applied = apply::apply(&mut view, &all, &chosen, round);
-                if applied.is_ok() {
-                    // Everything that a program saw is here.
-                    let now = tree(&world.project);
-                    assert!(merged.iter().all(|(path, file)| now.get(path) == Some(file)), "{seed}: {all:?}");
-                    assert!(now.keys().all(|path| merged.contains_key(path) || here.contains_key(path)), "{seed}: {all:?}");
-                    assert_eq!(weighed(&view).len(), 0, "{seed}");
+        let outcome =
+            match world.random.next(6) {
+                0 => {
+                    let chosen = choose(&all, &Choice::All).expect("all");
+                    killed(&mut view, &all, &chosen, &mut world.random).map(|()| {
+                        has_edits = world.random.next(2) == 0;
+                        for _ in 0..if has_edits { 1 + world.random.next(3) } else { 0 } {
+                            world.outside();
+                        }
+                        // A person has removed or overwritten the others.
+                        let left = [texts(&world.project), texts(&view.session.dir().join("done"))].concat();
+                        before.retain(|text| left.contains(text));
+                        before.extend(own_texts(&world.project));
+                        let lines = finish::finish_interrupted(&mut view, &caller(round)).expect("settled");
+                        assert!(has_edits || lines.is_empty(), "{seed}: {lines:?}");
+                    })
                 }
-                applied
-                    .and_then(|applied| if applied.number == 0 { Ok(()) } else { apply::undo(&mut view, applied.number, round).map(drop) })
-                    .inspect(|()| assert_eq!(tree(&world.project), here, "{seed}"))
-            }
-            4 if !all.is_empty() => {
-                let path = all[world.random.next(all.len())].change.path.clone();
-                let chosen = choose(&all, &Choice::Paths(vec![path.clone()])).expect("it is there");
-                discard::some(&view, &all, &chosen, &[path]).map(drop)
-            }
-            _ => discard::all(&view),
-        };
+                1 | 2 => {
+                    let mut chosen = choose(&all, &Choice::All).expect("all");
+                    let skipped: Vec<PathBuf> = all.iter().filter(|one| !one.is_applicable()).map(|one| one.change.path.clone()).collect();
+                    chosen.retain(|index| !skipped.iter().any(|path| all[*index].change.path.starts_with(path)));
+                    apply::apply(&mut view, &all, &chosen, &caller(round)).map(drop)
+                }
+                3 => {
+                    let chosen = choose(&all, &Choice::All).expect("all");
+                    let applied = apply::apply(&mut view, &all, &chosen, &caller(round));
+                    if applied.is_ok() {
+                        // Everything that a program saw is here.
+                        let now = tree(&world.project);
+                        assert!(merged.iter().all(|(path, file)| now.get(path) == Some(file)), "{seed}: {all:?}");
+                        assert!(now.keys().all(|path| merged.contains_key(path) || here.contains_key(path)), "{seed}: {all:?}");
+                        assert_eq!(weighed(&view).len(), 0, "{seed}");
+                    }
+                    applied
+                        .and_then(|applied| {
+                            if applied.number == 0 { Ok(()) } else { apply::undo(&mut view, applied.number, &caller(round)).map(drop) }
+                        })
+                        .inspect(|()| assert_eq!(tree(&world.project), here, "{seed}"))
+                }
+                4 if !all.is_empty() => {
+                    let path = all[world.random.next(all.len())].change.path.clone();
+                    let chosen = choose(&all, &Choice::Paths(vec![path.clone()])).expect("it is there");
+                    discard::some(&view, &all, &chosen, &[path]).map(drop)
+                }
+                _ => discard::all(&view),
+            };
         match outcome {
             Ok(()) => {}
             Err(Error::Conflicts { lines }) => {
@@ -281,13 +316,17 @@ fn one(seed: u64) {
             }
             Err(error) => panic!("{seed}: {error:?}"),
         }
-        assert!(!apply::is_unfinished(&view.session).expect("read"), "{seed}");
+        assert!(!finish::is_unfinished(&view.session).expect("read"), "{seed}");
         // No text that was here is lost: it is in the project, or can be restored.
-        let after = [texts(&world.project), texts(&view.session.dir().join("done"))].concat();
+        let dirs = [world.project.clone(), view.session.dir().join("done"), view.session.upper()];
+        let after: Vec<String> = dirs.iter().flat_map(|dir| texts(dir)).collect();
         for text in &before {
             assert!(after.contains(text), "{seed}: {text} is lost");
         }
-        assert!(tree(&world.project).keys().all(|path| !path.to_string_lossy().contains(".silo-apply")), "{seed}");
+        // A renamed directory takes its staged files along.
+        let is_clean = |path: &PathBuf| !path.to_string_lossy().contains(".silo-apply");
+        assert!(has_edits || tree(&world.project).keys().all(is_clean), "{seed}");
+        world.remove_staged();
         drop(weighed(&view));
     }
 }
@@ -303,6 +342,16 @@ fn no_interleaving_loses_a_text_of_the_host() {
 }
 
 #[test]
+fn a_plan_that_cannot_be_read_again_is_not_written() {
+    let place = tempfile::tempdir().expect("a directory");
+    let long = PathBuf::from("x".repeat(4000));
+    let operations = vec![Operation::new(&long, Action::Remove, None, vec![long.clone(); 70_000])];
+    let plan = Plan::new(Path::new("/p"), "1-1".to_owned(), 5, None, operations);
+    assert_eq!(plan.write(place.path()).expect_err("refused").kind(), io::ErrorKind::FileTooLarge);
+    assert!(Plan::read(place.path()).expect("none").is_none());
+}
+
+#[test]
 fn a_plan_of_another_version_stays() {
     let place = tempfile::tempdir().expect("a directory");
     assert!(Plan::read(place.path()).expect("none").is_none());
@@ -310,7 +359,7 @@ fn a_plan_of_another_version_stays() {
     plan.phase = Phase::Ready;
     plan.write(place.path()).expect("written");
     assert_eq!(Plan::read(place.path()).expect("read").map(|plan| plan.phase), Some(Phase::Ready));
-    let text = fs::read_to_string(place.path().join("plan.json")).expect("there").replace("\"version\":1", "\"version\":2");
+    let text = fs::read_to_string(place.path().join("plan.json")).expect("there").replace("\"version\":2", "\"version\":3");
     fs::write(place.path().join("plan.json"), text).expect("ours");
     assert_eq!(Plan::read(place.path()).expect_err("refused").kind(), io::ErrorKind::InvalidData);
 }

@@ -34,13 +34,20 @@ pub mod report;
 pub mod html;
 
 pub mod choose;
+mod contents;
 mod copying;
+mod record_text;
+
 pub mod plan;
 
 mod decisions;
 pub mod entries;
 mod exchange;
 mod release;
+
+mod steps;
+
+pub mod finish;
 
 pub mod apply;
 pub mod browser;
@@ -50,5 +57,7 @@ pub mod stored_reviews;
 
 #[cfg(test)]
 mod interleavings;
+#[cfg(test)]
+mod later_edits;
 
 pub use error::Error;

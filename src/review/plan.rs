@@ -9,19 +9,23 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
 
 use silo_guard::git::dir_fd::{Dir, mode_of};
+use silo_store::digest::Digest;
 use silo_store::{private, read_limited};
 
+use crate::record_text::{digest, escaped_path, escaped_paths};
+
 /// Version of `plan.json`.
-const VERSION: u32 = 1;
-/// Maximum size of `plan.json`.
-const MAX_BYTES: u64 = 1 << 30;
+const VERSION: u32 = 2;
+/// Maximum size of `plan.json`: a million operations with paths of usual length.
+const MAX_BYTES: u64 = 256 << 20;
+/// Maximum size of everything that an operation gets after its staging: an identity and a digest.
+const OPERATION_BYTES: u64 = 400;
 
 /// Seconds for which a decision can be undone.
 const KEPT_SECONDS: u64 = 24 * 60 * 60;
@@ -34,6 +38,8 @@ pub enum Phase {
     Staging,
     /// All new files are complete. The next silo finishes the decision.
     Ready,
+    /// All files are in place. The next silo moves the replaced files to the record.
+    Keeping,
     /// A file changed here in between. The next silo finishes the rollback.
     Undoing,
     /// Done.
@@ -48,12 +54,13 @@ pub enum Phase {
 pub struct Plan {
     version: u32,
     /// Path of the project.
-    project: Vec<u8>,
+    #[serde(with = "escaped_path")]
+    project: PathBuf,
     /// Part of the names of staged files.
     pub id: String,
     /// Phase.
     pub phase: Phase,
-    /// Seconds since 1970 of the decision.
+    /// Seconds since 1970 of the decision; of its end, once it is done.
     pub at: u64,
     /// Number of the decision that this one undoes.
     pub undoes: Option<u64>,
@@ -65,16 +72,24 @@ pub struct Plan {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operation {
-    /// Paths may have any bytes.
-    path: Vec<u8>,
+    /// Path in the project.
+    #[serde(with = "escaped_path")]
+    pub path: PathBuf,
     /// Action.
     pub action: Action,
     /// Identity of the replaced, removed or changed file; `None` for a new one.
     pub before: Option<Id>,
+    /// Contents of the replaced or removed directory, see [`contents`](crate::contents).
+    #[serde(with = "digest")]
+    pub contents_before: Option<Digest>,
     /// Identity of the new file; `None` until it is staged, and for a removal.
     pub after: Option<Id>,
+    /// Contents of the new directory.
+    #[serde(with = "digest")]
+    pub contents_after: Option<Digest>,
     /// Paths of the layer that the operation brings, for directories.
-    pub parts: Vec<Vec<u8>>,
+    #[serde(with = "escaped_paths")]
+    pub parts: Vec<PathBuf>,
 }
 
 /// Kind of an operation.
@@ -132,25 +147,19 @@ impl Id {
 impl Operation {
     /// An operation that is not staged yet.
     pub fn new(path: &Path, action: Action, before: Option<Id>, parts: Vec<PathBuf>) -> Operation {
-        let parts = parts.into_iter().map(|part| part.into_os_string().into_vec()).collect();
-        Operation { path: path.as_os_str().as_bytes().to_vec(), action, before, after: None, parts }
+        Operation { path: path.to_owned(), action, before, contents_before: None, after: None, contents_after: None, parts }
     }
 
-    /// Returns the path in the project.
-    pub fn path(&self) -> PathBuf {
-        OsString::from_vec(self.path.clone()).into()
-    }
-
-    /// Returns the paths of the layer.
-    pub fn parts(&self) -> Vec<PathBuf> {
-        self.parts.iter().map(|part| OsString::from_vec(part.clone()).into()).collect()
+    /// Adds the contents of the directory that the operation replaces or removes.
+    pub fn over(self, contents_before: Option<Digest>) -> Operation {
+        Operation { contents_before, ..self }
     }
 }
 
 impl Plan {
     /// A decision that has not begun.
     pub fn new(project: &Path, id: String, at: u64, undoes: Option<u64>, operations: Vec<Operation>) -> Plan {
-        Plan { version: VERSION, project: project.as_os_str().as_bytes().to_vec(), id, phase: Phase::Staging, at, undoes, operations }
+        Plan { version: VERSION, project: project.to_owned(), id, phase: Phase::Staging, at, undoes, operations }
     }
 
     /// True if the decision is done, and too old to be undone.
@@ -165,9 +174,13 @@ impl Plan {
 
     /// Opens the directory of an operation's target, and returns the target's name.
     pub fn target(&self, project: &Dir, index: usize) -> io::Result<(Dir, OsString)> {
-        let path = self.operations[index].path();
-        let (dir, name) = project.parent(&path)?;
+        let (dir, name) = project.parent(&self.operations[index].path)?;
         Ok((dir, name.to_owned()))
+    }
+
+    /// Returns every path that the plan changes.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.operations.iter().flat_map(|operation| operation.parts.iter().chain([&operation.path])).cloned().collect()
     }
 
     /// Reads the plan of a decision; `None` if it has none.
@@ -184,10 +197,16 @@ impl Plan {
         }
     }
 
-    /// Writes the plan by one rename.
+    /// Writes the plan by one rename. Refuses one that is too large to be read again, also after its staging.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         let (path, new) = (dir.join("plan.json"), dir.join("plan.new"));
-        private::write(&new, &serde_json::to_vec(self)?)?;
+        let text = serde_json::to_vec(self)?;
+        let more = if self.phase == Phase::Staging { OPERATION_BYTES.saturating_mul(self.operations.len() as u64) } else { 0 };
+        if more.saturating_add(text.len() as u64) > MAX_BYTES {
+            let reason = "there are too many changes for one decision; decide some paths at a time";
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+        }
+        private::write(&new, &text)?;
         fs::File::open(&new)?.sync_all()?;
         fs::rename(&new, &path)?;
         fs::File::open(dir)?.sync_all()

@@ -1,6 +1,8 @@
 //! Removes changes from a layer, after they were applied or discarded. No program uses the layer at that time.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, XattrFlags, fremovexattr, fsetxattr, unlinkat};
@@ -9,6 +11,7 @@ use silo_guard::git::dir_fd::{Dir, Kind, is_absent, mode_of};
 use silo_store::{removal, system};
 
 use crate::base::Base;
+use crate::copying::with_write;
 use crate::error::{Error, at};
 
 /// The attribute of an opaque directory.
@@ -41,14 +44,15 @@ fn open_one(upper: &Dir, project: &Dir, base: Option<&Base>, dir: &Path) -> io::
             if ours.binary_search(&name).is_ok() {
                 let is_dir = |dir: &Dir| Ok::<_, io::Error>(dir.stat(Path::new(&name))?.is_some_and(|stat| Kind::of(&stat) == Kind::Dir));
                 if is_dir(upper)? && is_dir(&host)? {
-                    fsetxattr(upper.dir(Path::new(&name))?, OPAQUE, b"y", XattrFlags::empty())?;
+                    let inner = upper.dir(Path::new(&name))?;
+                    with_write(&inner, || Ok(fsetxattr(&inner, OPAQUE, b"y", XattrFlags::empty())?))?;
                 }
             } else if base.is_none_or(|base| base.get(&dir.join(&name)).is_some()) {
-                system::make_whiteout(upper, Path::new(&name))?;
+                with_write(upper, || system::make_whiteout(upper, Path::new(&name)))?;
             }
         }
     }
-    Ok(fremovexattr(upper, OPAQUE)?)
+    with_write(upper, || Ok(fremovexattr(upper, OPAQUE)?))
 }
 
 /// Removes paths from the layer: files first, then the directories that became empty.
@@ -62,7 +66,7 @@ pub fn remove(upper: &Dir, project: &Dir, paths: &[PathBuf]) -> Result<(), Error
         match parent.stat(Path::new(name)).map_err(at("read", path))? {
             None => {}
             Some(stat) if Kind::of(&stat) == Kind::Dir => remove_empty(&parent, Path::new(name), project, path),
-            Some(_) => unlinkat(&parent, name, AtFlags::empty()).map_err(io::Error::from).map_err(at("remove", path))?,
+            Some(_) => with_write(&parent, || Ok(unlinkat(&parent, name, AtFlags::empty())?)).map_err(at("remove", path))?,
         }
         for dir in path.ancestors().skip(1).take_while(|dir| !dir.as_os_str().is_empty()) {
             let Ok((parent, name)) = upper.parent(dir) else { break };
@@ -79,15 +83,21 @@ fn remove_empty(parent: &Dir, name: &Path, project: &Dir, path: &Path) {
     let is_same = project.dir(path).is_ok_and(|host| same(&host) == same(&ours));
     if is_same && !ours.is_opaque() {
         // One with files stays.
-        let _ = parent.remove_dir(name.as_os_str());
+        let _ = with_write(parent, || match parent.remove_dir(name.as_os_str()) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            removed => removed,
+        });
     }
 }
 
 /// Removes a path from the layer with everything below it.
 pub fn remove_whole(upper: &Dir, path: &Path) -> Result<(), Error> {
-    use std::os::fd::AsFd;
+    let remove = |parent: &Dir, name: &OsStr| {
+        let removed = || removal::remove_at(parent.as_fd(), name, path).map_err(|error| io::Error::new(error.source.kind(), error));
+        with_write(parent, removed).map_err(at("remove", path))
+    };
     match upper.parent(path) {
-        Ok((parent, name)) => Ok(removal::remove_at(parent.as_fd(), name, path)?),
+        Ok((parent, name)) => remove(&parent, name),
         Err(error) if is_absent(&error) => Ok(()),
         Err(error) => Err(at("open", path)(error)),
     }

@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use silo_store::removal;
 use silo_store::usage::LinkCounts;
 
-use crate::apply;
 use crate::decisions::{decision, numbers};
 use crate::error::{Error, at};
+use crate::finish;
 use crate::plan::Plan;
 use crate::session::Session;
 use crate::view::{self, Repository};
@@ -67,7 +67,7 @@ pub struct Removed {
 
 /// Lists all reviews by directory, without changes.
 pub fn list_all(reviews: &Path) -> Result<Vec<StoredReview>, Error> {
-    dirs(reviews)?.into_iter().filter(|dir| !is_removed(dir)).map(|dir| judge(&dir)).collect()
+    Ok(dirs(reviews)?.into_iter().filter(|dir| !is_removed(dir)).map(|dir| judge(&dir)).collect())
 }
 
 /// Computes the result of [`sweep`] and removes nothing.
@@ -79,7 +79,7 @@ pub fn foresee(reviews: &Path, now: SystemTime, min_age: Duration) -> Result<Rem
             removed.bytes += stored.bytes;
         } else {
             for dir in expired(&stored, now)? {
-                removed.bytes += size(&dir)?;
+                removed.bytes += size(&dir);
             }
         }
     }
@@ -88,27 +88,39 @@ pub fn foresee(reviews: &Path, now: SystemTime, min_age: Duration) -> Result<Rem
 
 /// Removes reviews that nothing needs, and decisions that can no longer be undone.
 pub fn sweep(reviews: &Path, now: SystemTime, min_age: Duration) -> Result<Removed, Error> {
+    let mut failed = None;
     for dir in dirs(reviews)?.iter().filter(|dir| is_removed(dir)) {
-        removal::remove_tree(dir)?;
+        if let Err(error) = removal::remove_tree(dir) {
+            failed.get_or_insert_with(|| Error::from(error));
+        }
     }
     let mut removed = Removed::default();
     for stored in list_all(reviews)? {
-        if stored.is_unneeded(now, min_age) {
-            if remove(&stored, &|again| again.is_unneeded(now, min_age))? {
-                removed.reviews += 1;
-                removed.bytes += stored.bytes;
-            }
-            continue;
-        }
-        let old = expired(&stored, now)?;
-        // A command that decides removes them itself.
-        let lock = if old.is_empty() { None } else { lock(&stored)? };
-        for dir in old.iter().filter(|_| lock.is_some()) {
-            removed.bytes += size(dir)?;
-            removal::remove_tree(dir)?;
+        // One review that cannot be removed does not keep the others.
+        if let Err(error) = sweep_one(&stored, now, min_age, &mut removed) {
+            failed.get_or_insert(error);
         }
     }
-    Ok(removed)
+    failed.map_or(Ok(removed), Err)
+}
+
+fn sweep_one(stored: &StoredReview, now: SystemTime, min_age: Duration, removed: &mut Removed) -> Result<(), Error> {
+    if stored.is_unneeded(now, min_age) {
+        if remove(stored, &|again| again.is_unneeded(now, min_age))? {
+            removed.reviews += 1;
+            removed.bytes += stored.bytes;
+        }
+        return Ok(());
+    }
+    let old = expired(stored, now)?;
+    // A command that decides removes them itself.
+    let lock = if old.is_empty() { None } else { lock(stored)? };
+    for dir in old.iter().filter(|_| lock.is_some()) {
+        let bytes = size(dir);
+        removal::remove_tree(dir)?;
+        removed.bytes += bytes;
+    }
+    Ok(())
 }
 
 /// Removes the reviews of the project at a path, with undecided changes. Fails if one is in use.
@@ -138,7 +150,7 @@ impl StoredReview {
 /// Removes a review if it still is as `wanted`, under its lock; returns false if not.
 fn remove(stored: &StoredReview, wanted: &dyn Fn(&StoredReview) -> bool) -> Result<bool, Error> {
     let Some(_lock) = lock(stored)? else { return Ok(false) };
-    if !wanted(&state(stored.clone())?) {
+    if !wanted(&state(stored.clone())) {
         return Ok(false);
     }
     let name = stored.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -157,20 +169,22 @@ fn lock(stored: &StoredReview) -> Result<Option<silo_store::locked_file::LockedF
     }
 }
 
-fn judge(dir: &Path) -> Result<StoredReview, Error> {
+/// Finds the state of a review. One that cannot be read stays, and does not hide the others.
+fn judge(dir: &Path) -> StoredReview {
     let record = fs::metadata(dir.join("session.json")).or_else(|_| fs::metadata(dir));
     let last_used = record.and_then(|found| found.modified()).unwrap_or(UNIX_EPOCH);
-    let mut stored = StoredReview { dir: dir.to_owned(), project: None, bytes: size(dir)?, state: State::Unreadable, last_used };
-    let Ok(found) = Session::at(dir.to_owned()) else { return Ok(stored) };
+    let mut stored = StoredReview { dir: dir.to_owned(), project: None, bytes: size(dir), state: State::Unreadable, last_used };
+    let Ok(found) = Session::at(dir.to_owned()) else { return stored };
     stored.project = found.map(|session| session.project());
-    match lock(&stored)? {
-        Some(_lock) => state(stored),
-        None => Ok(StoredReview { state: State::Busy, ..stored }),
+    match lock(&stored) {
+        Ok(Some(_lock)) => state(stored),
+        Ok(None) => StoredReview { state: State::Busy, ..stored },
+        Err(_) => stored,
     }
 }
 
 /// Finds the state of a review that nobody uses.
-fn state(stored: StoredReview) -> Result<StoredReview, Error> {
+fn state(stored: StoredReview) -> StoredReview {
     let state = match Session::at(stored.dir.clone()) {
         Err(_) => State::Unreadable,
         // The record is written before a program can change something.
@@ -178,16 +192,17 @@ fn state(stored: StoredReview) -> Result<StoredReview, Error> {
         Ok(Some(session)) => {
             let has_changes = fs::read_dir(session.upper()).is_ok_and(|mut listing| listing.next().is_some());
             let waits = has_changes || view::repository(&session.git()) == Repository::Changed;
-            match () {
-                () if session.is_gone() => State::Gone,
-                () if apply::is_unfinished(&session)? => State::Unfinished,
-                () if waits => State::Waiting,
-                () if numbers(&session)?.is_empty() => State::Empty,
-                () => State::Decided,
+            match (finish::is_unfinished(&session), numbers(&session)) {
+                _ if session.is_gone() => State::Gone,
+                (Err(_), _) | (_, Err(_)) => State::Unreadable,
+                (Ok(true), _) => State::Unfinished,
+                _ if waits => State::Waiting,
+                (_, Ok(numbers)) if numbers.is_empty() => State::Empty,
+                _ => State::Decided,
             }
         }
     };
-    Ok(StoredReview { state, ..stored })
+    StoredReview { state, ..stored }
 }
 
 /// Finds the decisions that can no longer be undone.
@@ -219,8 +234,9 @@ fn is_removed(dir: &Path) -> bool {
     dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(REMOVED))
 }
 
-fn size(dir: &Path) -> Result<u64, Error> {
-    Ok(LinkCounts::default().add(dir)?.fresh)
+/// Returns the size on disk; 0 for a directory that cannot be read.
+fn size(dir: &Path) -> u64 {
+    LinkCounts::default().add(dir).map_or(0, |counts| counts.fresh)
 }
 
 #[cfg(test)]
@@ -337,6 +353,18 @@ mod tests {
         assert_eq!(sweep(&ground.reviews(), SystemTime::now() + DAY * 100, Duration::ZERO).expect("swept"), Removed::default());
         assert_eq!(fs::read_dir(ground.reviews()).expect("there").count(), 1);
         assert_eq!(remove_of(&ground.reviews(), &project).expect("looked"), Removed::default());
+    }
+
+    #[test]
+    fn a_decision_that_cannot_be_read_keeps_its_review_and_no_other() {
+        let ground = Ground { place: tempfile::tempdir().expect("a directory") };
+        let (project, _other) = (ground.run("p", Some("file")), ground.run("q", None));
+        let session = Session::find(&ground.reviews(), &project).expect("looked").expect("there");
+        let (_, dir) = crate::decisions::begin(&session).expect("begun");
+        fs::write(dir.join("plan.json"), "not JSON").expect("ours");
+        assert_eq!(ground.states(), [State::Unreadable, State::Empty]);
+        assert_eq!(sweep(&ground.reviews(), SystemTime::now() + DAY * 100, Duration::ZERO).expect("swept").reviews, 1);
+        assert_eq!(ground.states(), [State::Unreadable]);
     }
 
     #[test]

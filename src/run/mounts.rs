@@ -101,7 +101,7 @@ pub fn find(given: &MountInputs<'_>, project: Option<OpenedPath>, settle: impl F
         dirs.extend(shown.excluded.iter().map(|(_, dir)| dir.clone()));
         mount_project(&mut found, &shown, project.host());
         if given.review > Review::Never && access == Access::ReadWrite {
-            let asked = reviewing::Asked { reviews: &given.home.reviews(), tool: given.tool, review: given.review };
+            let asked = reviewing::Asked { home: given.home, tool: given.tool, review: given.review };
             let layered = reviewing::begin(&asked, project)?;
             found.mounts.extend(layered.mounts);
             found.overlays.push(layered.overlay);

@@ -6,16 +6,18 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
+use silo_base::home::Home;
 use silo_base::{error_chain, sanitize, thread};
 use silo_guard::git::layer::Layer;
 use silo_launch::HAS_NATIVE;
 use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::{Access, Fallback, Mount, Overlay};
 use silo_model::config::Review;
-use silo_review::apply;
+use silo_review::finish::{self, Caller};
 use silo_review::session::Session;
 use silo_review::view::View;
 use silo_store::read_limited;
+use silo_tool::trust;
 
 use super::WORKSPACE;
 use super::error::Error;
@@ -38,8 +40,8 @@ pub struct Reviewing {
 
 /// Inputs of a run in review mode.
 pub struct Asked<'a> {
-    /// Directory of all reviews.
-    pub reviews: &'a Path,
+    /// Home of Silo, with all reviews.
+    pub home: &'a Home,
     /// Name of the tool.
     pub tool: &'a str,
     /// Decision about the changes.
@@ -67,7 +69,7 @@ pub fn begin(asked: &Asked<'_>, project: &OpenedPath) -> Result<Layered, Error> 
         return Err(Error::usage("review mode needs Linux: this system has no overlay file system", hint));
     }
     let (mut mounts, mut all_opened, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-    let session = finish_interrupted(Session::begin(asked.reviews, project.path(), asked.tool)?, &mut notes)?;
+    let session = finish_interrupted(asked.home, Session::begin(&asked.home.reviews(), project.path(), asked.tool)?, &mut notes)?;
     let guests = [project.path(), Path::new(WORKSPACE)];
     for point in inner_mounts(project.path()) {
         let shown = sanitize::path(&point);
@@ -94,15 +96,20 @@ pub fn begin(asked: &Asked<'_>, project: &OpenedPath) -> Result<Layered, Error> 
 }
 
 /// Finishes the decisions of killed commands.
-fn finish_interrupted(session: Session, notes: &mut Vec<String>) -> Result<Session, Error> {
-    if !apply::is_unfinished(&session)? {
+fn finish_interrupted(home: &Home, session: Session, notes: &mut Vec<String>) -> Result<Session, Error> {
+    if !finish::is_unfinished(&session)? {
         return Ok(session);
     }
+    let arrive = arrivals(home, session.project());
     let mut view = View::open(session)?;
     // Without the time, no decision is too old to keep.
-    let lines = apply::finish_interrupted(&mut view, 0)?;
-    notes.extend(lines.iter().map(|line| format!("a decision of a killed command was undone: {line}")));
+    notes.extend(finish::finish_interrupted(&mut view, &Caller { now: 0, arrive: &arrive })?);
     Ok(view.session)
+}
+
+/// Returns the function that marks a project as suspect if Silo obeys an arriving file: its approval stays a decision of its own.
+pub fn arrivals(home: &Home, project: PathBuf) -> impl Fn(&[PathBuf]) -> io::Result<()> {
+    move |paths| trust::came_inside(home, &project, paths).map_err(io::Error::other)
 }
 
 impl Reviewing {
