@@ -1,19 +1,15 @@
 //! Secrets and identities of packages: no image has them, each sandbox gets its own, and servers work with them.
 
-use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
-use silo_build::known_secrets::{ALL, Form};
+use silo_build::known_secrets::{ALL, Form, KnownSecret};
 
 use crate::support::{As, Silo, has, is_root};
 
-/// The packages of all known secrets, and programs that use them.
-const RECIPE: &str = r#"
-command = ["sh"]
-[debian]
-packages = ["dash", "openssh-server", "openssh-client", "ssl-cert", "dovecot-core", "munge", "bind9", "rabbitmq-server", "systemd", "dbus-bin", "nvme-cli",
-  "open-iscsi", "popularity-contest", "postgresql", "mariadb-server", "openssl", "bind9-utils"]
-"#;
+/// The packages of known secrets, and programs that use them.
+pub const PACKAGES: &str = "dash openssh-server openssh-client ssl-cert dovecot-core munge bind9 rabbitmq-server systemd dbus-bin nvme-cli open-iscsi \
+    popularity-contest postgresql mariadb-server openssl bind9-utils";
 
 /// Servers that start as an ordinary user with the keys of their sandbox, and a client of each.
 const SERVERS: &str = r#"
@@ -58,38 +54,59 @@ kill $(jobs -p) 2> /dev/null
 const ANSWERS: &str =
     "postgresql answers\nssh answers\nVerify return code: 0 (ok)\nVerify return code: 0 (ok)\nSuccess\nserver is up and running\n33\n";
 
-#[test]
-fn each_sandbox_has_its_own_secrets_and_servers_answer() {
+/// Installs packages, and checks that each sandbox gets its own secrets of those that are known. Returns the silo, and true if servers run.
+pub fn installed(tool: &str, packages: &str) -> (Silo, bool) {
     // Servers such as postgresql refuse to run as root.
     let is_ranged = is_root() && has("newuidmap") && has("unshare") && Path::new("/etc/subuid").exists();
     let silo = Silo::of(if is_ranged { As::Ranged } else { As::Me });
     silo.seed_downloads();
-    silo.write(".silo/recipes/secrets.toml", RECIPE);
-    silo.ok(["install", "--quiet", "secrets"]);
-    let root = silo.image_root("secrets");
+    let list = packages.split_whitespace().collect::<Vec<_>>().join("\", \"");
+    silo.write(&format!(".silo/recipes/{tool}.toml"), &format!("command = [\"sh\"]\n[debian]\npackages = [\"{list}\"]\n"));
+    silo.ok(["install", "--quiet", tool]);
+    silo.offer_downloads();
+    let known: Vec<&KnownSecret> = ALL.iter().filter(|known| packages.split_whitespace().any(|package| is_of(known, package))).collect();
+    let root = silo.image_root(tool);
     let there = |path: &str| root.join(path).symlink_metadata().is_ok();
-    let show: String = ALL.iter().map(|known| format!("od -An -tx1 '/{}' 2> /dev/null | tr -d ' \\n'; echo; ", known.path)).collect();
-    let shown = [(); 2].map(|()| silo.ok(["secrets", "-c", &show]));
+    let show: String = known.iter().map(|known| format!("od -An -tx1 '/{}' 2> /dev/null | tr -d ' \\n'; echo; ", known.path)).collect();
+    let shown = [(); 2].map(|()| silo.ok([tool, "-c", &show]));
     let lines = shown.each_ref().map(|shown| shown.lines().collect::<Vec<_>>());
-    assert_eq!(lines[0].len(), ALL.len(), "{shown:?}");
-    for (number, known) in ALL.iter().enumerate() {
+    assert_eq!(lines[0].len(), known.len(), "{shown:?}");
+    let lock = fs::read_to_string(silo.path(&format!("recipes/{tool}.lock"))).expect("a lock");
+    for (number, known) in known.into_iter().enumerate() {
         assert!(there(known.marker), "{known:?}");
         let is_made = !matches!(known.form, Form::Never { .. });
+        // A symlink may point to another secret.
+        let is_absent = !root.join(known.path).exists();
         let is_empty = root.join(known.path).read_dir().is_ok_and(|mut entries| entries.next().is_none());
-        assert!(!there(known.path) || is_empty, "{known:?} is in the image");
+        assert!(is_absent || is_empty, "{known:?} is in the image");
         assert_eq!(!lines[0][number].is_empty(), is_made, "{known:?}: {}", lines[0][number]);
-        assert_eq!(lines[0][number] != lines[1][number], is_made, "{known:?} is another one in each sandbox");
-        let why = silo.ok(["why", "secrets", &format!("/{}", known.path)]);
+        let is_own = is_made && known.form != Form::KeyExchange;
+        assert_eq!(lines[0][number] != lines[1][number], is_own, "{known:?} is another one in each sandbox");
+        let why = silo.ok(["why", tool, &format!("/{}", known.path)]);
         assert!(is_empty || why.contains("is not in ") && why.contains("generated"), "{known:?}: {why}");
+        let line = format!("\"/{}\" = {{ package = \"{}\", madeAtStart = {is_made} }}\n", known.path, known.package);
+        // One path has two packages.
+        assert!(lock.contains(&line) || known.package == "dbus-bin", "{line} is not in\n{lock}");
     }
-    assert_eq!(ALL.iter().map(|known| known.path).collect::<BTreeSet<_>>().len(), ALL.len() - 1, "one has two packages");
+    assert_eq!(silo.ok([tool, "-c", "dpkg --audit"]), "");
+    (silo, is_ranged || !is_root())
+}
+
+pub fn is_of(known: &KnownSecret, package: &str) -> bool {
+    // Packages that others need.
+    let needed = [("postgresql", "postgresql-common"), ("prosody", "ssl-cert"), ("xrdp", "ssl-cert")];
+    known.package == package || needed.contains(&(package, known.package))
+}
+
+#[test]
+fn each_sandbox_has_its_own_secrets_and_servers_answer() {
+    let (silo, runs_servers) = installed("secrets", PACKAGES);
     let why = silo.ok(["why", "secrets", "/etc/ssh/ssh_host_rsa_key"]);
     assert!(why.contains("by the scripts of openssh-server") && why.contains("/etc/ssh/ssh_host_ed25519_key"), "{why}");
     let why = silo.ok(["why", "secrets", "/var/lib/postgresql/17/main/PG_VERSION", "--json"]);
     assert!(why.contains("\"madeAtStart\": false"), "{why}");
-    assert_eq!(silo.ok(["secrets", "-c", "dpkg --audit; stat -c %a /etc/ssh/ssh_host_ed25519_key /etc/munge/munge.key"]), "600\n400\n");
-    if is_ranged || !is_root() {
+    assert_eq!(silo.ok(["secrets", "-c", "stat -c %a /etc/ssh/ssh_host_ed25519_key /etc/munge/munge.key"]), "600\n400\n");
+    if runs_servers {
         assert_eq!(silo.ok(["secrets", "-c", SERVERS]), ANSWERS);
     }
-    silo.offer_downloads();
 }

@@ -33,6 +33,7 @@ fn layers(lines: &[(&str, &str, &[&str])]) -> Vec<Manifest> {
             duration_ms: 700 * number as u64,
             inputs: inputs.iter().map(|input| id(input).to_string()).collect(),
             packages: if version.is_empty() { Vec::new() } else { vec![format!("{name} {version}")] },
+            removed: Vec::new(),
         },
     };
     lines.iter().enumerate().map(make).collect()

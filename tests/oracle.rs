@@ -96,12 +96,15 @@ fn mmdebstrap_makes_the_same_root_of_bullseye() {
     same_root_of("bullseye");
 }
 
+/// Links into /usr with which mmdebstrap begins a root of a suite before trixie.
+pub const MERGED: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+
 #[test]
 fn mmdebstrap_makes_the_same_root_with_a_foreign_architecture() {
     if !can_compare() || !cfg!(target_arch = "x86_64") {
         return;
     }
-    for (suites, links) in [(&["trixie", "sid"][..], &[][..]), (&["bookworm"], &["bin", "sbin", "lib", "lib32", "lib64", "libx32"])] {
+    for (suites, links) in [(&["trixie", "sid"][..], &[][..]), (&["bookworm"], &MERGED[..])] {
         let silo = Silo::new();
         silo.seed_downloads();
         // Libraries of both architectures with scripts, triggers and shared files, and a program.
@@ -131,7 +134,7 @@ fn same_root_of(suite: &'static str) {
     );
     silo.ok(["install", "--quiet", suite]);
     silo.offer_downloads();
-    let used = compare(&silo, suite, &["bin", "sbin", "lib", "lib32", "lib64", "libx32"]);
+    let used = compare(&silo, suite, &MERGED);
     let rules = rules();
     let unused =
         rules.difference.iter().enumerate().filter(|(number, rule)| rule.suites.iter().any(|of| of == suite) && !used.contains(number));
@@ -139,7 +142,7 @@ fn same_root_of(suite: &'static str) {
     assert!(unused.is_empty(), "differences that are no more: {unused:#?}");
 }
 
-fn can_compare() -> bool {
+pub fn can_compare() -> bool {
     if !support::has("mmdebstrap") {
         support::skip("mmdebstrap is not installed");
         return false;
@@ -158,6 +161,13 @@ fn rules() -> Differences {
 /// Fails where an image differs from mmdebstrap's root of the same packages in a way that no rule allows; returns the rules that were
 /// needed. mmdebstrap begins with `links` into /usr.
 fn compare(silo: &Silo, tool: &str, links: &[&str]) -> BTreeSet<usize> {
+    let (used, left) = compared(silo, tool, tool, links);
+    assert!(left.is_empty(), "silo's root differs from mmdebstrap's:\n{left}");
+    used
+}
+
+/// Compares the roots; `about` selects the rules. Returns the rules that were needed, and the differences that none allows.
+pub fn compared(silo: &Silo, tool: &str, about: &str, links: &[&str]) -> (BTreeSet<usize>, String) {
     let installed = silo.installed(tool);
     let place = Silo::new();
     let root = place.project().join("root");
@@ -176,15 +186,14 @@ fn compare(silo: &Silo, tool: &str, links: &[&str]) -> BTreeSet<usize> {
     let mut used = BTreeSet::new();
     let mut left = String::new();
     for (path, how, told) in differences(&ours, &theirs) {
-        let allowed = |rule: &Difference| rule.suites.is_empty() || rule.suites.iter().any(|suite| suite == tool);
+        let allowed = |rule: &Difference| rule.suites.is_empty() || rule.suites.iter().any(|suite| suite == about);
         let fits = |rule: &Difference| allowed(rule) && rule.how == how && rule.paths.iter().any(|pattern| matches(pattern, &path));
         match rules.difference.iter().position(fits) {
             Some(rule) => drop(used.insert(rule)),
             None => writeln!(left, "{path}: {how:?} {told}").expect("writing to a string cannot fail"),
         }
     }
-    assert!(left.is_empty(), "silo's root differs from mmdebstrap's:\n{left}");
-    used
+    (used, left)
 }
 
 /// The entries of an image.

@@ -310,7 +310,7 @@ fn a_refused_step_can_be_looked_into() {
 
 /// Faults that make a step come out otherwise in the second run of a check, each with the cause that the check names. `@` is the number of
 /// the fault; the steps write below /opt/@, and see the tools of python's image with perl and zip.
-const FAULTS: [(&str, &str); 62] = [
+const FAULTS: [(&str, &str); 70] = [
     // Dates and times.
     ("date +%s > f", "time"),
     ("date > f", "time"),
@@ -381,6 +381,24 @@ const FAULTS: [(&str, &str); 62] = [
     // Formats with times, and logs.
     ("echo x > g; touch -d @$(date +%s%N | cut -c6-14) g; tar cf f.tar g; touch -d @1 g", "archive"),
     ("echo x > g; touch -d @$(date +%s%N | cut -c6-14) g; gzip -cN g > f.gz; touch -d @1 g", "gzip header"),
+    // Archives: times, orders and contents of members.
+    ("python3 -c 'import zipfile; zipfile.ZipFile(\"f.zip\", \"w\").writestr(\"a\", \"x\")'", "archive"),
+    (
+        "env -u PYTHONHASHSEED python3 -c 'import zipfile as z; f = z.ZipFile(\"f.jar\", \"w\"); [f.writestr(z.ZipInfo(n), n) for n in {str(n) for n in range(99)}]'",
+        "order",
+    ),
+    (
+        "python3 -c 'import time, zipfile as z; z.ZipFile(\"f.jar\", \"w\", z.ZIP_DEFLATED).writestr(z.ZipInfo(\"META-INF/MANIFEST.MF\"), \"Built: \" + time.ctime())'",
+        "time",
+    ),
+    ("python3 -c 'import os, zipfile as z; z.ZipFile(\"f.whl\", \"w\").writestr(z.ZipInfo(\"host\"), os.uname().nodename)'", "host name"),
+    ("python3 -c 'import uuid, zipfile as z; z.ZipFile(\"f.jar\", \"w\").writestr(z.ZipInfo(str(uuid.uuid4())), \"\")'", "random"),
+    ("printf '!<arch>\\n%-16s%-12s0     0     100644  2         `\\nx\\n' a/ $(date +%s) > f.a", "archive"),
+    ("printf '!<arch>\\n%-16s%-12s0     0     100644  37        `\\n%s\\n\\n' a/ 0 $(cat /proc/sys/kernel/random/uuid) > f.a", "random"),
+    (
+        "touch c a d b e; printf '!<arch>\\n' > f.a; for n in $(ls -U c a d b e > /dev/null; ls -U | grep -v f); do printf '%-16s0           0     0     100644  2         `\\n%s\\n' $n/ $n >> f.a; done",
+        "order",
+    ),
 ];
 
 /// More faults, whose steps write elsewhere.
@@ -414,7 +432,9 @@ fn a_check_names_differing_outputs() {
             skip("the machine has one processor only");
             continue;
         }
-        let told = done.out.split(&format!("DIFFERENT {step}\n")).nth(1).unwrap_or_default();
+        // Every build has the same host name and umask.
+        let label = if ["host name", "umask"].contains(cause) { "note     " } else { "DIFFERENT" };
+        let told = done.out.split(&format!("{label} {step}\n")).nth(1).unwrap_or_default();
         let told: String = told.lines().take_while(|line| line.starts_with(' ')).map(|line| format!("{line}\n")).collect();
         let path = if number < FAULTS.len() { format!(" opt/{number}/f") } else { String::new() };
         if !told.contains(&format!("      {cause}: ")) || !told.contains(&path) {
@@ -428,6 +448,29 @@ fn a_check_names_differing_outputs() {
         assert!(done.out.contains(same), "{same}: {done:?}");
     }
     assert!(done.out.contains("cause     umask: 3 paths of 3 steps\n"), "{done:?}");
+}
+
+/// A step may depend on the host name and the umask, which every build fixes, but not on anything else together with them.
+#[test]
+fn a_check_notes_conditions_that_every_build_fixes() {
+    let silo = project("[overrides.sh]\npostInstall = [\"hostname > /opt/name; umask > /opt/mask; touch /opt/of-$(hostname)\"]\n");
+    let done = silo.run(["build", "--check", "sh"]);
+    assert!(done.code == 0 && done.out.contains("note      hostname > /opt/name"), "{done:?}");
+    assert!(done.out.contains("every build has the same one") && !done.out.contains("DIFFERENT"), "{done:?}");
+    assert!(done.err.contains("4 paths depend on the host name or the umask alone"), "{done:?}");
+    let strict = silo.fails(["build", "--check", "--strict", "sh"]);
+    assert!(strict.out.contains("DIFFERENT hostname") && strict.err.contains("4 paths differ between the two runs"), "{strict:?}");
+
+    let both = "echo $(hostname) $(cat /proc/sys/kernel/random/uuid) > /opt/both; hostname > /opt/name";
+    write(&silo, "silo.toml", &format!("[overrides.sh]\npostInstall = [\"{both}\"]\n"));
+    let done = silo.fails(["build", "--check", "sh"]);
+    assert!(done.err.contains("1 paths differ between the two runs"), "{done:?}");
+    assert!(
+        done.out.contains("opt/both")
+            && done.out.contains("cause     random: 1 paths")
+            && done.out.contains("cause     host name: 1 paths"),
+        "{done:?}"
+    );
 }
 
 #[test]

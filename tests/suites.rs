@@ -195,6 +195,13 @@ fn packages_of_non_free_firmware_come_with_their_component() {
     silo.offer_downloads();
 }
 
+/// Returns the lines of a lock about secrets that the image lacks.
+fn secrets_of(silo: &Silo) -> String {
+    let lock = fs::read_to_string(silo.path("recipes/keys.lock")).expect("a lock");
+    let (_, secrets) = lock.split_once("\n[tool.keys.secrets.").unwrap_or_else(|| panic!("no secrets in\n{lock}"));
+    secrets.split("\n[").next().unwrap_or_default().to_owned()
+}
+
 /// Keys, cookies and identities that scripts make up, and two homes that still make one image.
 #[test]
 fn no_image_contains_generated_secrets() {
@@ -212,6 +219,17 @@ fn no_image_contains_generated_secrets() {
     let certificates = fs::read_dir(root.join("etc/ssl/certs")).expect("a directory").flatten();
     assert!(!certificates.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().contains("snakeoil")));
     assert_eq!(one.ok(["keys", "-c", "dpkg --audit; true"]), "");
+    // The lock names them, also in a home that finds the layer in its store.
+    let locked = secrets_of(&one);
+    for path in paths {
+        assert!(locked.contains(&format!("\"{path}\" = {{ package = ")), "{path} is not in\n{locked}");
+    }
+    for (line, made) in [("/etc/munge/munge.key", true), ("/etc/popularity-contest.conf", false)] {
+        assert!(locked.lines().any(|known| known.contains(line) && known.contains(&format!("madeAtStart = {made}"))), "{locked}");
+    }
+    fs::remove_file(one.path("recipes/keys.lock")).expect("a lock");
+    let _ = one.ok(["install", "--quiet", "keys"]);
+    assert_eq!(secrets_of(&one), locked);
     one.offer_downloads();
     let two = Silo::seeded();
     two.write(".silo/recipes/keys.toml", recipe);

@@ -8,6 +8,8 @@ use flate2::read::MultiGzDecoder;
 
 use silo_base::timestamp;
 
+use super::archive_members::{Member, members};
+
 /// A cause of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
@@ -84,6 +86,11 @@ impl Cause {
         Cause::Unknown,
     ];
 
+    /// True if every build fixes the condition: it is the same on all systems.
+    pub fn is_fixed(self) -> bool {
+        matches!(self, Cause::HostName | Cause::Umask)
+    }
+
     /// Returns the name.
     pub fn name(self) -> &'static str {
         self.texts().0
@@ -136,11 +143,11 @@ impl Cause {
 const DATE_NAMES: [&str; 19] =
     ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
+/// Limit on archives and compressed files inside each other.
+const MAX_DEPTH: usize = 8;
+
 /// Limit on the bytes of a compressed file's content.
 const MAX_CONTENT_BYTES: u64 = 64 << 20;
-
-/// Limit on files inside of files: a gzip file may unpack to itself.
-const MAX_NESTED: usize = 8;
 
 /// Values of one run that its step may have written.
 #[derive(Debug)]
@@ -173,26 +180,23 @@ type WordTest<'a> = &'a dyn Fn(&str, &str) -> bool;
 impl Values<'_> {
     /// Finds the cause of different file contents.
     pub fn of_contents(&self, path: &str, old: &[u8], new: &[u8]) -> Cause {
-        self.of_nested(path, old, new, MAX_NESTED)
+        self.of_nested(path, old, new, 0)
     }
 
-    /// Finds the cause of different contents, with at most so many more files inside of files.
-    fn of_nested(&self, path: &str, old: &[u8], new: &[u8], nested: usize) -> Cause {
+    /// Finds the cause of different contents; `depth` is the number of archives and compressed files around them.
+    fn of_nested(&self, path: &str, old: &[u8], new: &[u8], depth: usize) -> Cause {
+        let inner = || depth < MAX_DEPTH;
         if path.ends_with(".pyc") || path.ends_with(".pyo") {
             return Cause::Bytecode;
         }
-        if nested > 0
-            && let (Some(old), Some(new)) = (unzipped(old), unzipped(new))
-        {
-            return if old == new { Cause::GzipHeader } else { self.of_nested(path.trim_end_matches(".gz"), &old, &new, nested - 1) };
+        if let (true, Some(old), Some(new)) = (inner(), unzipped(old), unzipped(new)) {
+            return if old == new { Cause::GzipHeader } else { self.of_nested(path.trim_end_matches(".gz"), &old, &new, depth + 1) };
         }
         if path.starts_with("var/log/") || path.ends_with(".log") {
             return Cause::Log;
         }
-        if nested > 0
-            && let (Some(old), Some(new)) = (members(old), members(new))
-        {
-            return self.of_members(&old, &new, nested - 1);
+        if let (true, Some(old), Some(new)) = (inner(), members(old), members(new)) {
+            return self.of_members(&old, &new, depth + 1);
         }
         if is_reordered(old, new) {
             return Cause::Order;
@@ -207,16 +211,22 @@ impl Values<'_> {
     }
 
     /// Finds the cause of different members of an archive.
-    fn of_members(&self, old: &[Member], new: &[Member], nested: usize) -> Cause {
-        let names = |members: &[Member]| members.iter().map(|member| member.name.clone()).collect::<BTreeSet<_>>();
-        if names(old) != names(new) {
-            return Cause::Presence;
+    fn of_members(&self, old: &[Member], new: &[Member], depth: usize) -> Cause {
+        let (olds, news) = (by_name(old), by_name(new));
+        let only = |these: &ByName<'_>, others: &ByName<'_>| {
+            let names: Vec<_> =
+                these.keys().filter(|key| !others.contains_key(*key)).map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect();
+            names.join("\n")
+        };
+        let (old_names, new_names) = (only(&olds, &news), only(&news, &olds));
+        if old_names != new_names {
+            let is_renamed = !old_names.is_empty() && !new_names.is_empty();
+            let cause = if is_renamed { self.of_texts(&old_names, &new_names) } else { Cause::Unknown };
+            return if cause == Cause::Unknown { Cause::Presence } else { cause };
         }
-        let contents: BTreeMap<&[u8], &[u8]> = new.iter().map(|member| (&*member.name, &*member.content)).collect();
-        for member in old {
-            if let Some(other) = contents.get(&*member.name).filter(|other| **other != member.content) {
-                return self.of_nested("", &member.content, other, nested);
-            }
+        let other = olds.iter().find_map(|(key, member)| news.get(key).filter(|other| *other != member).map(|other| (key, member, other)));
+        if let Some(((name, _), old, new)) = other {
+            return self.of_nested(&String::from_utf8_lossy(name), old, new, depth);
         }
         let order = |members: &[Member]| members.iter().map(|member| member.name.clone()).collect::<Vec<_>>();
         if order(old) == order(new) { Cause::Archive } else { Cause::Order }
@@ -227,7 +237,9 @@ impl Values<'_> {
         let (olds, news) = (changed_words(old, new), changed_words(new, old));
         let pairs: Vec<(&str, &str)> = olds.iter().copied().zip(news.iter().copied()).collect();
         let tests: [(Cause, WordTest<'_>); 12] = [
-            (Cause::HostName, &|old, new| old.contains(self.first.host) && new.contains(self.second.host)),
+            (Cause::HostName, &|old, new| {
+                self.first.host != self.second.host && old.contains(self.first.host) && new.contains(self.second.host)
+            }),
             (Cause::Kernel, &|old, new| self.is_kernel(old, new)),
             (Cause::TemporaryName, &|old, new| is_temporary(old) && is_temporary(new)),
             (Cause::Umask, &|old, new| self.is_umask(old, new)),
@@ -366,33 +378,23 @@ impl Values<'_> {
     }
 }
 
-/// A member of an archive.
-struct Member {
-    name: Vec<u8>,
-    content: Vec<u8>,
+/// The contents of members, by name and by number among those with the same name.
+type ByName<'a> = BTreeMap<(&'a [u8], usize), &'a [u8]>;
+
+fn by_name(members: &[Member]) -> ByName<'_> {
+    let mut seen: BTreeMap<&[u8], usize> = BTreeMap::new();
+    let mut found = ByName::new();
+    for member in members {
+        let number = seen.entry(&member.name).or_default();
+        found.insert((&member.name, *number), &member.content);
+        *number += 1;
+    }
+    found
 }
 
-/// Reads a tar; `None` for other files, and for one whose members are too large: holes of a sparse file count as their zeros.
-fn members(bytes: &[u8]) -> Option<Vec<Member>> {
-    if bytes.get(257..262) != Some(b"ustar") {
-        return None;
-    }
-    let mut archive = tar::Archive::new(bytes);
-    let mut members = Vec::new();
-    let mut left = MAX_CONTENT_BYTES;
-    for entry in archive.entries().ok()? {
-        let entry = entry.ok()?;
-        let name = entry.path_bytes().into_owned();
-        let mut content = entry.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default();
-        let read = entry.take(left).read_to_end(&mut content).ok()?;
-        left = left.checked_sub(read as u64).filter(|left| *left > 0)?;
-        members.push(Member { name, content });
-    }
-    Some(members)
-}
-
+/// True for archives with members that are not read: damaged ones, and cpio.
 fn is_archive(bytes: &[u8]) -> bool {
-    [&b"PK\x03\x04"[..], b"!<arch>\n", b"070701", b"070702"].iter().any(|magic| bytes.starts_with(magic))
+    [&b"PK"[..], b"!<arch>\n", b"070701", b"070702"].iter().any(|magic| bytes.starts_with(magic))
 }
 
 /// Returns the content of a gzip file; `None` for other files.

@@ -2,6 +2,9 @@
 //!
 //! The second run has other random numbers, processors, process ids, directory orders, umask and host name, and a clock on another day
 //! ([`SecondRun`]). The process around it has another umask, time zone and locale, which the sandbox must hide.
+//!
+//! Every build has the same host name and umask. A step that depends on them runs a third time, with the usual ones and the other conditions
+//! of the second run. A path that is equal then is no fault of the build, only a note.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -18,10 +21,21 @@ pub struct Check {
     pub memory: Option<PathBuf>,
     /// The VM of the second run; `None` runs it natively.
     pub machine: Option<VmFiles>,
+    /// The verdict on paths that depend on conditions that every build fixes.
+    pub verdict: Verdict,
     /// Names of the steps that ran twice.
     pub ran: Mutex<Vec<String>>,
     /// Paths that differ.
     pub findings: Mutex<Vec<Finding>>,
+}
+
+/// The verdict on paths that depend on the host name or the umask alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// They are notes.
+    Note,
+    /// They are failures like all others.
+    Fail,
 }
 
 /// A path that differs between the runs.
@@ -35,13 +49,32 @@ pub struct Finding {
     pub package: Option<String>,
     /// The probable cause.
     pub cause: Cause,
+    /// True if the path depends on the host name or the umask alone, which every build fixes.
+    pub is_note: bool,
 }
 
 impl Check {
     /// Prepares a check; `memory` is a directory in a tmpfs, if the host has one.
     pub fn new(memory: Option<PathBuf>) -> Check {
-        Check { memory, machine: None, ran: Mutex::default(), findings: Mutex::default() }
+        Check { memory, machine: None, verdict: Verdict::Note, ran: Mutex::default(), findings: Mutex::default() }
     }
+
+    /// Adds a step with its findings.
+    pub(super) fn add(&self, step: &str, found: Vec<Finding>) {
+        self.ran.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(step.to_owned());
+        self.findings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(found);
+    }
+}
+
+/// A run of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhichRun {
+    /// The run of an ordinary build.
+    First,
+    /// The second run of a check.
+    Second,
+    /// The third one, with the usual host name and umask.
+    Third,
 }
 
 /// Conditions of the second run of a step.

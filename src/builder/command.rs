@@ -151,8 +151,9 @@ impl step::Kind for Run<'_> {
         Ok(Prepared { spec, project })
     }
 
-    fn check_changes(&self, _: &BuildContext<'_>, upper: &Path) -> Result<(), Error> {
-        refuse_secrets(upper)
+    fn check_changes(&self, _: &BuildContext<'_>, upper: &Path) -> Result<Vec<String>, Error> {
+        refuse_secrets(upper)?;
+        Ok(Vec::new())
     }
 
     fn accept(&self, ctx: &BuildContext<'_>, made: LayerId) -> Result<(), Error> {

@@ -1,6 +1,6 @@
-//! Compares the layers of a step's two runs, and finds the cause of each difference.
+//! Compares the layers of two runs of a step, and finds the cause of each difference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use silo_store::entry::{Kind, Node};
 use silo_store::path::LayerPath;
 
 use super::cause::{Cause, RunFacts, Values};
-use super::check::{Check, Finding};
+use super::check::Finding;
 use super::context::{BuildContext, read_index};
 use super::error::Error;
 use super::select_packages::Unpacked;
@@ -27,19 +27,17 @@ pub(super) struct Made {
     pub has_owners: bool,
 }
 
-/// Compares the layers of a step's two runs.
+/// Compares the layers of two runs of a step.
 pub(super) fn compare(
-    check: &Check,
     ctx: &BuildContext<'_>,
     step: &str,
     (first, second): (&Made, &Made),
     present: &[Arc<Unpacked>],
-) -> Result<(), Error> {
+) -> Result<Vec<Finding>, Error> {
     let values = Values { first: &first.facts, second: &second.facts };
     let (first, second) = (first.layer, second.layer);
-    check.ran.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(step.to_owned());
     if first == second {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let (old, new) = (read_index(ctx, first)?, read_index(ctx, second)?);
     let trees = (ctx.store.tree(&first), ctx.store.tree(&second));
@@ -60,11 +58,23 @@ pub(super) fn compare(
         };
         let cause = cause(&values, &difference, contents.as_ref().map(|(old, new)| (old.as_slice(), new.as_slice())));
         let package = package_of(ctx, present, &difference.path);
-        found.push(Finding { step: step.to_owned(), difference, package, cause });
+        found.push(Finding { step: step.to_owned(), difference, package, cause, is_note: false });
     }
     name_changes(&values, &mut found);
-    check.findings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(found);
-    Ok(())
+    Ok(found)
+}
+
+/// Returns the findings of a second run with those of a third one, whose host name and umask are the usual ones. A path with such a cause
+/// is a note if it did not differ in the third run; otherwise it has another cause, too.
+pub(super) fn noted(mut found: Vec<Finding>, third: Vec<Finding>) -> Vec<Finding> {
+    let differs: BTreeSet<&LayerPath> = third.iter().map(|finding| &finding.difference.path).collect();
+    found.retain_mut(|finding| {
+        finding.is_note = finding.cause.is_fixed();
+        !finding.is_note || !differs.contains(&finding.difference.path)
+    });
+    let there: BTreeSet<LayerPath> = found.iter().map(|finding| finding.difference.path.clone()).collect();
+    found.extend(third.into_iter().filter(|finding| !there.contains(&finding.difference.path)));
+    found
 }
 
 fn read_file(tree: &Path, path: &LayerPath) -> Option<Vec<u8>> {

@@ -182,14 +182,14 @@ impl step::Kind for Run<'_> {
         Ok(Prepared { spec: self.spec(workdir, root, &debs), project: None })
     }
 
-    fn check_changes(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<(), Error> {
+    fn check_changes(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<Vec<String>, Error> {
         let choice = self.step.choice;
         let packages: Vec<_> = self.earlier.iter().chain(&choice.present).chain(&choice.by_dpkg).collect();
         let taken = generated_secrets::take_out(ctx.store, upper, &packages)?;
         if !taken.is_empty() {
             (ctx.sink)(Event::Note { text: generated_secrets::describe(&taken) });
         }
-        Ok(())
+        Ok(taken)
     }
 }
 

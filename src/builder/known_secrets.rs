@@ -24,6 +24,15 @@ pub enum Form {
         /// The path of the certificate.
         certificate: &'static str,
     },
+    /// A private key for TLS and its certificate, in one PEM file.
+    TlsBundle,
+    /// A file of the image, in which 24 random characters replace a word.
+    Filled {
+        /// The path of the file.
+        template: &'static str,
+        /// The word.
+        word: &'static str,
+    },
     /// Random bytes.
     Bytes {
         /// Their number.
@@ -41,6 +50,8 @@ pub enum Form {
     NvmeName,
     /// The name of an iSCSI initiator.
     InitiatorName,
+    /// The public numbers of a Diffie-Hellman exchange. They are no secret, but differ in each build.
+    KeyExchange,
     /// Not made at a start.
     Never {
         /// The command that makes it, or the reason why none does.
@@ -54,6 +65,8 @@ impl Form {
         match self {
             Form::SshHostKey => "an ssh host key (Ed25519)",
             Form::TlsKey { .. } => "a TLS key with a certificate for `silo` and `localhost`",
+            Form::TlsBundle => "a TLS key and its certificate for `silo` and `localhost` in one file",
+            Form::Filled { .. } => "its template with a random key",
             Form::Bytes { .. } => "random bytes",
             Form::ControlKey => "a key of BIND's control channel",
             Form::Cookie => "an Erlang cookie",
@@ -61,6 +74,7 @@ impl Form {
             Form::Uuid => "a UUID",
             Form::NvmeName => "an NVMe host name",
             Form::InitiatorName => "an iSCSI initiator name",
+            Form::KeyExchange => "the Diffie-Hellman numbers of RFC 7919, which are public",
             Form::Never { .. } => "not made at a start",
         }
     }
@@ -71,7 +85,7 @@ const fn known(package: &'static str, marker: &'static str, path: &'static str, 
 }
 
 /// All known secrets and identities.
-pub const ALL: [KnownSecret; 14] = [
+pub const ALL: [KnownSecret; 21] = [
     known("openssh-server", "usr/sbin/sshd", "etc/ssh/ssh_host_ed25519_key", Form::SshHostKey),
     known(
         "ssl-cert",
@@ -104,6 +118,28 @@ pub const ALL: [KnownSecret; 14] = [
         "usr/bin/pg_createcluster",
         "var/lib/postgresql",
         Form::Never { instead: "`initdb` makes a cluster, as an ordinary user" },
+    ),
+    known("freeradius-config", "etc/freeradius/3.0/certs", "etc/freeradius/3.0/certs/dh", Form::KeyExchange),
+    known(
+        "xrdp",
+        "usr/sbin/xrdp",
+        "etc/xrdp/rsakeys.ini",
+        Form::Never { instead: "`xrdp-keygen xrdp FILE` makes one; connections with TLS need none" },
+    ),
+    known("slapd", "usr/sbin/slapd", "var/lib/ldap", Form::Never { instead: "`slapadd` makes a database" }),
+    known("slapd", "usr/sbin/slapd", "etc/ldap/slapd.d", Form::Never { instead: "`slapadd -n 0` makes a configuration" }),
+    known("ejabberd", "usr/sbin/ejabberdctl", "etc/ejabberd/ejabberd.pem", Form::TlsBundle),
+    known(
+        "roundcube-core",
+        "usr/share/roundcube/index.php",
+        "etc/roundcube/config.inc.php",
+        Form::Filled { template: "usr/share/roundcube/config.inc.php.sample", word: "rcmail-!24ByteDESkey*Str" },
+    ),
+    known(
+        "roundcube-core",
+        "usr/share/roundcube/index.php",
+        "var/lib/dbconfig-common/sqlite3/roundcube",
+        Form::Never { instead: "`/usr/share/roundcube/bin/initdb.sh` makes the database" },
     ),
     known("mariadb-server", "usr/sbin/mariadbd", "var/lib/mysql", Form::Never { instead: "`mariadb-install-db` makes the databases" }),
 ];

@@ -21,6 +21,8 @@ mod select_packages;
 mod conffiles;
 mod script;
 
+mod archive_members;
+
 mod ca_certificates;
 pub mod cause;
 pub mod check;
@@ -43,6 +45,7 @@ mod state;
 
 mod compare;
 mod fixed_output;
+mod locked_secrets;
 pub mod network;
 
 mod dpkg_database;
@@ -69,7 +72,7 @@ use silo_base::home::Home;
 use silo_base::system::Arch;
 use silo_base::thread;
 use silo_model::derivation::{self, Derivation, DrvId};
-use silo_model::lock::{self, Sha256, StepOutput};
+use silo_model::lock::{self, Lock, Secret, Sha256, StepOutput};
 use silo_model::plan::{self, Plan, Step};
 
 use context::{bring, environment_of, project_key, realised, realised_as};
@@ -97,6 +100,23 @@ pub struct Built {
     /// Layers of all other steps, for the lock. `None` if the image was cached, if its steps only recorded owners, or if the
     /// lock may not change.
     pub layers: Option<BTreeMap<Sha256, Sha256>>,
+    /// Secrets and identities that the image lacks, for the lock. `None` if the lock may not change.
+    pub secrets: Option<BTreeMap<String, Secret>>,
+}
+
+impl Built {
+    /// Notes the layers of steps and the absent secrets in a lock.
+    pub fn note(&self, lock: &mut Lock) {
+        if let Some(layers) = &self.layers {
+            lock.layers.insert(Arch::host(), layers.clone());
+        }
+        if let Some(secrets) = &self.secrets {
+            lock.secrets.remove(&Arch::host());
+            if !secrets.is_empty() {
+                lock.secrets.insert(Arch::host(), secrets.clone());
+            }
+        }
+    }
 }
 
 /// Builds the images of tools for the host's architecture, in one walk. Each tool succeeds or fails separately.
@@ -147,7 +167,12 @@ fn found(ctx: &BuildContext<'_>, target: &Target<'_>) -> Option<Result<Built, Er
         return Some(Err(Error::NoPackages { recipe: target.recipe.name.clone(), arch }));
     }
     let image = if target.anew || ctx.check.is_some() { None } else { known(ctx.home, target) };
-    image.map(|image| Ok(Built { image, made: 0, outputs: None, layers: None }))
+    // A new lock names the secrets of a cached image, too.
+    let secrets = |id| {
+        let image = image::get(ctx.home, id).ok().flatten().filter(|_| !target.frozen)?;
+        locked_secrets::of(ctx, &image::root(ctx.home, id), &image.layers).ok()
+    };
+    image.map(|image| Ok(Built { image, made: 0, outputs: None, layers: None, secrets: secrets(image) }))
 }
 
 /// Returns the derivation of an image; `outputs` replaces the lock's pins of the steps, and `owners` distinguishes it from others.
@@ -381,7 +406,9 @@ fn image_of(ctx: &BuildContext<'_>, target: &Target<'_>, below: &State, without:
         })
     })?;
     let layers = (!ctx.records() && !target.frozen).then(|| below.made_layers.clone());
-    Ok(Built { image: id, made: below.made + unpacked, outputs: Some(below.outputs.clone()), layers })
+    let configured = &without.unwrap_or(below).configured;
+    let secrets = (!target.frozen).then(|| locked_secrets::of(ctx, &image::root(ctx.home, id), configured)).transpose()?;
+    Ok(Built { image: id, made: below.made + unpacked, outputs: Some(below.outputs.clone()), layers, secrets })
 }
 
 /// Progress of unpacking a plan's packages.

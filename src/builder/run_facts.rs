@@ -51,7 +51,7 @@ impl RunFacts {
             (None, None, None) => host_processors(),
         };
         RunFacts {
-            host: if is_second { SecondRun::HOST_NAME } else { SecondRun::USUAL_HOST_NAME },
+            host: if spec.hostname == SecondRun::HOST_NAME { SecondRun::HOST_NAME } else { SecondRun::USUAL_HOST_NAME },
             processors,
             umask: conditions.umask.unwrap_or(SecondRun::USUAL_UMASK),
             pids: match last_pid {

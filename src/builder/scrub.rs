@@ -57,6 +57,11 @@ const RULES: &[Rule] = &[
     dropped("var/lib/postgresql/"),
     dropped("etc/postgresql/"),
     dropped("var/lib/mysql/"),
+    // An LDAP server's database and configuration have random ids, times and a password.
+    dropped("var/lib/ldap/"),
+    dropped("etc/ldap/slapd.d/"),
+    // Random numbers of a Diffie-Hellman exchange.
+    dropped("etc/freeradius/3.0/certs/dh"),
     // Its minute and hour are random.
     dropped("etc/cron.d/popularity-contest"),
     // The initramfs of a kernel package contains inode numbers and times. Silo makes its own for a VM.
@@ -146,6 +151,9 @@ mod tests {
             ("run", Verdict::Keep),
             ("run/x", Verdict::Drop),
             ("var/lib/postgresql", Verdict::Keep),
+            ("var/lib/ldap/data.mdb", Verdict::Drop),
+            ("etc/ldap/slapd.d/cn=config.ldif", Verdict::Drop),
+            ("etc/ldap/ldap.conf", Verdict::Keep),
             ("var/lib/postgresql/17/main/PG_VERSION", Verdict::Drop),
         ] {
             assert_eq!(judge(path.as_bytes()), expect, "{path}");

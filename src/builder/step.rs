@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use silo_store::capture::{self, Capture, Verdict};
+use silo_store::capture::{self, Capture};
 use silo_store::digest::{Digest, LayerId};
 use silo_store::entry::{Kind as NodeKind, Meta};
 use silo_store::flock::BuildLock;
@@ -29,6 +29,7 @@ use silo_model::derivation::Derivation;
 
 use super::budget::LimitWatch;
 use super::cause::RunFacts;
+use super::check::{Check, Verdict, WhichRun};
 use super::compare::Made;
 use super::context::{BuildContext, realised_as};
 use super::error::Error;
@@ -54,8 +55,8 @@ pub(super) trait Kind {
     /// Prepares the working directory, and returns the launch.
     fn prepare(&self, ctx: &BuildContext<'_>, workdir: &Workdir, root: Root) -> Result<Prepared, Error>;
 
-    /// Checks and cleans the changes of a finished step.
-    fn check_changes(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<(), Error>;
+    /// Checks and cleans the changes of a finished step; returns the paths of removed secrets.
+    fn check_changes(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<Vec<String>, Error>;
 
     /// Refuses a new layer, for example if the lock pins another one.
     fn accept(&self, _: &BuildContext<'_>, _: LayerId) -> Result<(), Error> {
@@ -106,15 +107,26 @@ pub(super) fn realise(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut St
     };
     if let Some(check) = ctx.check {
         first.facts.wait_for_another_second();
-        let mut workdir = Workdir::other(ctx, step.drv.id(), check)?;
-        let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
-        let title = format!("{}, again", step.title);
-        let second = ctx.activity(Activity::Step, &title, None, |_| run(ctx, step, &mut workdir, &mut root))?;
-        drop(workdir);
-        state.put_root(root);
-        compare::compare(check, ctx, step.title, (&first, &second), &state.present)?;
+        let second = again(ctx, step, state, (check, WhichRun::Second))?;
+        let mut found = compare::compare(ctx, step.title, (&first, &second), &state.present)?;
+        if check.verdict == Verdict::Note && found.iter().any(|finding| finding.cause.is_fixed()) {
+            let third = again(ctx, step, state, (check, WhichRun::Third))?;
+            found = compare::noted(found, compare::compare(ctx, step.title, (&first, &third), &state.present)?);
+        }
+        check.add(step.title, found);
     }
     Ok(first.layer)
+}
+
+/// Runs a step once more, for a check.
+fn again(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State, (check, which): (&Check, WhichRun)) -> Result<Made, Error> {
+    let mut workdir = Workdir::other(ctx, step.drv.id(), check, which)?;
+    let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
+    let title = format!("{}, again", step.title);
+    let made = ctx.activity(Activity::Step, &title, None, |_| run(ctx, step, &mut workdir, &mut root))?;
+    drop(workdir);
+    state.put_root(root);
+    Ok(made)
 }
 
 /// Returns the layer of a step, if it is known. A layer with recorded owners counts only where owners are recorded, and only if no lock has
@@ -188,14 +200,16 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
     let mut nothing: [u8; 0] = [];
     let has_owners = rustix::fs::lgetxattr(attempt.workdir.upper(), TRUE_XATTR, &mut nothing).is_ok();
     let facts = RunFacts::of_run(ctx, attempt.spec, began_at, &attempt.workdir.upper());
-    let settled = step.kind.check_changes(ctx, &attempt.workdir.upper()).and_then(|()| date_keystore(&attempt.workdir.upper(), step.epoch));
-    let captured = settled.and_then(|()| {
-        attempt.root.lower(|lower| {
+    let checked = step.kind.check_changes(ctx, &attempt.workdir.upper());
+    let captured = checked.and_then(|removed| {
+        date_keystore(&attempt.workdir.upper(), step.epoch)?;
+        let captured = attempt.root.lower(|lower| {
             let changes = Capture { upper: &attempt.workdir.upper(), lower, epoch: step.epoch, filter: &filter };
             capture::capture(ctx.store, ctx.lock, &changes).map_err(|source| Error::store("capturing the step's changes", source))
-        })
+        })?;
+        Ok((captured, removed))
     });
-    let captured = captured.map_err(|error| attempt.refused(error))?;
+    let (captured, removed) = captured.map_err(|error| attempt.refused(error))?;
     drop(prepared.project);
     let manifest = Manifest {
         derivation: step.drv.id().to_string(),
@@ -204,6 +218,7 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
         created: ctx.created(),
         inputs: step.inputs.iter().map(LayerId::to_string).collect(),
         packages: Vec::new(),
+        removed,
     };
     let committed = captured.stage.commit(&manifest, ctx.lock).map_err(|source| Error::store("committing the step's changes", source))?;
     Ok(Made { layer: committed.id, facts, has_owners })
@@ -232,7 +247,7 @@ impl Attempt<'_> {
                 // If no thread can be started, the lines are still in the log.
                 drop(silo_base::thread::beside(scope, || log::follow(&self.workdir.log, &ended, &send)));
             }
-            let exit = silo_launch::reexec::run(ctx.program, &launched, self.workdir.circumstances, &halt);
+            let exit = silo_launch::reexec::run(ctx.program, &launched, self.workdir.circumstances(), &halt);
             ended.store(true, Ordering::Relaxed);
             watching.thread().unpark();
             let over = watching.join().map_err(|_| Error::Worker)?;
@@ -304,9 +319,9 @@ fn date_keystore(upper: &Path, epoch: i64) -> Result<(), Error> {
 }
 
 /// Drops files that depend on the time and place of a step.
-fn filter(path: &LayerPath, _: &Meta, _: NodeKind) -> Verdict {
+fn filter(path: &LayerPath, _: &Meta, _: NodeKind) -> capture::Verdict {
     match scrub::judge(path.as_bytes()) {
-        scrub::Verdict::Keep => Verdict::Keep,
-        scrub::Verdict::Drop => Verdict::Drop,
+        scrub::Verdict::Keep => capture::Verdict::Keep,
+        scrub::Verdict::Drop => capture::Verdict::Drop,
     }
 }

@@ -12,7 +12,7 @@ use silo_launch::reexec::{self, ProcessSettings};
 use silo_launch::spec::{Conditions, Seed, Spec, Upper, VmFiles};
 use silo_model::derivation::DrvId;
 
-use super::check::{Check, SecondRun};
+use super::check::{Check, SecondRun, WhichRun};
 use super::context::BuildContext;
 use super::error::Error;
 
@@ -22,8 +22,8 @@ pub(super) struct Workdir {
     dir: PathBuf,
     /// Directory of the upper directory, if that is not in `dir`.
     memory: Option<tempfile::TempDir>,
-    /// Conditions of the run, which a reproducibility check varies.
-    pub circumstances: ProcessSettings,
+    /// The run, whose conditions a reproducibility check varies.
+    run: WhichRun,
     /// Path of the step's log.
     pub log: PathBuf,
     /// The program that gives files of other ids to the caller.
@@ -35,23 +35,23 @@ impl Workdir {
     /// Creates an empty working directory for a derivation. The caller holds the derivation's build lock.
     pub fn new(ctx: &BuildContext<'_>, drv: DrvId) -> Result<Workdir, Error> {
         let name = drv.to_string();
-        Workdir::at(ctx, &name, None, ProcessSettings::Usual)
+        Workdir::at(ctx, &name, None, WhichRun::First)
     }
 
-    /// Creates a working directory for the second run of a reproducibility check, under other conditions.
-    pub fn other(ctx: &BuildContext<'_>, drv: DrvId, check: &Check) -> Result<Workdir, Error> {
+    /// Creates a working directory for a later run of a reproducibility check, under other conditions.
+    pub fn other(ctx: &BuildContext<'_>, drv: DrvId, check: &Check, run: WhichRun) -> Result<Workdir, Error> {
         let memory = check.memory.as_ref().map(|dir| {
             let made = tempfile::Builder::new().prefix("silo-check-").tempdir_in(dir);
             made.map_err(|source| Error::File(PathError { doing: "create a directory in", path: dir.clone(), source }))
         });
-        Workdir::at(ctx, &format!("{drv}-check"), memory.transpose()?, ProcessSettings::Other)
+        Workdir::at(ctx, &format!("{drv}-check"), memory.transpose()?, run)
     }
 
-    fn at(ctx: &BuildContext<'_>, name: &str, memory: Option<tempfile::TempDir>, circumstances: ProcessSettings) -> Result<Workdir, Error> {
+    fn at(ctx: &BuildContext<'_>, name: &str, memory: Option<tempfile::TempDir>, run: WhichRun) -> Result<Workdir, Error> {
         let log = ctx.home.logs().join(format!("{name}.log"));
         // Anything here is left from a killed step.
         let program = ctx.program.to_owned();
-        let bench = Workdir { dir: ctx.home.work().join(name), memory, circumstances, log, program, keep: false };
+        let bench = Workdir { dir: ctx.home.work().join(name), memory, run, log, program, keep: false };
         bench.remove(&bench.dir)?;
         for dir in [bench.upper(), bench.changes().join("work"), bench.dir.clone(), ctx.home.logs()] {
             private::make_dir(&dir)?;
@@ -95,35 +95,44 @@ impl Workdir {
         silo_store::removal::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
     }
 
+    /// Returns the settings of the process around the step.
+    pub fn circumstances(&self) -> ProcessSettings {
+        match self.run {
+            WhichRun::First => ProcessSettings::Usual,
+            WhichRun::Second | WhichRun::Third => ProcessSettings::Other,
+        }
+    }
+
     /// Returns the seed of a step's random numbers. A second run of a check has another one, so that the check finds results of chance.
     pub fn seed(&self, derivation: &Digest) -> Seed {
-        match self.circumstances {
-            ProcessSettings::Usual => Seed(*derivation.as_bytes()),
-            ProcessSettings::Other => Seed(*Digest::of(derivation.as_bytes()).as_bytes()),
+        match self.run {
+            WhichRun::First => Seed(*derivation.as_bytes()),
+            WhichRun::Second | WhichRun::Third => Seed(*Digest::of(derivation.as_bytes()).as_bytes()),
         }
     }
 
     /// Returns the conditions of a step that a second run of a check varies.
     pub fn conditions(&self, spec: &Spec) -> Conditions {
-        match self.circumstances {
-            ProcessSettings::Usual => Conditions::default(),
-            ProcessSettings::Other => SecondRun::conditions(spec),
+        match self.run {
+            WhichRun::First => Conditions::default(),
+            WhichRun::Second => SecondRun::conditions(spec),
+            WhichRun::Third => Conditions { umask: None, ..SecondRun::conditions(spec) },
         }
     }
 
     /// Returns the VM of the step, if it runs in one.
     pub fn machine(&self, ctx: &BuildContext<'_>) -> Option<VmFiles> {
-        match (self.circumstances, ctx.check) {
-            (ProcessSettings::Other, Some(check)) => check.machine.clone(),
+        match (self.run, ctx.check) {
+            (WhichRun::Second | WhichRun::Third, Some(check)) => check.machine.clone(),
             _ => ctx.machine.cloned(),
         }
     }
 
     /// Returns the host name of the step.
     pub fn host_name(&self) -> &'static str {
-        match self.circumstances {
-            ProcessSettings::Usual => SecondRun::USUAL_HOST_NAME,
-            ProcessSettings::Other => SecondRun::HOST_NAME,
+        match self.run {
+            WhichRun::First | WhichRun::Third => SecondRun::USUAL_HOST_NAME,
+            WhichRun::Second => SecondRun::HOST_NAME,
         }
     }
 

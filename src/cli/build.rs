@@ -9,7 +9,7 @@ use crate::run::mounts::MountedProject;
 use crate::run::tier::ImageLocks;
 use silo_base::sanitize;
 use silo_build::cause::Cause;
-use silo_build::check::{Check, Finding};
+use silo_build::check::{Check, Finding, Verdict};
 use silo_launch::spec::Access;
 use silo_model::config::Tier;
 use silo_model::config::edit::NewStep;
@@ -68,6 +68,9 @@ pub struct Args {
     /// The tier of the second run of --check, for another kernel; by default that of the first one
     #[arg(long, value_name = "native|vm", value_parser = tier::parse, requires = "check")]
     check_tier: Option<Tier>,
+    /// Fail if an output depends on the host name or the umask alone; every build has the same ones, so --check only notes it
+    #[arg(long, requires = "check")]
+    strict: bool,
     #[command(flatten)]
     tier: tier::StepTier,
     /// Keep the state of a failed step, for `silo debug`
@@ -80,7 +83,9 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     setting.keep_failed = args.keep_failed;
     if args.check {
         // A file system in memory has other inode numbers.
-        setting.check = Some(Check::new(Some(PathBuf::from("/dev/shm")).filter(|dir| dir.is_dir())));
+        let mut check = Check::new(Some(PathBuf::from("/dev/shm")).filter(|dir| dir.is_dir()));
+        check.verdict = if args.strict { Verdict::Fail } else { Verdict::Note };
+        setting.check = Some(check);
     }
     let _machine_in_use = args.tier.prepare(&mut setting)?;
     let _second_in_use = second_tier(&mut setting, args)?;
@@ -213,12 +218,12 @@ const MOST_PATHS: usize = 5;
 
 /// Groups the findings of a step by package and cause.
 fn groups(findings: &[&Finding]) -> String {
-    let mut groups: BTreeMap<(Option<&str>, Cause), Vec<&Finding>> = BTreeMap::new();
+    let mut groups: BTreeMap<(Option<&str>, bool, Cause), Vec<&Finding>> = BTreeMap::new();
     for finding in findings {
-        groups.entry((finding.package.as_deref(), finding.cause)).or_default().push(finding);
+        groups.entry((finding.package.as_deref(), finding.is_note, finding.cause)).or_default().push(finding);
     }
     let mut text = String::new();
-    for ((package, cause), group) in groups {
+    for ((package, is_note, cause), group) in groups {
         let package = package.map_or_else(String::new, |package| format!(" of {package}"));
         for finding in group.iter().take(MOST_PATHS) {
             text.push_str(&format!("  {}{package}\n", finding.difference));
@@ -226,7 +231,8 @@ fn groups(findings: &[&Finding]) -> String {
         if let Some(more) = group.len().checked_sub(MOST_PATHS).filter(|more| *more > 0) {
             text.push_str(&format!("  and {more} more{package}\n"));
         }
-        text.push_str(&format!("      {}: {}; {}\n", cause.name(), cause.sign(), cause.remedy()));
+        let remedy = if is_note { "every build has the same one" } else { cause.remedy() };
+        text.push_str(&format!("      {}: {}; {remedy}\n", cause.name(), cause.sign()));
     }
     text
 }
@@ -250,15 +256,26 @@ fn found(setting: &Setting, done: Result<ExitCode, Failure>) -> Result<ExitCode,
     let mut text = String::new();
     for step in ran.iter() {
         let of: Vec<&Finding> = findings.iter().filter(|finding| finding.step == *step).collect();
-        text.push_str(&format!("{} {step}\n", if of.is_empty() { "same     " } else { "DIFFERENT" }));
+        let label = match of.iter().map(|finding| finding.is_note).min() {
+            None => "same     ",
+            Some(true) => "note     ",
+            Some(false) => "DIFFERENT",
+        };
+        text.push_str(&format!("{label} {step}\n"));
         text.push_str(&groups(&of));
     }
     text.push_str(&causes(&findings));
     ui::data(&text)?;
     let done = done?;
-    if findings.is_empty() {
+    let notes = findings.iter().filter(|finding| finding.is_note).count();
+    if notes > 0 {
+        ui::note(&format!(
+            "{notes} paths depend on the host name or the umask alone, which are the same in every build; `--strict` refuses them"
+        ));
+    }
+    if findings.len() == notes {
         return Ok(done);
     }
-    let message = format!("{} paths differ between the two runs", findings.len());
+    let message = format!("{} paths differ between the two runs", findings.len() - notes);
     Err(Failure::found(message, "make the steps above reproducible, then run `silo build --check` again"))
 }

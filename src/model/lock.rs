@@ -24,7 +24,7 @@ use silo_base::system::Arch;
 use silo_base::timestamp;
 
 use base::Base;
-use text::{list, push, quoted};
+use text::{key, list, push, quoted};
 
 pub use text::Sha256;
 
@@ -48,6 +48,8 @@ pub struct Lock {
     pub steps: BTreeMap<Arch, BTreeMap<Sha256, StepOutput>>,
     /// The layers of all other steps, by architecture and derivation, as a system with real owners made them.
     pub layers: BTreeMap<Arch, BTreeMap<Sha256, Sha256>>,
+    /// Secrets and identities that the image lacks, by architecture and path.
+    pub secrets: BTreeMap<Arch, BTreeMap<String, Secret>>,
 }
 
 impl Lock {
@@ -67,6 +69,17 @@ pub struct StepOutput {
     pub size: u64,
     /// The command, for people who read the lock.
     pub command: String,
+}
+
+/// A secret or identity that packages generate and the image lacks, for people who read the lock.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Secret {
+    /// The package that generates it, if it is a known secret.
+    #[serde(default)]
+    pub package: Option<String>,
+    /// True if each sandbox gets a new one at its start.
+    pub made_at_start: bool,
 }
 
 /// The part of a recipe that determines the packages.
@@ -249,6 +262,8 @@ struct Body {
     steps: BTreeMap<Arch, BTreeMap<Sha256, StepOutput>>,
     #[serde(default)]
     layers: BTreeMap<Arch, BTreeMap<Sha256, Sha256>>,
+    #[serde(default)]
+    secrets: BTreeMap<Arch, BTreeMap<String, Secret>>,
 }
 
 #[derive(Deserialize)]
@@ -310,6 +325,7 @@ fn checked(body: Body, path: &Path) -> Result<Lock, document::Error> {
         images: body.image,
         steps: body.steps,
         layers: body.layers,
+        secrets: body.secrets,
     })
 }
 
@@ -323,9 +339,9 @@ fn is_pool_path(path: &str) -> bool {
 pub fn write(locks: &BTreeMap<String, Lock>) -> String {
     let mut text = format!("# Made by `silo lock`: the exact inputs of each tool. Check it in; do not edit it.\nversion = {VERSION}\n");
     for (tool, lock) in locks {
-        let key = if tool.contains('.') { quoted(tool) } else { tool.clone() };
-        push(&mut text, format_args!("\n[tool.{key}]\n"));
-        write_body(&mut text, &format!("tool.{key}."), lock);
+        let tool = if tool.contains('.') { quoted(tool) } else { tool.clone() };
+        push(&mut text, format_args!("\n[tool.{tool}]\n"));
+        write_body(&mut text, &format!("tool.{tool}."), lock);
     }
     text
 }
@@ -351,9 +367,9 @@ fn write_body(text: &mut String, prefix: &str, lock: &Lock) {
             push(text, format_args!("{key} = {}\n", list(lines)));
         }
     }
-    for UsedIndex { suite, date, inrelease, key, archive } in &lock.indexes {
+    for UsedIndex { suite, date, inrelease, key: signer, archive } in &lock.indexes {
         push(text, format_args!("\n[[{prefix}index]]\nsuite = {}\ndate = {date}\n", quoted(suite)));
-        push(text, format_args!("inrelease = \"{}\"\nkey = {}\n", inrelease.0, quoted(key)));
+        push(text, format_args!("inrelease = \"{}\"\nkey = {}\n", inrelease.0, quoted(signer)));
         if let Some(archive) = archive {
             push(text, format_args!("archive = {}\n", quoted(archive)));
         }
@@ -381,6 +397,13 @@ fn write_body(text: &mut String, prefix: &str, lock: &Lock) {
         push(text, format_args!("\n[{prefix}layers.{arch}]\n"));
         for (drv, layer) in layers {
             push(text, format_args!("\"{}\" = \"{}\"\n", drv.0, layer.0));
+        }
+    }
+    for (arch, secrets) in lock.secrets.iter().filter(|(_, secrets)| !secrets.is_empty()) {
+        push(text, format_args!("\n[{prefix}secrets.{arch}]\n"));
+        for (path, Secret { package, made_at_start }) in secrets {
+            let package = package.as_ref().map_or_else(String::new, |package| format!("package = {}, ", quoted(package)));
+            push(text, format_args!("{} = {{ {package}madeAtStart = {made_at_start} }}\n", key(path)));
         }
     }
 }
@@ -446,6 +469,13 @@ mod tests {
             )]),
             steps: BTreeMap::from([(Arch::Amd64, BTreeMap::from([(package.sha256, output)]))]),
             layers: BTreeMap::from([(Arch::Arm64, BTreeMap::from([(package.sha256, package.sha256)]))]),
+            secrets: BTreeMap::from([(
+                Arch::Amd64,
+                BTreeMap::from([
+                    ("/etc/own \"key\"\n".into(), Secret { package: None, made_at_start: false }),
+                    ("/etc/munge/munge.key".into(), Secret { package: Some("munge".into()), made_at_start: true }),
+                ]),
+            )]),
             packages: BTreeMap::from([
                 (Arch::Amd64, BTreeMap::from([("hello".into(), package), ("libc6:i386".into(), foreign), ("own".into(), local)])),
                 (Arch::Arm64, BTreeMap::new()),

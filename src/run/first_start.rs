@@ -16,8 +16,21 @@ use super::error::Error;
 
 /// Characters of a line in a PEM file, as OpenSSH and others write it.
 const LINE: usize = 70;
+/// Limit on the size of a template.
+const MAX_TEMPLATE_BYTES: u64 = 256 << 10;
 /// Names in a certificate.
 const NAMES: [&str; 2] = ["silo", "localhost"];
+
+/// The 2048-bit group of RFC 7919 (ffdhe2048), as `openssl genpkey -genparam -algorithm DH -pkeyopt group:ffdhe2048` writes it.
+const KEY_EXCHANGE: &str = "-----BEGIN DH PARAMETERS-----
+MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
++8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
+87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
+YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
+7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
+ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
+-----END DH PARAMETERS-----
+";
 
 /// Returns the files that the image at `root` lacks.
 pub fn files(root: &Path) -> Result<Vec<File>, Error> {
@@ -26,20 +39,28 @@ pub fn files(root: &Path) -> Result<Vec<File>, Error> {
     for known in known_secrets::ALL.iter().filter(|known| has(known.marker) && !has(known.path)) {
         let guest = Path::new("/").join(known.path);
         if !files.iter().any(|file| file.guest == guest) {
-            files.extend(make(known)?);
+            files.extend(make(known, root)?);
         }
     }
     Ok(files)
 }
 
 /// Makes the files of a secret or identity.
-fn make(known: &KnownSecret) -> Result<Vec<File>, Error> {
+fn make(known: &KnownSecret, root: &Path) -> Result<Vec<File>, Error> {
     let file = |path: &str, bytes: Vec<u8>, mode| File { guest: Path::new("/").join(path), bytes: Bytes(bytes), mode };
     let one = |text: String, mode| Ok(vec![file(known.path, text.into_bytes(), mode)]);
     match known.form {
         Form::Never { .. } => Ok(Vec::new()),
         Form::Bytes { count } => Ok(vec![file(known.path, random(count)?, 0o400)]),
         Form::Cookie => one(random(20)?.iter().map(|byte| char::from(b'A' + byte % 26)).collect(), 0o400),
+        Form::Filled { template, word } => {
+            let text = resolve_in_root::read(root, Path::new(template), MAX_TEMPLATE_BYTES).ok();
+            match text.and_then(|text| String::from_utf8(text).ok()).filter(|text| text.contains(word)) {
+                Some(text) => one(text.replace(word, &STANDARD.encode(random(18)?)), 0o640),
+                None => Ok(Vec::new()),
+            }
+        }
+        Form::KeyExchange => one(KEY_EXCHANGE.to_owned(), 0o644),
         Form::MachineId => one(format!("{}\n", uuid()?.replace('-', "")), 0o444),
         Form::Uuid => one(format!("{}\n", uuid()?), 0o644),
         Form::NvmeName => one(format!("nqn.2014-08.org.nvmexpress:uuid:{}\n", uuid()?), 0o644),
@@ -54,6 +75,10 @@ fn make(known: &KnownSecret) -> Result<Vec<File>, Error> {
         Form::TlsKey { certificate } => {
             let (key, text) = certified().map_err(|source| Error::Key { path: known.path, source: Box::new(source) })?;
             Ok(vec![file(known.path, key.into_bytes(), 0o640), file(certificate, text.into_bytes(), 0o644)])
+        }
+        Form::TlsBundle => {
+            let (key, text) = certified().map_err(|source| Error::Key { path: known.path, source: Box::new(source) })?;
+            one(key + &text, 0o640)
         }
         Form::SshHostKey => {
             let (private, public) = ssh_key(&random(32)?, &random(4)?).ok_or(Error::Random)?;

@@ -156,8 +156,8 @@ pub(super) fn make(
         // The pins of other versions are kept.
         pins.extend(outputs.iter().map(|(step, output)| (*step, output.clone())));
     }
-    if let Some(layers) = built.layers.clone().filter(|_| definition.found.origin != Origin::BuiltIn || definition.lock_file.is_some()) {
-        lock.layers.insert(Arch::host(), layers);
+    if definition.found.origin != Origin::BuiltIn || definition.lock_file.is_some() {
+        built.note(&mut lock);
     }
     Ok(BuiltTool { lock, built, version })
 }

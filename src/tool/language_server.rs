@@ -127,14 +127,12 @@ pub fn build(context: &Context<'_>, server: &Server, resolving: Resolving) -> Re
         }
         other => other?,
     };
+    built.note(&mut lock);
     if let Some(outputs) = built.outputs {
         lock.steps.remove(&Arch::host());
         if !outputs.is_empty() {
             lock.steps.insert(Arch::host(), outputs);
         }
-    }
-    if let Some(layers) = built.layers {
-        lock.layers.insert(Arch::host(), layers);
     }
     if resolving == Resolving::Allowed {
         lock_files::keep(view, &server.definition, &lock)?;
@@ -192,7 +190,7 @@ fn over(base: Lock, today: Lock, asked: PackageRequest) -> Lock {
         }
     }
     // The epoch of the tool's lock stays, because it is part of all shared layers.
-    Lock { asked, packages, steps: BTreeMap::new(), layers: BTreeMap::new(), ..base }
+    Lock { asked, packages, steps: BTreeMap::new(), layers: BTreeMap::new(), secrets: BTreeMap::new(), ..base }
 }
 
 /// Returns true if a lock has all entries of another one, unchanged.

@@ -95,6 +95,7 @@ fn locked(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
         images: BTreeMap::new(),
         steps: BTreeMap::new(),
         layers: BTreeMap::new(),
+        secrets: BTreeMap::new(),
     })
 }
 
@@ -120,7 +121,16 @@ fn of_image(context: &Context<'_>, recipe: &Recipe, image: &str) -> Result<Lock,
     };
     let images = found.into_iter().map(|(arch, image)| (arch, base(image))).collect();
     let asked = PackageRequest::by(recipe);
-    Ok(Lock { asked, epoch, indexes: Vec::new(), packages: BTreeMap::new(), images, steps: BTreeMap::new(), layers: BTreeMap::new() })
+    Ok(Lock {
+        asked,
+        epoch,
+        indexes: Vec::new(),
+        packages: BTreeMap::new(),
+        images,
+        steps: BTreeMap::new(),
+        layers: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+    })
 }
 
 /// Fetches and verifies the signed index of a suite.

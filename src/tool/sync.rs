@@ -197,14 +197,12 @@ fn keep_tools(context: &Context<'_>, prepared: Prepared, locks: &mut Staged) -> 
 fn finish(context: &Context<'_>, prepared: Prepared, built: Built, locks: &mut Staged) -> Result<ToolChanges, Error> {
     let Prepared { definition, mut lock, version } = prepared;
     let fresh = built.outputs.is_some();
+    built.note(&mut lock);
     if let Some(outputs) = built.outputs {
         lock.steps.remove(&Arch::host());
         if !outputs.is_empty() {
             lock.steps.insert(Arch::host(), outputs);
         }
-    }
-    if let Some(layers) = built.layers {
-        lock.layers.insert(Arch::host(), layers);
     }
     let locked = locks.put(context.view(), &definition, &lock)?;
     if is_as_it_ships(context, &definition) {

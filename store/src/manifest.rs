@@ -1,10 +1,15 @@
 //! `manifest.toml`: the origin of a layer. It is not part of the layer's identity.
 //!
 //! The file is TOML, so that people and tools can read it. The reader accepts only the writer's format: these keys, in this order, one
-//! value or list item per line.
+//! value or list item per line. Version 1 has no list of removed files; version 2 has one that is not empty.
 
 use crate::digest::LayerId;
 use std::fmt::Write;
+
+/// The version of a manifest without removed files.
+const WITHOUT_REMOVED: &str = "1";
+/// The version of a manifest with removed files.
+const WITH_REMOVED: &str = "2";
 
 /// The origin of a layer, as reported by its builder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +26,8 @@ pub struct Record {
     pub inputs: Vec<String>,
     /// The packages inside, as `name version`.
     pub packages: Vec<String>,
+    /// Secrets and identities that the builder removed, as absolute paths.
+    pub removed: Vec<String>,
 }
 
 /// A layer's manifest.
@@ -50,13 +57,15 @@ impl Manifest {
     /// Returns the text.
     pub fn to_text(&self) -> String {
         let Manifest { layer, entries, bytes, record } = self;
-        let mut out = String::from("version = 1\n");
+        let mut out = String::new();
         // Writing to a string cannot fail.
+        let _ = writeln!(out, "version = {}", if record.removed.is_empty() { WITHOUT_REMOVED } else { WITH_REMOVED });
         let _ = writeln!(out, "layer = \"{layer}\"\nentries = {entries}\nbytes = {bytes}");
         let _ = writeln!(out, "name = {}", quoted(&record.name));
         let _ = writeln!(out, "derivation = {}", quoted(&record.derivation));
         let _ = writeln!(out, "created = {}\nduration_ms = {}", record.created, record.duration_ms);
-        for (key, list) in [("inputs", &record.inputs), ("packages", &record.packages)] {
+        let removed = (!record.removed.is_empty()).then_some(("removed", &record.removed));
+        for (key, list) in [("inputs", &record.inputs), ("packages", &record.packages)].into_iter().chain(removed) {
             let _ = writeln!(out, "{key} = [");
             for item in list {
                 let _ = writeln!(out, "    {},", quoted(item));
@@ -69,9 +78,11 @@ impl Manifest {
     /// Parses the output of [`Manifest::to_text`].
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
         let mut lines = Lines { lines: text.lines(), number: 0 };
-        if lines.value("version")? != "1" {
-            return Err(lines.bad("has an unknown version"));
-        }
+        let has_removed = match lines.value("version")? {
+            WITHOUT_REMOVED => false,
+            WITH_REMOVED => true,
+            _ => return Err(lines.bad("has an unknown version")),
+        };
         let layer = lines.string("layer")?;
         let manifest = Manifest {
             layer: LayerId::parse(&layer).map_err(|_| lines.bad("is not a layer id"))?,
@@ -84,8 +95,12 @@ impl Manifest {
                 duration_ms: lines.number("duration_ms")?,
                 inputs: lines.list("inputs")?,
                 packages: lines.list("packages")?,
+                removed: if has_removed { lines.list("removed")? } else { Vec::new() },
             },
         };
+        if has_removed && manifest.record.removed.is_empty() {
+            return Err(lines.bad("ends an empty list"));
+        }
         match lines.lines.next() {
             None => Ok(manifest),
             Some(_) => Err(lines.bad("is followed by unexpected text")),
@@ -196,11 +211,18 @@ mod tests {
                 duration_ms: 2,
                 inputs: vec!["one".into(), "]".into()],
                 packages: vec![],
+                removed: vec![],
             },
         };
         let text = manifest.to_text();
         assert!(!text.contains('\u{1b}'));
         assert_eq!(Manifest::parse(&text).unwrap(), manifest);
+        let record = Record { removed: vec!["/etc/munge/munge.key".into()], ..manifest.record.clone() };
+        let with = Manifest { record, ..manifest.clone() };
+        assert_eq!(Manifest::parse(&with.to_text()).unwrap(), with);
+        for bad in [with.to_text().replace("version = 2", "version = 1"), with.to_text().replace("    \"/etc/munge/munge.key\",\n", "")] {
+            assert!(Manifest::parse(&bad).is_err(), "{bad}");
+        }
         for bad in [
             text.replace("version = 1", "version = 2"),
             text.replace("entries = 3", "entries = x"),

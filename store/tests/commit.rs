@@ -254,6 +254,7 @@ fn manifests_are_kept() {
         duration_ms: 2,
         inputs: vec!["x".into()],
         packages: vec!["a 1.0".into()],
+        removed: vec!["/etc/a.key".into()],
     };
     let made = stage.commit(&record, &home.shared()).unwrap();
     let manifest = layer::read_manifest(&home.store, &made.id).unwrap();

@@ -46,8 +46,8 @@ pub enum Subject {
     Secret {
         /// The path.
         path: String,
-        /// The secret.
-        known: &'static KnownSecret,
+        /// The known secret; `None` for another file that a configure step removed.
+        known: Option<&'static KnownSecret>,
     },
 }
 
@@ -180,7 +180,9 @@ fn path(look: &LockedHome<'_>, inside: &ImageView, known: &NamedPackages<'_>, wh
     }
     let has = |path: &str| symlinks::follow(index, path.as_bytes()).end.is_some_and(|end| index.get(&end).is_some());
     let path = what.trim_start_matches('/');
-    Ok(known_secrets::at(path, has).map(|known| Subject::Secret { path: path.to_owned(), known }))
+    let known = known_secrets::at(path, has);
+    let is_removed = || inside.layers.iter().flat_map(|layer| &layer.record.removed).any(|removed| removed.trim_start_matches('/') == path);
+    Ok((known.is_some() || is_removed()).then(|| Subject::Secret { path: path.to_owned(), known }))
 }
 
 /// Describes `path`, if the image or one of its layers has it.

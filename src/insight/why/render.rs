@@ -45,10 +45,11 @@ pub fn text(answer: &Answer) -> String {
         Subject::Layer(layer) => push_whole_layer(&mut out, layer, &answer.place),
         Subject::Secret { path, known } => {
             let _ = writeln!(out, "{}", sanitize::line(&format!("/{path} is not in {}: all its users would share it", answer.place)));
-            push(&mut out, "generated", &format!("by the scripts of {}", known.package));
-            match known.form {
-                Form::Never { instead } => push(&mut out, "at start", &format!("not made; {instead}")),
-                form => push(&mut out, "at start", &format!("each sandbox gets a new one: {}, at /{}", form.text(), known.path)),
+            push(&mut out, "generated", &format!("by the scripts of {}", known.map_or("its packages", |known| known.package)));
+            match known.map(|known| (known.form, known.path)) {
+                None => push(&mut out, "at start", "not made; a step of a recipe or `dpkg-reconfigure PACKAGE` in a run makes one"),
+                Some((Form::Never { instead }, _)) => push(&mut out, "at start", &format!("not made; {instead}")),
+                Some((form, at)) => push(&mut out, "at start", &format!("each sandbox gets a new one: {}, at /{at}", form.text())),
             }
         }
     }
@@ -199,8 +200,8 @@ pub fn json(answer: &Answer) -> Value {
         Subject::Layer(layer) => json!({ "layer": layer_json(layer) }),
         Subject::Secret { path, known } => json!({
             "path": format!("/{path}"),
-            "generatedBy": known.package,
-            "madeAtStart": !matches!(known.form, Form::Never { .. }),
+            "generatedBy": known.map(|known| known.package),
+            "madeAtStart": known.is_some_and(|known| !matches!(known.form, Form::Never { .. })),
         }),
     };
     out["in"] = json!(answer.place);
