@@ -231,6 +231,65 @@ fn a_push_signs_no_image_of_another_platform() {
     assert_eq!(top()["manifests"].as_array().map(Vec::len), Some(2));
 }
 
+/// The index of a tag may name images that silo does not know, and data of other programs. A push changes the entry of its platform only.
+#[test]
+fn a_push_of_one_platform_keeps_the_other_entries() {
+    let here = greeter(&small());
+    let place = here.project().join("shared");
+    let reference = format!("oci:{}:v1", place.display());
+    let top = || -> Value {
+        let list = json(&fs::read_to_string(place.join("index.json")).expect("our own"));
+        let named = list["manifests"].as_array().expect("a list").iter();
+        let mut tagged = named.filter(|entry| entry["annotations"]["org.opencontainers.image.ref.name"] == "v1");
+        blob(&place, &tagged.next().expect("the tag")["digest"])
+    };
+    drop(here.ok(["push", "--no-sign", "greeter", &reference]));
+    let mut document = top();
+    let own = document["manifests"][0].clone();
+    let (digest, size) = add_blob(&place, &serde_json::json!({ "schemaVersion": 2, "layers": [], "config": own }));
+    let foreign = |platform: Value, annotations: Value| {
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size, "platform": platform, "annotations": annotations })
+    };
+    let about = serde_json::json!({ "vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": own["digest"] });
+    let others = [
+        foreign(serde_json::json!({ "architecture": "riscv64", "os": "linux", "variant": "rva23" }), serde_json::json!({})),
+        foreign(serde_json::json!({ "architecture": "unknown", "os": "unknown" }), about),
+        foreign(
+            serde_json::json!({ "architecture": "amd64", "os": "windows", "os.version": "10.0.20348.1" }),
+            serde_json::json!({ "a": "b" }),
+        ),
+        serde_json::json!({ "mediaType": "a/b", "digest": digest, "size": size, "data": "e30=", "com.example.more": [1, null] }),
+    ];
+    document["manifests"].as_array_mut().expect("a list").splice(0..0, others.iter().cloned());
+    document["annotations"] = serde_json::json!({ "com.example.note": "of somebody else" });
+    replace_top(&place, &document);
+    let check = || {
+        let found = top();
+        let all = found["manifests"].as_array().expect("a list");
+        assert_eq!((all.len(), &found["annotations"]), (others.len() + 1, &document["annotations"]), "{found}");
+        assert!(others.iter().chain([&own]).all(|entry| all.contains(entry)), "{found}");
+    };
+    drop(here.ok(["push", "--no-sign", "greeter", &reference]));
+    check();
+    // A signature of the index would cover what nobody knows, so the image alone is signed, and that is enough for a pull.
+    drop(here.ok(["key", "new", "laptop"]));
+    let done = here.run(["push", "greeter", &reference]);
+    assert!(done.code == 0 && done.err.contains("the image is signed, and the tag is not"), "{done:?}");
+    check();
+    let there = with_lock_of(&here);
+    drop(there.ok(["key", "trust", &key_of(&here, "laptop")]));
+    let pulled = json(&there.ok(["pull", "--json", &reference]));
+    assert_eq!(pulled["image"], here.image_id("greeter").to_string().as_str());
+    // A list that cannot be read is not replaced, and a manifest is.
+    document["manifests"] = vec![own.clone(); 1001].into();
+    replace_top(&place, &document);
+    assert!(here.fails(["push", "--no-sign", "greeter", &reference]).err.contains("1001"));
+    replace_top(&place, &blob(&place, &own["digest"]));
+    drop(here.ok(["push", "--no-sign", "greeter", &reference]));
+    assert_eq!(top()["manifests"], serde_json::json!([own]));
+}
+
 /// Changes each byte of a pushed image in turn, or removes the file: the pull gives the same image or fails, and leaves nothing wrong.
 #[test]
 fn a_changed_repository_gives_the_same_image_or_an_error() {

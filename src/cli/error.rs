@@ -86,7 +86,7 @@ impl Failure {
         self.code
     }
 
-    fn hinted(error: &(dyn Error + 'static), hint: Option<String>) -> Failure {
+    pub(super) fn hinted(error: &(dyn Error + 'static), hint: Option<String>) -> Failure {
         Failure { messages: error_chain::of(error), hint: hint.or_else(|| system_hint(error)), code: FAILED, parts: Vec::new() }
     }
 }
@@ -278,6 +278,7 @@ fn keys_hint(error: &silo_tool::keys::Error) -> Option<String> {
         E::Revoked { .. } => Some("remove that file if the key is to be trusted again".to_owned()),
         E::Ambiguous { .. } => Some("give the beginning of a fingerprint".to_owned()),
         E::Several(_) => Some("choose one with --sign NAME, or --no-sign".to_owned()),
+        E::Build(_) => Some("install another release of silo".to_owned()),
         E::File(_) => None,
     }
 }

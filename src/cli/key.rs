@@ -7,9 +7,11 @@ use silo_base::sanitize;
 use silo_sign::key::Algorithm;
 use silo_store::read_limited;
 use silo_tool::keys::{self, Named};
+use silo_tool::signed_files;
 
 use super::context::{Globals, setting};
 use super::error::Failure;
+use super::push::SignArgs;
 use super::ui;
 
 /// The most bytes of a file with a public key.
@@ -53,6 +55,22 @@ enum Action {
         #[arg(long)]
         name: Option<String>,
     },
+    /// Sign files, such as those of a release: writes FILE.sigstore.json beside each
+    ///
+    /// `cosign verify-blob-attestation --type https://sigstore.dev/cosign/sign/v1 --bundle FILE.sigstore.json` accepts these signatures.
+    Sign {
+        /// The files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        sign: SignArgs,
+    },
+    /// Verify files by FILE.sigstore.json beside each: a key that you trust must have signed them
+    Verify {
+        /// The files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Trust a key no more
     Revoke {
         /// Its name, or the beginning of its fingerprint
@@ -82,12 +100,38 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
             let key = keys::trust(home, name.as_deref().unwrap_or(usual), &String::from_utf8_lossy(&text), &place)?;
             ui::data(&format!("{}\n", line(&key)))?;
         }
+        Action::Sign { files, sign } => {
+            let none = || Failure::usage("there is no key to sign with", "name one with --sign, or set SILO_SIGNING_KEY");
+            let signer = sign.signer(home)?.ok_or_else(none)?;
+            for file in files {
+                ui::data(&format!("{}\n", sanitize::line(&signed_files::sign(&signer, file)?.display().to_string())))?;
+            }
+        }
+        Action::Verify { files } => {
+            let trusted = keys::trusted(home)?;
+            for file in files {
+                let key = signed_files::verify(&trusted, file)?;
+                ui::data(&format!("{}: signed by {}\n", sanitize::line(&file.display().to_string()), sanitize::line(&key.name)))?;
+            }
+        }
         Action::Revoke { key } => {
             let key = keys::revoke(home, key)?;
             ui::data(&format!("{}\nimages that came with its signature stay until they are removed\n", line(&key)))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl From<signed_files::Error> for Failure {
+    fn from(error: signed_files::Error) -> Failure {
+        use signed_files::Error as E;
+        let hint = match &error {
+            E::Untrusted { .. } => Some("`silo key trust FILE` trusts the key of the publisher".to_owned()),
+            E::OtherBytes { .. } => Some("do not use the file; fetch it again with its bundle".to_owned()),
+            E::File(_) | E::Sign { .. } | E::Bundle { .. } => None,
+        };
+        Failure::hinted(&error, hint)
+    }
 }
 
 fn named(path: &std::path::Path, source: std::io::Error) -> silo_store::path_error::PathError {

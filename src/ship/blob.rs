@@ -9,12 +9,12 @@
 //! ```
 
 use std::fs;
-use std::io;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use silo_store::commit::TreeError;
 use silo_store::compression;
 use silo_store::digest::{Digest, HashingWriter, LayerId};
-use silo_store::index::Index;
 use silo_store::layer;
 use silo_store::path_error::at;
 use silo_store::private;
@@ -74,28 +74,29 @@ pub fn remember(home: &Home, key: Digest, blob: &Blob) -> Result<(), Error> {
 pub fn compress(context: &Context<'_>, layer: LayerId, form: Form, to: &Path) -> Result<Blob, Error> {
     compression::warm(context.store, context.lock, &[layer], &|_| {}).map_err(|error| Error::form(layer, error))?;
     let index = layer::read_index(context.store, &layer)?;
-    let blob = write(&context.store.tree(&layer), &index, form, to).map_err(|error| Error::form(layer, error))?;
-    if blob.layer != layer {
-        let what = format!("its tree is that of layer {}", blob.layer);
-        return Err(Error::form(layer, io::Error::new(io::ErrorKind::InvalidData, what)));
-    }
+    let tree = context.store.tree(&layer);
+    let archive = |out: &mut dyn Write| compression::write_layer(&tree, &index, layer, &mut &mut *out).map(|()| layer);
+    let blob = write(&archive, form, to).map_err(|error| Error::form(layer, error))?;
     remember(context.home, layer.digest(), &blob)?;
     Ok(blob)
 }
 
-/// Compresses the canonical archive of a tree into a file.
-pub fn write(tree: &Path, index: &Index, form: Form, to: &Path) -> Result<Blob, silo_store::commit::TreeError> {
+/// Writes the canonical archive of a tree, and returns its id.
+pub type Archive<'a> = dyn Fn(&mut dyn Write) -> Result<LayerId, TreeError> + 'a;
+
+/// Compresses an archive into a file.
+pub fn write(archive: &Archive<'_>, form: Form, to: &Path) -> Result<Blob, TreeError> {
     let mut out = HashingWriter::new(private::create_new(to)?);
     let layer = match form {
         Form::Zstd => {
             let mut encoder = compression::zstd_encoder(&mut out)?;
-            let layer = compression::write_archive(tree, index, &mut encoder)?;
+            let layer = archive(&mut encoder)?;
             encoder.finish()?;
             layer
         }
         Form::Gzip => {
             let mut encoder = export::gzip_encoder(&mut out);
-            let layer = compression::write_archive(tree, index, &mut encoder)?;
+            let layer = archive(&mut encoder)?;
             encoder.finish()?;
             layer
         }

@@ -13,6 +13,10 @@ pub mod stack;
 
 pub mod blobs;
 
+pub mod attach;
+
+pub mod tag_index;
+
 pub mod push;
 
 pub mod find;

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use silo_store::commit;
 use silo_store::compose;
 use silo_store::compression;
 use silo_store::digest::{Digest, LayerId};
@@ -55,19 +56,45 @@ pub fn pull(context: &Context<'_>, from: &Repository<'_>, found: &Found) -> Resu
         return Err(wrong("its configuration names other layers than its contents".to_owned()));
     }
     let all: BTreeMap<LayerId, &Layer> = found.contents.layers.iter().map(|layer| (layer.manifest.layer, layer)).collect();
-    let missing: Vec<&Layer> = all.into_values().filter(|layer| !context.store.has(&layer.manifest.layer)).collect();
+    let missing: Vec<&Layer> = all.into_values().filter(|layer| !is_here(context, layer)).collect();
     let bytes = missing.iter().map(|layer| layer.blob.size).sum();
     let fresh = !image::is_there(context.home, id);
     fetch(context, from, &missing)?;
-    context.store.sync()?;
+    if !fresh {
+        context.store.sync()?;
+    }
     compression::warm(context.store, context.lock, &image.layers, &|_| {}).map_err(|error| Error::form(image.layers[0], error))?;
     context.activity(Activity::Compose, found.contents.tool.as_ref().map_or("image", |(name, _)| name), None, |activity| {
         let progress = |done| (context.sink)(Event::Progress { id: activity, done });
-        image::store(context.home, context.store, &image, |root| {
-            compose::compose(context.store, context.lock, &image.layers, root, &progress)
-        })
+        image::store(context.home, context.store, &image, |root| composed(context, &image.layers, root, &progress))
     })?;
     Ok(Pulled { image: id, layers: image.layers.len(), fetched: missing.len(), bytes, fresh })
+}
+
+/// Composes layers, while their bytes go to the disk: both must be done before the image gets its name.
+fn composed(
+    context: &Context<'_>,
+    layers: &[LayerId],
+    root: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<compose::Composed, compose::ComposeError> {
+    std::thread::scope(|scope| {
+        let syncing = thread::beside(scope, || context.store.sync());
+        let composed = compose::compose(context.store, context.lock, layers, root, progress);
+        match syncing {
+            Ok(syncing) => syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => context.store.sync(),
+        }?;
+        composed
+    })
+}
+
+/// Returns true if the store has a layer that counts: one that a realisation names, or one with all its entries.
+pub fn is_here(context: &Context<'_>, layer: &Layer) -> bool {
+    let id = layer.manifest.layer;
+    let is_named = |drv: Digest| matches!(realisation::get(context.store, &drv), Ok(realisation::Realisation::Known(known)) if known == id);
+    let derivation = Digest::parse(&layer.manifest.record.derivation);
+    context.store.has(&id) && (derivation.is_ok_and(is_named) || commit::is_whole(context.store, &id))
 }
 
 /// Makes a pulled image and its layers count as the results of their derivations. Call it only for contents that the user trusts.

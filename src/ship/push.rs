@@ -8,21 +8,22 @@ use silo_store::digest::{Digest, LayerId};
 use silo_store::manifest::Manifest;
 use silo_store::{layer, realisation};
 
-use silo_base::system::Arch;
 use silo_base::timestamp;
 use silo_build::image::{self, Image, ImageId};
-use silo_fetch::registry::repository::{Bytes, Repository, step_tag};
+use silo_fetch::registry::repository::{Repository, step_tag};
 use silo_model::derivation::DrvId;
 use silo_model::oci::artifact::{self, Entry};
 use silo_model::oci::contents::{self, ANNOTATION, CONTENTS, Contents, Form, Layer};
 use silo_model::oci::manifest::Pointer;
 use silo_model::oci::{self, Blob as Named};
 
+use crate::attach::{self, Attach, Over};
 use crate::blob::Blob;
 use crate::blobs::{self, Moves, Source};
 use crate::context::Context;
 use crate::error::Error;
 use crate::stack;
+use crate::tag_index;
 
 /// The annotation with the date of an image.
 const CREATED: &str = "org.opencontainers.image.created";
@@ -51,39 +52,6 @@ pub struct Options {
     pub mount: Option<String>,
     /// True to name the image for each of its layers, so that a cache finds single layers.
     pub steps: bool,
-}
-
-/// Data about a manifest, which is attached to it.
-#[derive(Clone, Debug)]
-pub struct Attachment {
-    /// The type of the artifact, and the media type of its data.
-    pub kind: &'static str,
-    /// The data.
-    pub bytes: Vec<u8>,
-    /// Annotations of its manifest.
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// The object that gets attachments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
-    /// The manifest of an image.
-    Manifest,
-    /// The index of a tag, which names a manifest for each platform.
-    Index,
-}
-
-/// Makes the attachments of a manifest or index from its digest.
-pub type AttachmentsOf<'a> = dyn Fn(&Repository<'_>, Over, Digest) -> Result<Vec<Attachment>, Error> + 'a;
-
-/// The attachments of a push, such as signatures.
-#[derive(Clone, Copy)]
-pub struct Attach<'a> {
-    /// Makes them.
-    pub make: &'a AttachmentsOf<'a>,
-    /// Returns true if the attachments of an index may cover this manifest, which was in the index before: the image of another platform.
-    /// Whoever can write the repository chose it.
-    pub may_cover: &'a dyn Fn(&Repository<'_>, Digest) -> Result<bool, Error>,
 }
 
 /// The result of a push.
@@ -119,8 +87,8 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, optio
     let stacked: Vec<Blob> = merged.into_iter().chain(stack.single.iter().filter_map(find)).collect();
     let (manifest, silo) = documents(context, to, subject, &blobs, &stacked)?;
     to.put_manifest(oci::MANIFEST, &manifest)?;
-    to.put_referrer(Digest::of(&manifest), Entry::of_artifact(CONTENTS, &silo), &silo)?;
-    attached(to, Over::Manifest, &manifest, attach)?;
+    let all = (attach.make)(to, Over::Manifest, Digest::of(&manifest))?;
+    attach::put(context, to, &Named::of(oci::MANIFEST, &manifest), &all, vec![(Entry::of_artifact(CONTENTS, &silo), silo)])?;
     let steps = if options.steps { steps(context, &subject.image)? } else { BTreeSet::new() };
     let drvs = derivations(context, subject.id)?;
     // A push that wrote a tag of the image wrote those of its layers before.
@@ -135,11 +103,7 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, optio
     let Moves { sent, bytes, mounted, .. } = moved;
     let mut pushed = Pushed { digest: Digest::of(&manifest), manifest: Digest::of(&manifest), layers: blobs.len(), sent, bytes, mounted };
     if let Some(tag) = &options.tag {
-        let index = index(to, tag, subject.image.arch, &manifest, attach)?;
-        to.put_manifest(oci::INDEX, &index)?;
-        attached(to, Over::Index, &index, attach)?;
-        to.put_tag(tag, oci::INDEX, &index)?;
-        pushed.digest = Digest::of(&index);
+        pushed.digest = tag_index::put(context, to, tag, (subject.image.arch, &manifest), attach)?;
     }
     Ok(pushed)
 }
@@ -217,9 +181,10 @@ fn documents(
     let stacked_image = Image { layers: stacked.iter().map(|blob| blob.layer).collect(), ..subject.image.clone() };
     let (_, stacked_config) = image::configuration(&stacked_image);
     let contents = contents::write(&contents_of(context, subject, blobs)?);
-    for bytes in [&config, &stacked_config, &contents] {
-        to.put_blob(pointer(bytes), &Bytes::Here(bytes), None, &|_| {})?;
-    }
+    // Images with few layers have one configuration for silo and for others.
+    let mut small = vec![config.as_slice(), &contents];
+    small.extend(Some(stacked_config.as_slice()).filter(|other| *other != config));
+    attach::put_blobs(context, to, &small)?;
     let named = |blob: &Blob| Named { media_type: blob.form.media_type(), digest: blob.pointer.digest, size: blob.pointer.size };
     let annotations = BTreeMap::from([
         (ANNOTATION.to_owned(), format!("sha256:{}", Digest::of(&contents))),
@@ -231,48 +196,6 @@ fn documents(
     let about = Named::of(oci::MANIFEST, &manifest);
     let silo = artifact::artifact(CONTENTS, &Named::of(CONTENTS, &contents), &all, &about, &BTreeMap::new());
     Ok((manifest, silo))
-}
-
-/// Writes the attachments of a manifest or index.
-fn attached(to: &Repository<'_>, over: Over, document: &[u8], attach: Attach<'_>) -> Result<(), Error> {
-    let media_type = match over {
-        Over::Manifest => oci::MANIFEST,
-        Over::Index => oci::INDEX,
-    };
-    let about = Named::of(media_type, document);
-    for attachment in (attach.make)(to, over, about.digest)? {
-        attach_one(to, &about, &attachment)?;
-    }
-    Ok(())
-}
-
-/// Writes one attachment of a manifest or index.
-pub fn attach_one(to: &Repository<'_>, about: &Named, attachment: &Attachment) -> Result<(), Error> {
-    let (empty_type, empty) = artifact::EMPTY;
-    for bytes in [empty, &attachment.bytes] {
-        to.put_blob(pointer(bytes), &Bytes::Here(bytes), None, &|_| {})?;
-    }
-    let data = Named::of(attachment.kind, &attachment.bytes);
-    let bytes = artifact::artifact(attachment.kind, &Named::of(empty_type, empty), &[data], about, &attachment.annotations);
-    let entry = Entry { annotations: attachment.annotations.clone(), ..Entry::of_artifact(attachment.kind, &bytes) };
-    Ok(to.put_referrer(about.digest, entry, &bytes)?)
-}
-
-/// Returns the index of a tag with this image; images for other platforms stay in it.
-fn index(to: &Repository<'_>, tag: &str, arch: Arch, manifest: &[u8], attach: Attach<'_>) -> Result<Vec<u8>, Error> {
-    // Another thing with this tag is replaced.
-    let before = to.tagged(tag)?.and_then(|bytes| artifact::read(&bytes).ok()).map(|document| document.manifests).unwrap_or_default();
-    let others: Vec<Entry> = before.into_iter().filter(|entry| entry.arch.is_some_and(|other| other != arch)).collect();
-    for entry in &others {
-        if !(attach.may_cover)(to, entry.pointer.digest)? {
-            let platform = entry.arch.map_or("another platform", |arch| arch.name());
-            return Err(Error::Unsigned { place: format!("{}:{tag}", to.location()), platform });
-        }
-    }
-    let entry = Entry { artifact_type: None, arch: Some(arch), ..Entry::of_artifact("", manifest) };
-    let mut entries: Vec<Entry> = others.into_iter().chain([entry]).collect();
-    entries.sort_by_key(|entry| entry.arch.map(|arch| arch.name()));
-    Ok(artifact::index(&entries))
 }
 
 fn pointer(bytes: &[u8]) -> Pointer {

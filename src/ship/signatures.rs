@@ -12,9 +12,10 @@ use silo_sign::external::Signer;
 use silo_sign::key::Public;
 use silo_sign::statement::{CYCLONEDX, Claim, PROVENANCE, SIGNED, SPDX};
 
+use crate::attach::{Attachment, Over};
 use crate::error::Error;
 use crate::find::Found;
-use crate::push::{self, Attachment, Over};
+use crate::push;
 
 /// The most manifests about an image that are read. A hostile repository could list many; those of honest ones have a few.
 const MAX_READ: usize = 64;

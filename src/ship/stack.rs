@@ -5,9 +5,11 @@
 //! lowest layers are merged, which never does.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::Path;
 
 use silo_store::compose::compose;
+use silo_store::compression;
 use silo_store::digest::{Hasher, LayerId};
 use silo_store::entry::Node;
 use silo_store::index::Index;
@@ -76,10 +78,11 @@ pub fn key(merged: &[LayerId]) -> silo_store::digest::Digest {
 /// Merges layers and compresses the result into a file; `dir` is for temporary files.
 pub fn compress(context: &Context<'_>, merged: &[LayerId], form: Form, dir: &Path, to: &Path) -> Result<Blob, Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Merge(source);
-    silo_store::compression::warm(context.store, context.lock, merged, &|_| {}).map_err(|error| failed(Box::new(error)))?;
+    compression::warm(context.store, context.lock, merged, &|_| {}).map_err(|error| failed(Box::new(error)))?;
     let tree = dir.join("merged");
     let composed = compose(context.store, context.lock, merged, &tree, &|_| {}).map_err(|error| failed(Box::new(error)))?;
-    let blob = blob::write(&tree, &composed.index, form, to).map_err(|error| failed(Box::new(error)));
+    let archive = |out: &mut dyn Write| compression::write_archive(&tree, &composed.index, &mut &mut *out);
+    let blob = blob::write(&archive, form, to).map_err(|error| failed(Box::new(error)));
     silo_store::removal::remove_tree(&tree)?;
     let blob = blob?;
     blob::remember(context.home, key(merged), &blob)?;

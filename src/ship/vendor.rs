@@ -22,11 +22,12 @@ use silo_model::oci::manifest::Pointer;
 use silo_model::oci::{self, Blob as Named};
 use silo_sign::external::Signer;
 
+use crate::attach::{self, Over};
 use crate::blob::{self, Blob};
 use crate::context::Context;
 use crate::error::Error;
 use crate::pull;
-use crate::push::{self, Over};
+use crate::push;
 use crate::signatures;
 
 /// An input file of this machine.
@@ -124,9 +125,8 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, signe
     let digest = Digest::of(&manifest);
     to.put_manifest(oci::MANIFEST, &manifest)?;
     if let Some(signer) = signer {
-        for attachment in signatures::sign(to, (Over::Manifest, digest), signer, &[])? {
-            push::attach_one(to, &Named::of(oci::MANIFEST, &manifest), &attachment)?;
-        }
+        let all = signatures::sign(to, (Over::Manifest, digest), signer, &[])?;
+        attach::put(context, to, &Named::of(oci::MANIFEST, &manifest), &all, Vec::new())?;
     }
     to.put_tag(&tag_of(&subject.drv), oci::MANIFEST, &manifest)?;
     Ok(Vendored { manifest: digest, files: subject.files.len(), outputs: subject.outputs.len(), sent, bytes })
@@ -172,8 +172,7 @@ pub fn find(from: &Repository<'_>, drv: &DrvId) -> Result<Option<Found>, Error> 
 
 /// Fetches the outputs of steps into the store. They count for no step yet.
 pub fn fetch_outputs(context: &Context<'_>, from: &Repository<'_>, outputs: &[&Output]) -> Result<(), Error> {
-    let missing: Vec<&Layer> =
-        outputs.iter().map(|output| &output.layer).filter(|layer| !context.store.has(&layer.manifest.layer)).collect();
+    let missing: Vec<&Layer> = outputs.iter().map(|output| &output.layer).filter(|layer| !pull::is_here(context, layer)).collect();
     pull::fetch(context, from, &missing)?;
     Ok(context.store.sync()?)
 }

@@ -82,10 +82,10 @@ impl<'a> CachedLayers<'a> {
         if found.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let missing: BTreeMap<LayerId, &Layer> =
-            found.iter().map(|(_, layer, _)| (layer.manifest.layer, layer)).filter(|(layer, _)| !self.context.store.has(layer)).collect();
-        let fetched: Vec<&Layer> = missing.into_values().collect();
-        pull::fetch(&shipping(self.context, self.shared), &cache.repository, &fetched)?;
+        let shipping = shipping(self.context, self.shared);
+        let all: BTreeMap<LayerId, &Layer> = found.iter().map(|(_, layer, _)| (layer.manifest.layer, layer)).collect();
+        let fetched: Vec<&Layer> = all.into_values().filter(|layer| !pull::is_here(&shipping, layer)).collect();
+        pull::fetch(&shipping, &cache.repository, &fetched)?;
         let taken: BTreeMap<Digest, LayerId> = found.iter().map(|(drv, layer, _)| (*drv, layer.manifest.layer)).collect();
         // This syncs the layers first.
         realisation::put_many(self.context.store, self.shared, &taken.iter().map(|(drv, layer)| (*drv, *layer)).collect::<Vec<_>>())?;

@@ -26,6 +26,7 @@ use silo_sign::key::Public;
 
 use super::Context;
 use super::cached_layers::CachedLayers;
+use super::default_cache;
 use super::keys::{self, Named};
 use super::shipping::shipping;
 
@@ -35,7 +36,7 @@ pub fn take<'a>(context: &'a Context<'_>, shared: &'a SharedLock, caches: &[Cach
     let mut layers = CachedLayers::new(context, shared);
     let is_missing = |target: &&Target<'_>| !target.anew && silo_build::known(context.home, target).is_none();
     let mut missing: Vec<&Target<'_>> = targets.iter().filter(is_missing).collect();
-    if caches.is_empty() || missing.is_empty() || context.check.is_some() {
+    if missing.is_empty() || context.check.is_some() || (caches.is_empty() && default_cache::get() == Ok(None)) {
         return layers;
     }
     let warn = |text: String| (context.sink)(Event::Warning { text });
@@ -46,10 +47,11 @@ pub fn take<'a>(context: &'a Context<'_>, shared: &'a SharedLock, caches: &[Cach
             return layers;
         }
     };
-    if trusted.is_empty() {
+    let built_in = built_in(caches, &trusted);
+    if trusted.is_empty() && !caches.is_empty() {
         warn("no image is taken from the caches: there is no key whose signatures count; `silo key trust FILE` adds one".to_owned());
     }
-    for cache in caches {
+    for cache in caches.iter().chain(&built_in) {
         let location = match location::parse(&cache.location) {
             Ok(location) => location,
             Err(what) => {
@@ -85,6 +87,13 @@ pub fn take<'a>(context: &'a Context<'_>, shared: &'a SharedLock, caches: &[Cach
     }
     layers.trust(trusted);
     layers
+}
+
+/// Returns the compiled-in cache, unless its key was revoked or the settings name it.
+fn built_in(caches: &[CacheSource], trusted: &[Named]) -> Option<CacheSource> {
+    let found = default_cache::get().ok().flatten()?;
+    let is_asked = trusted.iter().any(|key| key.public == found.key) && caches.iter().all(|cache| cache.location != found.location);
+    is_asked.then_some(CacheSource { location: found.location, push: false })
 }
 
 /// A cache that is asked.

@@ -13,10 +13,14 @@ use silo_base::home::Home;
 use silo_sign::external::Signer;
 use silo_sign::key::{Algorithm, KeyError, Public, Secret};
 
+use super::default_cache;
+
 /// The most bytes of a key file.
 const MAX_BYTES: u64 = 64 << 10;
 /// The longest name of a key.
 const MAX_NAME_BYTES: usize = 64;
+/// The name of the compiled-in key.
+const BUILT_IN: &str = "release";
 /// The least characters of a fingerprint's beginning that names a key.
 const MIN_PREFIX: usize = 8;
 
@@ -65,6 +69,9 @@ pub enum Error {
     /// Several own keys exist, and none was chosen.
     #[error("there are several keys: {}", .0.join(", "))]
     Several(Vec<String>),
+    /// The build of this program compiled in a malformed key or cache.
+    #[error("this silo was built with a malformed cache or key: {0}")]
+    Build(String),
     /// A file operation failed.
     #[error(transparent)]
     File(#[from] PathError),
@@ -77,18 +84,22 @@ pub enum State {
     Own,
     /// Images that it signed count.
     Trusted,
+    /// Images that it signed count, because the build of this program says so.
+    BuiltIn,
     /// It was trusted, and is not any more.
     Revoked,
 }
 
 impl State {
-    const ALL: [State; 3] = [State::Own, State::Trusted, State::Revoked];
+    /// The states of keys that are files.
+    const OF_FILES: [State; 3] = [State::Own, State::Trusted, State::Revoked];
 
-    /// Returns its name, which is also that of its directory.
+    /// Returns its name, which is also that of the directory of the key files.
     pub fn name(self) -> &'static str {
         match self {
             State::Own => "own",
             State::Trusted => "trusted",
+            State::BuiltIn => "built-in",
             State::Revoked => "revoked",
         }
     }
@@ -117,10 +128,10 @@ pub fn new(home: &Home, name: &str, algorithm: Algorithm) -> Result<Named, Error
     Ok(Named { name: name.to_owned(), public: secret.public(), state: State::Own })
 }
 
-/// Lists all keys: own ones, trusted ones, revoked ones.
+/// Lists all keys: own ones, trusted ones, the compiled-in one, revoked ones.
 pub fn list(home: &Home) -> Result<Vec<Named>, Error> {
     let mut all = Vec::new();
-    for state in State::ALL {
+    for state in State::OF_FILES {
         let dir = home.keys().join(state.name());
         let listing = match fs::read_dir(&dir) {
             Ok(listing) => listing,
@@ -135,6 +146,8 @@ pub fn list(home: &Home) -> Result<Vec<Named>, Error> {
             all.push(Named { public: public(&path, state)?, name, state });
         }
     }
+    let built_in = default_cache::get().map_err(Error::Build)?;
+    all.extend(built_in.map(|found| Named { name: BUILT_IN.to_owned(), public: found.key, state: State::BuiltIn }));
     all.sort_by(|a, b| (a.state, &a.name).cmp(&(b.state, &b.name)));
     Ok(all)
 }

@@ -1,8 +1,12 @@
 //! Implements the commands, without the command line.
 
+mod default_cache;
 pub mod journal;
+
 pub mod keys;
 pub mod shim;
+
+pub mod signed_files;
 
 pub mod shipping;
 

@@ -6,7 +6,7 @@
 //!
 //! The reader accepts only such archives: it re-encodes each parsed header and compares the bytes.
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, Meta, Node};
 use crate::normal;
 use crate::path::{LayerPath, LayerPathError};
@@ -103,15 +103,27 @@ pub fn write<W: Write, E: From<io::Error>>(
     Ok(())
 }
 
-/// Reads an archive and passes each entry to `sink` with a reader of its bytes.
+/// Returns the digest of the archive of `entries` without the bytes of its files.
+pub fn outline(entries: &[Entry]) -> Digest {
+    let mut hasher = Hasher::new();
+    let written: io::Result<()> = write(entries, &mut hasher, &mut |_, _| Ok(()));
+    written.expect("a hasher takes all bytes");
+    hasher.finish()
+}
+
+/// Reads an archive and passes each entry to `sink` with a reader of its bytes. Returns the digest of the rest, see [`outline`].
 ///
 /// The sink must read a file to its end. Order and references are not checked here; building the index of the items checks them.
-pub fn read<E: From<ArchiveError>>(input: &mut dyn Read, sink: &mut dyn FnMut(Item, &mut dyn Read) -> Result<(), E>) -> Result<(), E> {
+pub fn read<E: From<ArchiveError>>(input: &mut dyn Read, sink: &mut dyn FnMut(Item, &mut dyn Read) -> Result<(), E>) -> Result<Digest, E> {
     let mut number = 0;
+    let mut outline = Hasher::new();
+    let mut header = Vec::with_capacity(4 * BLOCK_BYTES);
     loop {
         number += 1;
-        let Some(item) = read_header(input, number)? else {
-            return Ok(());
+        let item = read_header(input, number, &mut header)?;
+        outline.update(&header);
+        let Some(item) = item else {
+            return Ok(outline.finish());
         };
         let size = match &item {
             Item::File(_, _, size) => *size,
@@ -128,6 +140,7 @@ pub fn read<E: From<ArchiveError>>(input: &mut dyn Read, sink: &mut dyn FnMut(It
         if pad.iter().any(|byte| *byte != 0) {
             return Err(ArchiveError::NotCanonical { number, why: "has padding that is not zero" }.into());
         }
+        outline.update(pad);
     }
 }
 
@@ -242,19 +255,21 @@ fn put(field: &mut [u8; 100], bytes: &[u8]) -> bool {
     fits
 }
 
-/// Reads the header blocks of one item; `None` at the end of the archive.
-fn read_header(input: &mut dyn Read, number: u64) -> Result<Option<Item>, ArchiveError> {
+/// Reads the header blocks of one item into `raw`; returns `None` at the end of the archive.
+fn read_header(input: &mut dyn Read, number: u64, raw: &mut Vec<u8>) -> Result<Option<Item>, ArchiveError> {
     let bad = |why| ArchiveError::NotCanonical { number, why };
-    let mut raw = vec![0; BLOCK_BYTES];
-    input.read_exact(&mut raw)?;
+    raw.clear();
+    raw.resize(BLOCK_BYTES, 0);
+    input.read_exact(raw)?;
     if raw.iter().all(|byte| *byte == 0) {
-        input.read_exact(&mut raw)?;
+        raw.resize(2 * BLOCK_BYTES, 0);
+        input.read_exact(&mut raw[BLOCK_BYTES..])?;
         let ends = raw.iter().all(|byte| *byte == 0) && input.read(&mut [0])? == 0;
         return if ends { Ok(None) } else { Err(bad("does not end after two zero blocks")) };
     }
     let mut pax = BTreeMap::new();
-    if header_of(&raw, 0).entry_type() == EntryType::XHeader {
-        let size = header_of(&raw, 0).entry_size().unwrap_or(u64::MAX);
+    if header_of(raw, 0).entry_type() == EntryType::XHeader {
+        let size = header_of(raw, 0).entry_size().unwrap_or(u64::MAX);
         if size > MAX_PAX_BYTES {
             return Err(bad("has a PAX header that is too large"));
         }
@@ -263,10 +278,10 @@ fn read_header(input: &mut dyn Read, number: u64) -> Result<Option<Item>, Archiv
         input.read_exact(&mut raw[BLOCK_BYTES..])?;
         pax = read_pax(&raw[BLOCK_BYTES..][..size as usize]).ok_or_else(|| bad("has a malformed PAX header"))?;
     }
-    let item = item_of(&header_of(&raw, raw.len() - BLOCK_BYTES), pax, number)?;
+    let item = item_of(&header_of(raw, raw.len() - BLOCK_BYTES), pax, number)?;
     let mut again = Vec::with_capacity(raw.len());
     write_header(&mut again, &item);
-    if again != raw {
+    if again != *raw {
         return Err(bad("is not in canonical form"));
     }
     Ok(Some(item))

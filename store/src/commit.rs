@@ -12,6 +12,7 @@ use crate::draft::entries_of;
 use crate::entry::{Entry, Node};
 use crate::flock::SharedLock;
 use crate::index::{Index, IndexError};
+use crate::layer;
 use crate::layout::{INDEX, MANIFEST, Store, TREE};
 use crate::manifest::{Manifest, Record};
 use crate::openat::Beneath;
@@ -72,6 +73,12 @@ pub enum TreeError {
         /// The file.
         path: LayerPath,
     },
+    /// The entries are those of another layer.
+    #[error("it is the tree of layer {found}")]
+    Other {
+        /// The layer of the entries.
+        found: LayerId,
+    },
     /// The archive could not be written.
     #[error("cannot write the archive")]
     Write(#[from] io::Error),
@@ -86,9 +93,14 @@ impl Store {
 
 impl Stage {
     /// Makes the staged entries a layer, unless the store has it already.
-    pub fn commit(mut self, record: &Record, _permission: &SharedLock) -> Result<Committed, CommitError> {
-        self.set_dir_times()?;
+    pub fn commit(mut self, record: &Record, permission: &SharedLock) -> Result<Committed, CommitError> {
         let (id, index) = self.seal()?;
+        self.place(id, index, record, permission)
+    }
+
+    /// Makes the staged entries the layer `id` with this index, which the caller has verified.
+    pub(crate) fn place(mut self, id: LayerId, index: Index, record: &Record, _permission: &SharedLock) -> Result<Committed, CommitError> {
+        self.set_dir_times()?;
         let bytes = index.bytes();
         let text = index.to_text();
         let manifest = Manifest { layer: id, entries: index.entries().len() as u64, bytes, record: record.clone() };
@@ -124,7 +136,7 @@ impl Stage {
 pub(crate) fn digest_tree(tree: &mut Beneath, entries: &mut [Entry]) -> Result<LayerId, TreeError> {
     let mut digests = vec![unknown_digest(); entries.len()];
     let mut hasher = Hasher::new();
-    write_tree(tree, entries, &mut hasher, &mut |at, digest| digests[at] = digest)?;
+    write_tree(tree, entries, &mut hasher, Some(&mut |at, digest| digests[at] = digest))?;
     for (entry, found) in entries.iter_mut().zip(digests) {
         if let Node::File { digest, .. } = &mut entry.node {
             *digest = found;
@@ -133,12 +145,12 @@ pub(crate) fn digest_tree(tree: &mut Beneath, entries: &mut [Entry]) -> Result<L
     Ok(LayerId::new(hasher.finish()))
 }
 
-/// Writes the canonical tar of a tree; calls `seen` with each file's entry number and digest.
+/// Writes the canonical tar of a tree; calls `seen`, if there is one, with each file's entry number and digest.
 pub(crate) fn write_tree<W: Write>(
     tree: &mut Beneath,
     entries: &[Entry],
     out: &mut W,
-    seen: &mut dyn FnMut(usize, Digest),
+    mut seen: Option<&mut dyn FnMut(usize, Digest)>,
 ) -> Result<(), TreeError> {
     let mut buffer = vec![0; CHUNK_BYTES];
     archive::write(entries, out, &mut |at_entry, out: &mut W| {
@@ -146,7 +158,7 @@ pub(crate) fn write_tree<W: Write>(
             return Ok(());
         };
         let mut file = tree.file(path).map_err(at("open", &tree.host(path)))?;
-        let mut hasher = Hasher::new();
+        let mut hasher = seen.is_some().then(Hasher::new);
         let mut left = *size;
         loop {
             let got = match file.read(&mut buffer) {
@@ -158,14 +170,28 @@ pub(crate) fn write_tree<W: Write>(
                 return Err(TreeError::Length { path: path.clone(), expected: *size });
             }
             if got == 0 {
-                seen(at_entry, hasher.finish());
+                if let (Some(seen), Some(hasher)) = (&mut seen, hasher) {
+                    seen(at_entry, hasher.finish());
+                }
                 return Ok(());
             }
             left -= got as u64;
-            hasher.update(&buffer[..got]);
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&buffer[..got]);
+            }
             out.write_all(&buffer[..got])?;
         }
     })
+}
+
+/// Returns true if the store has a layer with all its entries. After a power loss, a layer that nothing named yet may lack bytes.
+pub fn is_whole(store: &Store, id: &LayerId) -> bool {
+    if !store.tree(id).exists() && store.packed(id).exists() {
+        // An archive gets its name after its bytes are on the disk.
+        return true;
+    }
+    let found = layer::read_index(store, id).map(|index| is_intact(&store.layer(id), &index.to_text(), &index));
+    found.unwrap_or(false) && layer::read_manifest(store, id).is_ok()
 }
 
 /// Checks that the layer in `home` has the same index, and that every entry exists with its size.
@@ -174,7 +200,8 @@ fn is_intact(home: &Path, text: &[u8], index: &Index) -> bool {
     let Ok(mut tree) = Beneath::open(&home.join(TREE)) else {
         return false;
     };
-    same_index && home.join(MANIFEST).exists() && index.entries().iter().all(|entry| is_unchanged(&mut tree, entry))
+    let has_manifest = std::fs::metadata(home.join(MANIFEST)).is_ok_and(|found| found.len() > 0);
+    same_index && has_manifest && index.entries().iter().all(|entry| is_unchanged(&mut tree, entry))
 }
 
 fn is_unchanged(tree: &mut Beneath, entry: &Entry) -> bool {

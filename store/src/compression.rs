@@ -5,7 +5,8 @@
 
 use crate::archive::{self, ArchiveError, Item};
 use crate::commit::{CommitError, TreeError, rename, write_tree};
-use crate::digest::{Digest, Hasher, HashingWriter, LayerId};
+use crate::digest::{Digest, Hasher, HashingReader, HashingWriter, LayerId};
+use crate::draft::entries_of;
 use crate::durable;
 use crate::entry::Node;
 use crate::flock::{self, BuildLock, ExclusiveLock, SharedLock};
@@ -21,6 +22,7 @@ use crate::stage::{Parents, Stage, StageError};
 use crate::usage::LinkCounts;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -94,7 +96,7 @@ pub fn pack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(),
     let file = private::create_new(&temp).map_err(at("create", &temp))?;
     let written = (|| {
         let mut out = HashingWriter::new(zstd_encoder(&file)?);
-        write_tree(&mut beneath, index.entries(), &mut out, &mut |_, _| {})?;
+        write_tree(&mut beneath, index.entries(), &mut out, None)?;
         let (digest, _, encoder) = out.finish();
         encoder.finish()?;
         Ok(digest)
@@ -110,16 +112,30 @@ pub fn pack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(),
     Ok(durable::sync_dir(&store.layer(id))?)
 }
 
+/// Writes the canonical tar of the layer `id`, with this tree and index. The id covers every byte, so the files are not hashed one by one.
+pub fn write_layer<W: Write>(tree: &Path, index: &Index, id: LayerId, out: &mut W) -> Result<(), TreeError> {
+    let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
+    let mut both = HashingWriter::new(out);
+    write_tree(&mut beneath, index.entries(), &mut both, None)?;
+    if LayerId::new(both.finish().0) == id {
+        return Ok(());
+    }
+    // Finds the file. If each one is as in the index, the index belongs to another layer.
+    let found = write_archive(tree, index, &mut io::sink())?;
+    Err(TreeError::Other { found })
+}
+
 /// Writes the canonical tar of a tree that matches `index`, such as a composed root; returns its id as a layer.
 pub fn write_archive<W: Write>(tree: &Path, index: &Index, out: &mut W) -> Result<LayerId, TreeError> {
     let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
     let mut changed = None;
     let mut both = HashingWriter::new(out);
-    write_tree(&mut beneath, index.entries(), &mut both, &mut |at, found| {
+    let mut compare = |at: usize, found| {
         if !matches!(&index.entries()[at].node, Node::File { digest, .. } if *digest == found) {
             changed = changed.take().or(Some(at));
         }
-    })?;
+    };
+    write_tree(&mut beneath, index.entries(), &mut both, Some(&mut compare))?;
     match changed {
         Some(at) => Err(TreeError::Changed { path: index.entries()[at].path.clone() }),
         None => Ok(LayerId::new(both.finish().0)),
@@ -222,17 +238,45 @@ fn staged(store: &Store, id: &LayerId) -> Result<(Stage, Vec<u8>), FormError> {
     let mut decoder = zstd::Decoder::new(file).map_err(at("read", &path))?;
     // Parents may be entries of lower layers only; none may be added here.
     let mut stage = store.stage_with(Parents::OnDiskOnly)?;
-    let read = archive::read(&mut decoder, &mut |item, contents| add(&mut stage, item, contents, limit));
-    read.map_err(|error| match error {
-        ReadError::Archive(source) => FormError::Archive { path: path.clone(), source },
+    let index = read_layer(&mut stage, &mut decoder, id, limit, &path)?;
+    stage.set_dir_times()?;
+    Ok((stage, index.to_text()))
+}
+
+/// Reads the archive of layer `id` into an empty stage, and returns the layer's index; `name` is for messages.
+///
+/// Each byte is hashed once for its file and once for the layer, while it is written to the disk; nothing is read back. For that, the staged
+/// entries must have the headers of the archive, in its order. Then they and the digests of the files determine every byte of it.
+pub(crate) fn read_layer(stage: &mut Stage, from: &mut dyn Read, id: &LayerId, limit: u64, name: &Path) -> Result<Index, FormError> {
+    let mut from = HashingReader::new(from);
+    let mut digests = BTreeMap::new();
+    let read = archive::read(&mut from, &mut |item, contents| {
+        let path = if let Item::File(path, ..) = &item { Some(path.clone()) } else { None };
+        let mut contents = HashingReader::new(contents);
+        add(stage, item, &mut contents, limit)?;
+        digests.extend(path.map(|path| (path, contents.finish().0)));
+        Ok(())
+    });
+    let outline = read.map_err(|error| match error {
+        ReadError::Archive(source) => FormError::Archive { path: name.to_owned(), source },
         ReadError::Stage(error) => FormError::Stage(error),
     })?;
-    stage.set_dir_times()?;
-    let (found, index) = stage.seal()?;
+    let found = LayerId::new(from.finish().0);
+    let other = |found| FormError::Identity { path: name.to_owned(), id: *id, found };
     if found != *id {
-        return Err(FormError::Identity { path, id: *id, found });
+        return Err(other(found));
     }
-    Ok((stage, index.to_text()))
+    let mut entries = entries_of(&stage.drafts);
+    if archive::outline(&entries) != outline {
+        // The bytes are those of the id, but are not the encoding of any layer.
+        return Err(other(stage.seal()?.0));
+    }
+    for entry in &mut entries {
+        if let Node::File { digest, .. } = &mut entry.node {
+            *digest = digests.get(&entry.path).copied().ok_or_else(|| other(found))?;
+        }
+    }
+    Ok(Index::new(entries).map_err(CommitError::from)?)
 }
 
 /// Moves a staged tree to the layer's path.

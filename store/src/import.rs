@@ -1,18 +1,17 @@
 //! Imports a layer from its canonical archive, such as one that another machine made.
 //!
-//! Every byte is hashed while it is read, and the archive is compared with its canonical encoding header by header. The layer is committed
-//! only if the hash is the expected id, so a source of archives can withhold a layer, but not change one.
+//! Every byte is hashed while it is read, and the archive is compared with its canonical encoding header by header, and with the staged
+//! entries. The layer is committed only if the hash is the expected id, so a source of archives can withhold a layer, but not change one.
 
-use crate::archive;
 use crate::commit::Committed;
-use crate::compression::{self, FormError, ReadError};
-use crate::digest::{HashingReader, LayerId};
+use crate::compression::{self, FormError};
+use crate::digest::LayerId;
 use crate::flock::SharedLock;
 use crate::layout::Store;
 use crate::manifest::Record;
 use crate::stage::Parents;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// The archive of a layer.
 pub struct Source<'a> {
@@ -29,17 +28,8 @@ pub fn import(store: &Store, permission: &SharedLock, id: &LayerId, record: &Rec
     let Source { from, limit, name } = source;
     // As for a compressed layer: parents may be entries of lower layers only.
     let mut stage = store.stage_with(Parents::OnDiskOnly)?;
-    let mut from = HashingReader::new(from);
-    let read = archive::read(&mut from, &mut |item, contents| compression::add(&mut stage, item, contents, limit));
-    read.map_err(|error| match error {
-        ReadError::Archive(source) => FormError::Archive { path: PathBuf::from(name), source },
-        ReadError::Stage(error) => FormError::Stage(error),
-    })?;
-    let found = LayerId::new(from.finish().0);
-    if found != *id {
-        return Err(FormError::Identity { path: PathBuf::from(name), id: *id, found });
-    }
-    Ok(stage.commit(record, permission)?)
+    let index = compression::read_layer(&mut stage, from, id, limit, Path::new(name))?;
+    Ok(stage.place(*id, index, record, permission)?)
 }
 
 #[cfg(test)]
@@ -47,9 +37,32 @@ mod tests {
     use super::*;
     use crate::compression::write_archive;
     use crate::digest::Digest;
-    use crate::entry::Meta;
+    use crate::entry::{Entry, Meta, Node};
     use crate::path::LayerPath;
-    use crate::{flock, layer};
+    use crate::{archive, flock, layer};
+    use std::io::Write;
+
+    /// The headers are canonical one by one, but no layer has this order.
+    #[test]
+    fn an_archive_in_another_order_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let shared = flock::share(&store).unwrap();
+        let entry = |path: &str| {
+            let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: 1, xattrs: Default::default() };
+            Entry { path: LayerPath::parse(path.as_bytes()).unwrap(), meta, node: Node::File { size: 1, digest: Digest::of(b"x") } }
+        };
+        for (order, is_taken) in [(["a", "b"], true), (["b", "a"], false)] {
+            let entries = order.map(entry);
+            let mut tar = Vec::new();
+            archive::write(&entries, &mut tar, &mut |_, out: &mut Vec<u8>| out.write_all(b"x")).unwrap();
+            let id = LayerId::new(Digest::of(&tar));
+            let source = Source { from: &mut tar.as_slice(), limit: 9, name: "a cache" };
+            let done = import(&store, &shared, &id, &Record::default(), source);
+            assert_eq!((done.is_ok(), store.has(&id)), (is_taken, is_taken), "{order:?}: {done:?}");
+            assert!(is_taken || matches!(done, Err(FormError::Identity { found, .. }) if found != id), "{order:?}");
+        }
+    }
 
     #[test]
     fn an_archive_becomes_its_layer_and_another_one_is_refused() {

@@ -30,7 +30,7 @@ const MAX_ANSWER_BYTES: u64 = 64 << 10;
 /// The most manifests of a web server's index that are read to find those about an image.
 const MAX_COPIED: usize = 64;
 /// Attempts to add a manifest to an index that others change at the same time.
-const INDEX_ATTEMPTS: u32 = 4;
+pub const INDEX_ATTEMPTS: u32 = 4;
 
 /// The start of the tag of an image that has the layer of a derivation.
 pub const STEP: &str = "step-";
@@ -233,20 +233,23 @@ impl<'a> Repository<'a> {
         }
     }
 
-    /// Writes a manifest about another one, and lists it with that.
-    pub fn put_referrer(&self, subject: Digest, entry: Entry, bytes: &[u8]) -> Result<(), Error> {
-        let is_listed = self.put_manifest_at(&format!("sha256:{}", Digest::of(bytes)), oci::MANIFEST, bytes)?;
-        if is_listed {
-            return Ok(());
-        }
+    /// Writes a manifest about another one; returns true if the registry lists it with that by itself.
+    pub fn put_about(&self, bytes: &[u8]) -> Result<bool, Error> {
+        self.put_manifest_at(&format!("sha256:{}", Digest::of(bytes)), oci::MANIFEST, bytes)
+    }
+
+    /// Lists manifests with the one that they are about, for repositories that do not do it by themselves.
+    pub fn list_about(&self, subject: Digest, entries: &[Entry]) -> Result<(), Error> {
         let tag = fallback(subject);
         for _ in 0..INDEX_ATTEMPTS {
             let wrong = |what| Error::Document { url: format!("{}: {tag}", self.session.location), what };
             let mut all = KeptIndex::read(self.tagged(&tag)?.as_deref()).map_err(wrong)?;
-            if all.entries().any(|other| other.pointer.digest == entry.pointer.digest) {
+            let listed: BTreeSet<Digest> = all.entries().map(|entry| entry.pointer.digest).collect();
+            let missing: Vec<&Entry> = entries.iter().filter(|entry| !listed.contains(&entry.pointer.digest)).collect();
+            if missing.is_empty() {
                 return Ok(());
             }
-            all.push(entry.clone());
+            missing.into_iter().for_each(|entry| all.push(entry.clone()));
             // Another push may replace the index in between, so it is read again.
             self.put_tag(&tag, oci::INDEX, &all.to_bytes().map_err(wrong)?)?;
         }

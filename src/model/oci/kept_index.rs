@@ -6,6 +6,11 @@ use super::INDEX;
 use super::artifact::{self, Entry, MAX_ENTRIES};
 use super::manifest::MAX_DOCUMENT_BYTES;
 
+/// Returns true for an index, also one with faults; false for a manifest, and for what is neither.
+pub fn is_index(bytes: &[u8]) -> bool {
+    serde_json::from_slice(bytes).is_ok_and(|value: Value| value.get("manifests").is_some())
+}
+
 /// An index with its text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeptIndex {
@@ -66,6 +71,8 @@ impl KeptIndex {
             ));
         }
         let mut value = self.fields.clone();
+        // Docker's lists have another type, and the same form.
+        value["mediaType"] = json!(INDEX);
         value["manifests"] = self.entries.iter().map(|(_, written)| written.clone()).collect();
         let bytes = value.to_string().into_bytes();
         match bytes.len() as u64 {
