@@ -45,6 +45,7 @@ mod ordinary;
 mod owners;
 mod page;
 mod plan;
+mod platforms;
 mod project;
 mod prose;
 mod recipes;

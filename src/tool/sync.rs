@@ -130,7 +130,8 @@ pub fn sync(context: &Context<'_>, wish: &SyncOptions) -> Result<Vec<Synced>, Er
     }
     let changes: Vec<Change> = wish.with.iter().cloned().chain(locks.changes(context.home)?).collect();
     trust::commit(context.home, context.project, &changes).map_err(lock_files::Error::from)?;
-    if !wish.lock_only {
+    // A shim always starts the tool of this machine's platform.
+    if !wish.lock_only && context.home.arch() == Arch::host() {
         let made: Vec<&str> = all.iter().filter(|one| one.outcome.is_ok()).map(|one| one.tool.as_str()).collect();
         shims::synced(context, &made)?;
     }
@@ -198,13 +199,13 @@ fn finish(context: &Context<'_>, prepared: Prepared, built: Built, locks: &mut S
     let Prepared { definition, mut lock, version } = prepared;
     let fresh = built.outputs.is_some();
     if let Some(outputs) = built.outputs {
-        lock.steps.remove(&Arch::host());
+        lock.steps.remove(&definition.arch);
         if !outputs.is_empty() {
-            lock.steps.insert(Arch::host(), outputs);
+            lock.steps.insert(definition.arch, outputs);
         }
     }
     if let Some(layers) = built.layers {
-        lock.layers.insert(Arch::host(), layers);
+        lock.layers.insert(definition.arch, layers);
     }
     let locked = locks.put(context.view(), &definition, &lock)?;
     if is_as_it_ships(context, &definition) {

@@ -30,7 +30,7 @@ pub fn begin<'a>(spec: &Spec, machine: &VmFiles, signals: &Signals) -> Result<(S
 }
 
 fn start<'a>(spec: &Spec, machine: &VmFiles, signals: &Signals) -> Result<(Supervisor<'a>, VmSpecs), Error> {
-    let processor = kvm::processor();
+    let processor = kvm::processor(machine.arch);
     if let Some(place) = Place::of(spec, machine, processor)
         && let Some(dir) = place.find(vm_spec::memory(spec, machine))
     {

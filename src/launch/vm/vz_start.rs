@@ -4,6 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::net::SocketType;
+use silo_base::system::Arch;
 
 use super::guest_binary;
 use super::mux::Mux;
@@ -48,7 +49,7 @@ pub fn probe() -> Check {
     if !vz_bindings::is_supported() {
         return check(State::Missing, "the Virtualization framework does not run virtual machines here", String::new());
     }
-    match system::this_program().and_then(|this| guest_binary::beside(&this)) {
+    match system::this_program().and_then(|this| guest_binary::of_framework(&this, Arch::host())) {
         Ok(_) => check(State::Degraded, "the Virtualization framework is available, but Silo has never been tested with it", String::new()),
         Err(error) => check(State::Missing, &error.to_string(), "install a release".to_owned()),
     }
