@@ -124,6 +124,7 @@ pub fn boot<'a>(made: VmSpecs, signals: &Signals, way: StartMethod) -> Result<(S
         StartMethod::Observed => (TimeLimits::BOOTED, AfterReport::Stays),
         StartMethod::Restored(_) => (TimeLimits::RESTORED, AfterReport::Ends),
     };
+    let patience = patience.on(made.arch);
     let mut watch = Supervisor::new(Running::new(sandbox, socket, control.take()), log, mux, patience, afterwards);
     let begun = match watch.running().and_then(Running::control) {
         None => Ok(()),

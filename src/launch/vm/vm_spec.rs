@@ -139,6 +139,8 @@ pub enum Errors {
 /// Both specs of one VM.
 #[derive(Debug)]
 pub struct VmSpecs {
+    /// The VM's architecture.
+    pub arch: Arch,
     /// QEMU's sandbox.
     pub outer: Spec,
     /// The spec that runs inside.
@@ -202,6 +204,7 @@ pub fn make(spec: &Spec, machine: &VmFiles, processor: Processor, start: Start) 
     }
     let argv = qemu(machine, processor, memory, count, &start);
     VmSpecs {
+        arch: machine.arch,
         outer: Spec {
             root: Root { lower: vec![machine.root.clone()], upper: Upper::Ephemeral { size_bytes: SCRATCH_BYTES } },
             mounts,

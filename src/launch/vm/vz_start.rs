@@ -37,7 +37,7 @@ fn boot<'a>(configuration: &Configuration, initial: &Path, signals: &Signals) ->
     let started = Virtual::start(configuration, initial, &stage.files, Ends { port, console, told });
     let machine = started.map_err(|refusal| Error::Machine { what: format!("did not start: {refusal}") })?;
     let running = Running::new(machine, saying, stage);
-    let mut watch = Supervisor::new(running, log, Mux::new(ours, Side::Host), TimeLimits::BOOTED, AfterReport::Ends);
+    let mut watch = Supervisor::new(running, log, Mux::new(ours, Side::Host), TimeLimits::BOOTED.on(Arch::host()), AfterReport::Ends);
     watch.run(signals, StopEvent::Heard, &mut |_| {})?;
     Ok(watch)
 }
