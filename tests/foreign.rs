@@ -223,7 +223,7 @@ fn steps_run_i386_programs_if_the_image_has_them() {
 fn impossible_architectures_are_refused() {
     let silo = Silo::seeded();
     for (package, expect) in [
-        ("hello:s390x", "is for no root: foreign packages are i386 on amd64, and armhf or armel on arm64"),
+        ("hello:s390x", "is for no root: foreign packages are i386 or arm64 on amd64, and armhf, armel or amd64 on arm64"),
         ("hello:amd64", "write \"name [amd64]\""),
         ("hello:i386 [arm64]", "is for no root"),
         ("hello:vax", "is not a package name"),

@@ -70,6 +70,7 @@ fn hostile(bench: &Bench, program: &str) -> Spec {
     }
     let mut spec = bench.sh("true");
     spec.machine = Some(VmFiles {
+        arch: silo_base::system::Arch::host(),
         root,
         kernel: bench.path("kernel"),
         initial: bench.path("initial"),

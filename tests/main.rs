@@ -46,6 +46,7 @@ mod owners;
 mod package_sets;
 mod page;
 mod plan;
+mod platforms;
 mod project;
 mod prose;
 mod recipes;

@@ -4,16 +4,37 @@
 
 use std::path::{Path, PathBuf};
 
-/// A Silo home directory. Creating the value creates no files.
+use super::system::Arch;
+
+/// A Silo home directory, with the records of one platform. Creating the value creates no files.
+///
+/// Layers, images, locks and downloads are the same for all platforms. The records of installed tools and of projects, and the kept
+/// directories, exist once for each platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home {
     root: PathBuf,
+    arch: Arch,
 }
 
 impl Home {
-    /// Returns the home at `root`.
+    /// Returns the home at `root`, with the records of this machine's platform.
     pub fn new(root: PathBuf) -> Home {
-        Home { root }
+        Home { root, arch: Arch::host() }
+    }
+
+    /// Returns the same home with the records of another platform.
+    pub fn of_platform(&self, arch: Arch) -> Home {
+        Home { root: self.root.clone(), arch }
+    }
+
+    /// The architecture of the images that the records name.
+    pub fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    /// The directory of the records of the platform.
+    fn records(&self) -> PathBuf {
+        if self.arch == Arch::host() { self.root.clone() } else { self.root.join("platforms").join(self.arch.name()) }
     }
 
     /// Returns the home inside a user's home directory.
@@ -73,17 +94,17 @@ impl Home {
 
     /// The records of installed tools.
     pub fn tools(&self) -> PathBuf {
-        self.root.join("tools")
+        self.records().join("tools")
     }
 
     /// The record of one installed tool.
     pub fn tool(&self, name: &str) -> PathBuf {
-        self.root.join("tools").join(format!("{name}.toml"))
+        self.tools().join(format!("{name}.toml"))
     }
 
     /// The records of projects.
     pub fn projects(&self) -> PathBuf {
-        self.root.join("projects")
+        self.records().join("projects")
     }
 
     /// The record of one project.
@@ -163,7 +184,7 @@ impl Home {
 
     /// Directories that outlive runs: of projects, and of tools in all projects.
     pub fn kept(&self) -> PathBuf {
-        self.root.join("kept")
+        self.records().join("kept")
     }
 
     /// Persistent directories of all projects.

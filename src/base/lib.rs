@@ -3,7 +3,6 @@
 //! Usable alone: [`grant`] parses and matches network grants (`*.example.com:443`), [`sanitize`] escapes text for a terminal.
 
 pub mod event;
-pub mod home;
 pub mod sanitize;
 pub mod system;
 pub mod thread;
@@ -12,6 +11,7 @@ pub mod units;
 
 pub mod error_chain;
 pub mod grant;
+pub mod home;
 pub mod identity;
 
 pub mod secret;

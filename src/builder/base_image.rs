@@ -13,7 +13,6 @@ use silo_store::path::LayerPath;
 use silo_store::path_error::PathError;
 
 use silo_base::event::{Activity, Event};
-use silo_base::system::Arch;
 use silo_fetch::download::{self, Context, Request};
 use silo_fetch::error::Size;
 use silo_fetch::registry;
@@ -45,7 +44,7 @@ impl Item<'_> {
 
 /// Returns the derivations of the layers of a target's base image, each unpacked alone.
 pub(super) fn derivations(target: &Target<'_>) -> Vec<Digest> {
-    let layers = target.lock.images.get(&Arch::host()).map(|base| base.layers.as_slice()).unwrap_or_default();
+    let layers = target.lock.images.get(&target.arch).map(|base| base.layers.as_slice()).unwrap_or_default();
     layers.iter().map(|layer| Item { at: 0, layer }.drv(&[]).id().digest()).collect()
 }
 
@@ -110,7 +109,7 @@ pub(super) fn files(ctx: &BuildContext<'_>, target: &Target<'_>) -> Result<Vec<P
 
 /// Returns the base image in the lock.
 fn image_of<'a>(target: &Target<'a>) -> Result<&'a Base, Error> {
-    let arch = Arch::host();
+    let arch = target.arch;
     target.lock.images.get(&arch).ok_or_else(|| Error::NoPackages { recipe: target.recipe.name.clone(), arch })
 }
 

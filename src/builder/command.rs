@@ -10,7 +10,6 @@ use std::path::Path;
 
 use silo_store::digest::{Digest, LayerId};
 
-use silo_base::system::Arch;
 use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::{Abi, Access, Mount, Root, Spec, Stdio};
 use silo_model::derivation::{self, Derivation};
@@ -55,7 +54,7 @@ pub(super) fn derivation(step: &Step, target: &Target<'_>, layers: Vec<LayerId>)
     // The last value of a variable wins.
     let env = fixed.chain([epoch]).chain(environment_of(target)).chain(step.env.clone()).collect();
     derivation::Step {
-        arch: Arch::host(),
+        arch: target.arch,
         argv: step.run.clone(),
         env,
         epoch: target.lock.epoch,
@@ -71,7 +70,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: &Task<'_>) -> Result<State, 
     let fields = derivation(task.step, task.target, state.layers());
     let drv = Derivation::Step(fields.clone());
     let key = Sha256(drv.id().digest());
-    let pinned = task.target.lock.steps.get(&Arch::host()).and_then(|steps| steps.get(&key)).map(|output| LayerId::new(output.layer.0));
+    let pinned = task.target.lock.steps.get(&task.target.arch).and_then(|steps| steps.get(&key)).map(|output| LayerId::new(output.layer.0));
     let fixed = fields.is_fixed_output();
     let pinned = pinned.filter(|_| fixed && !task.target.anew);
     let command = task.step.title();
@@ -142,7 +141,7 @@ impl step::Kind for Run<'_> {
             env: self.fields.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
             cwd: if project.is_some() { PROJECT } else { "/root" }.into(),
             stdio: Stdio::Log { path: workdir.log.clone() },
-            abi: Abi::of(self.task.below.foreign().len()),
+            abi: Abi::of(self.task.below.foreign()),
             ..Spec::new(root, self.fields.argv.iter().map(Into::into).collect())
         };
         if let Some(patch) = network::reach(ctx, self.task.target.recipe, &self.fields.network, &spec.root.lower)? {

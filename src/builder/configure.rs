@@ -112,7 +112,7 @@ impl Step<'_> {
         state.tiers.push(Arc::new(choice.present.clone()));
         state.present = Arc::new(earlier.iter().chain(&choice.present).chain(&choice.by_dpkg).cloned().collect());
         let drv = Derivation::Configure(derivation::Configure {
-            arch: Arch::host(),
+            arch: ctx.home.arch(),
             epoch: self.epoch,
             layers: state.seen(),
             debs: choice.by_dpkg.iter().map(|package| package.source.sha256.0).collect(),
@@ -228,7 +228,7 @@ impl Run<'_> {
             fs::write(&path, text).map_err(|source| Error::File(PathError { doing: "write", path: path.clone(), source }))?;
             set_mode(&path, mode)
         };
-        self.merge_usr(upper)?;
+        self.merge_usr(ctx.home.arch(), upper)?;
         let mut stanzas = stanzas_of(ctx, &self.previous)?;
         let new = self.unconfigured_files();
         stanzas.extend(self.step.choice.present.iter().map(|package| match conffiles::is_scripted(package) {
@@ -238,7 +238,7 @@ impl Run<'_> {
         write(STATUS.to_owned(), &dpkg_status::write(stanzas), 0o644)?;
         let there = || self.earlier.iter().chain(&self.step.choice.present);
         let records: Vec<_> = there().map(|package| &package.record).collect();
-        if let Some(text) = dpkg_status::architectures(&self.foreign()) {
+        if let Some(text) = dpkg_status::architectures(ctx.home.arch(), &self.foreign()) {
             write(ARCHITECTURES.to_owned(), &text, 0o644)?;
         }
         for (name, text) in dpkg_status::triggers(&records, &self.foreign()) {
@@ -255,7 +255,7 @@ impl Run<'_> {
 
     /// Makes the symlinks of the merged /usr, and their target directories, if no package ships them. The first step of a root does this,
     /// because nothing runs without `/bin/sh`.
-    fn merge_usr(&self, upper: &Path) -> Result<(), Error> {
+    fn merge_usr(&self, arch: Arch, upper: &Path) -> Result<(), Error> {
         let packages = || self.step.choice.present.iter().chain(&self.step.choice.by_dpkg);
         let ships = |path: &str| {
             let path = LayerPath::parse(path.as_bytes()).expect("a constant path is plain");
@@ -264,7 +264,7 @@ impl Run<'_> {
         if !self.earlier.is_empty() || ships("bin") {
             return Ok(());
         }
-        for name in usr_merge::links(Arch::host()) {
+        for name in usr_merge::links(arch) {
             let (link, target) = (upper.join(name), format!("usr/{name}"));
             let dir = upper.join(&target);
             if !ships(&target) && !dir.exists() {
@@ -300,7 +300,7 @@ impl Run<'_> {
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             stdio: Stdio::Log { path: workdir.log.clone() },
             seed: Some(workdir.seed(&self.drv.id().digest())),
-            abi: Abi::of(self.foreign().len()),
+            abi: Abi::of(self.foreign()),
             ..Spec::new(root, vec!["/bin/sh".into(), "-c".into(), script.into()])
         }
     }

@@ -69,6 +69,8 @@ pub struct BuildContext<'a> {
     pub check: Option<&'a Check>,
     /// The VM to run steps in; `None` runs them natively. The result is the same.
     pub machine: Option<&'a VmFiles>,
+    /// The reason why there is no VM, if the steps need one because the home is for another platform than this machine's.
+    pub no_machine: Option<&'a NoMachine>,
     /// True if the system gives the caller no range of ids: a native step then only records owners.
     pub records_owners: bool,
     /// The VM that repeats a step whose recorded owners gave another layer than the locked one, if there is one.
@@ -98,6 +100,16 @@ impl BuildContext<'_> {
         self.pinned.and_then(|pinned| pinned.get(step).copied())
     }
 
+    /// Fails if steps of the home's platform need a VM and there is none.
+    pub(super) fn check_machine(&self) -> Result<(), Error> {
+        let arch = self.home.arch();
+        if arch == Arch::host() || self.machine.is_some_and(|machine| machine.arch == arch) {
+            return Ok(());
+        }
+        let NoMachine { why, hint } = self.no_machine.cloned().unwrap_or_else(|| NoMachine { why: "there is none".to_owned(), hint: None });
+        Err(Error::NoMachine { arch, why, hint })
+    }
+
     pub(super) fn check_stop(&self) -> Result<(), Error> {
         if self.stop.load(Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
     }
@@ -108,9 +120,20 @@ impl BuildContext<'_> {
     }
 }
 
+/// The reason why no VM of another architecture can start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoMachine {
+    /// The reason.
+    pub why: String,
+    /// The command to type next.
+    pub hint: Option<String>,
+}
+
 /// A tool to build.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
+    /// The architecture of its image; that of the context's home.
+    pub arch: Arch,
     /// The recipe.
     pub recipe: &'a Recipe,
     /// The exact inputs.
@@ -132,7 +155,7 @@ pub(super) fn project_key(project: &Path) -> Option<String> {
 
 /// Returns the environment of a tool's image: the base image's, if it has one, overridden by the recipe's.
 pub(super) fn environment_of(target: &Target<'_>) -> BTreeMap<String, String> {
-    let base = target.lock.images.get(&Arch::host());
+    let base = target.lock.images.get(&target.arch);
     let base = base.into_iter().flat_map(|base| &base.env).filter_map(|pair| pair.split_once('='));
     environment(base.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(target.recipe.run.env.clone()))
 }

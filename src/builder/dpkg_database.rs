@@ -56,7 +56,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, epoch: i64, below: &State) -> Resu
     let mut stanzas = stanzas_of(ctx, &configured)?;
     stanzas.extend(state.plain.iter().map(|package| dpkg_status::installed(&package.record)));
     let mut files = BTreeMap::from([(STATUS.to_owned(), dpkg_status::write(stanzas))]);
-    files.extend(dpkg_status::architectures(&foreign).map(|text| (ARCHITECTURES.to_owned(), text)));
+    files.extend(dpkg_status::architectures(ctx.home.arch(), &foreign).map(|text| (ARCHITECTURES.to_owned(), text)));
     if has_triggers {
         let records: Vec<_> = state.present.iter().map(|package| &package.record).collect();
         files.extend(dpkg_status::triggers(&records, &foreign).into_iter().map(|(name, text)| (format!("{TRIGGERS}/{name}"), text)));

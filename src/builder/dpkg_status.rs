@@ -90,8 +90,8 @@ fn push_field(text: &mut String, name: &str, value: &str) {
 }
 
 /// Returns dpkg's list of a root's architectures; `None` if there are no foreign ones.
-pub fn architectures(foreign: &BTreeSet<&str>) -> Option<String> {
-    let lines = std::iter::once(Arch::host().name()).chain(foreign.iter().copied()).map(|name| format!("{name}\n"));
+pub fn architectures(own: Arch, foreign: &BTreeSet<&str>) -> Option<String> {
+    let lines = std::iter::once(own.name()).chain(foreign.iter().copied()).map(|name| format!("{name}\n"));
     (!foreign.is_empty()).then(|| lines.collect())
 }
 

@@ -20,6 +20,16 @@ pub enum Error {
         /// The architecture.
         arch: silo_base::system::Arch,
     },
+    /// A step is for another architecture, and there is no VM of it.
+    #[error("build steps for {} run in a virtual machine: {why}", .arch.platform())]
+    NoMachine {
+        /// The architecture.
+        arch: silo_base::system::Arch,
+        /// The reason.
+        why: String,
+        /// The command to type next.
+        hint: Option<String>,
+    },
     /// Fetching a file failed.
     #[error(transparent)]
     Fetch(#[from] silo_fetch::error::Error),

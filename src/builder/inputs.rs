@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use silo_store::digest::Digest;
 
-use silo_base::system::Arch;
 use silo_fetch::download::{self, Context, Request};
 use silo_model::lock::Archive;
 use silo_model::lock::base::BaseLayer;
@@ -28,7 +27,7 @@ pub struct InputFile {
 
 /// Fetches all input files of a tool, and verifies their digests. Files beside the recipe are not among them.
 pub fn fetch(ctx: &BuildContext<'_>, target: &Target<'_>) -> Result<Vec<InputFile>, Error> {
-    let arch = Arch::host();
+    let arch = target.arch;
     let fetched = target.lock.packages.get(&arch).into_iter().flatten().filter(|(_, package)| package.archive != Archive::Local);
     let (names, requests): (Vec<String>, Vec<Request>) = fetched
         .map(|(name, package)| {

@@ -69,7 +69,6 @@ use silo_store::digest::{Digest, LayerId};
 
 use silo_base::event::{self, Activity, Event};
 use silo_base::home::Home;
-use silo_base::system::Arch;
 use silo_base::thread;
 use silo_model::derivation::{self, Derivation, DrvId};
 use silo_model::lock::{self, Lock, Secret, Sha256, StepOutput};
@@ -82,7 +81,7 @@ use scheduler::{Order, Walk, WorkerClass, Workers};
 use select_packages::Unpacked;
 use state::State;
 
-pub use context::{BuildContext, LayerSource, PATH, Target};
+pub use context::{BuildContext, LayerSource, NoMachine, PATH, Target};
 pub use error::Error;
 pub use fixed_output::output_keys;
 pub use realisation_writer::RealisationWriter;
@@ -106,22 +105,22 @@ pub struct Built {
 
 impl Built {
     /// Notes the layers of steps and the absent secrets in a lock.
-    pub fn note(&self, lock: &mut Lock) {
+    pub fn note(&self, arch: Arch, lock: &mut Lock) {
         if let Some(layers) = &self.layers {
-            lock.layers.insert(Arch::host(), layers.clone());
+            lock.layers.insert(arch, layers.clone());
         }
         if let Some(secrets) = &self.secrets {
-            lock.secrets.remove(&Arch::host());
+            lock.secrets.remove(&arch);
             if !secrets.is_empty() {
-                lock.secrets.insert(Arch::host(), secrets.clone());
+                lock.secrets.insert(arch, secrets.clone());
             }
         }
     }
 }
 
-/// Builds the images of tools for the host's architecture, in one walk. Each tool succeeds or fails separately.
+/// Builds the images of tools in one walk. Each tool succeeds or fails separately.
 pub fn build(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Error>> {
-    let pins = targets.iter().filter_map(|target| target.lock.layers.get(&Arch::host())).flatten();
+    let pins = targets.iter().filter_map(|target| target.lock.layers.get(&target.arch)).flatten();
     let pinned: BTreeMap<Digest, LayerId> = pins.map(|(step, layer)| (step.0, LayerId::new(layer.0))).collect();
     let ctx = &BuildContext { pinned: Some(&pinned), ..*ctx };
     let mut built: Vec<Option<Result<Built, Error>>> = targets.iter().map(|target| found(ctx, target)).collect();
@@ -145,7 +144,7 @@ pub fn known(home: &Home, target: &Target<'_>) -> Option<ImageId> {
 /// Distinguishes the derivation of an image with steps that only recorded owners, if the lock does not confirm all their layers. With other
 /// layers in the lock it is another derivation, so they are compared.
 fn recorded(target: &Target<'_>) -> Vec<(Digest, Digest)> {
-    let pins = target.lock.layers.get(&Arch::host()).into_iter().flatten();
+    let pins = target.lock.layers.get(&target.arch).into_iter().flatten();
     let mark = Digest::of(b"recorded owners");
     std::iter::once((mark, mark)).chain(pins.map(|(step, layer)| (step.0, layer.0))).collect()
 }
@@ -162,7 +161,7 @@ pub fn derivation_of_inputs(target: &Target<'_>) -> DrvId {
 
 /// Returns the image of an earlier build with the same inputs, or the error if the lock has nothing for this architecture.
 fn found(ctx: &BuildContext<'_>, target: &Target<'_>) -> Option<Result<Built, Error>> {
-    let arch = Arch::host();
+    let arch = target.arch;
     if target.lock.packages_of(arch).is_none() && !target.lock.images.contains_key(&arch) {
         return Some(Err(Error::NoPackages { recipe: target.recipe.name.clone(), arch }));
     }
@@ -177,7 +176,7 @@ fn found(ctx: &BuildContext<'_>, target: &Target<'_>) -> Option<Result<Built, Er
 
 /// Returns the derivation of an image; `outputs` replaces the lock's pins of the steps, and `owners` distinguishes it from others.
 fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>, owners: Vec<(Digest, Digest)>) -> DrvId {
-    let arch = Arch::host();
+    let arch = target.arch;
     let packages = || target.lock.packages_of(arch).into_iter().flat_map(BTreeMap::values);
     let layers = || target.lock.images.get(&arch).into_iter().flat_map(|base| &base.layers);
     let outputs = outputs.or_else(|| target.lock.steps.get(&arch));
@@ -380,7 +379,7 @@ fn results(ctx: &BuildContext<'_>, plan: &Plan, outcome: scheduler::Outcome<Node
 /// Composes an image. `without` is the state without packages that only the steps need; the image gets it plus the steps' layers.
 fn image_of(ctx: &BuildContext<'_>, target: &Target<'_>, below: &State, without: Option<&State>, unpacked: usize) -> Result<Built, Error> {
     let image = image::Image {
-        arch: Arch::host(),
+        arch: target.arch,
         epoch: target.lock.epoch,
         layers: match without {
             Some(without) => without.layers().into_iter().chain(below.of_steps().iter().copied()).collect(),

@@ -15,8 +15,9 @@ use silo_store::{private, resolve_in_root};
 use silo_base::event::{self, Activity, Event, Sink};
 use silo_base::grant::{Grant, HostGrant};
 use silo_base::home::Home;
+use silo_base::system::Arch;
 use silo_launch::Exit;
-use silo_launch::spec::{Bytes, Dir, File, GrantOrigin, Identity, Learn, Network, Root, Spec, Stdio, Upper};
+use silo_launch::spec::{Bytes, Dir, File, GrantOrigin, Identity, Learn, Network, Root, Spec, Stdio, Upper, VmFiles};
 use silo_model::ecosystem::registries::{self, Registry};
 use silo_model::ecosystem::{self, Learned};
 use silo_model::recipe::Recipe;
@@ -81,7 +82,8 @@ pub(super) fn reach(ctx: &BuildContext<'_>, recipe: &Recipe, grants: &[Grant], r
     if grants.is_empty() {
         return Ok(None);
     }
-    let learning = LearnContext { home: ctx.home, program: ctx.program, outside: ctx.outside, stop: ctx.stop, recipe, root };
+    let learning =
+        LearnContext { home: ctx.home, program: ctx.program, outside: ctx.outside, machine: ctx.machine, stop: ctx.stop, recipe, root };
     let names = EcosystemResolver::new(ctx.home, ctx.outside, ctx.ecosystems);
     let mut network = Network { proxies: ctx.outside.proxies.clone(), ..Network::default() };
     for grant in grants {
@@ -291,6 +293,8 @@ pub struct LearnContext<'a> {
     pub program: &'a Path,
     /// The host's network configuration.
     pub outside: &'a HostNetwork,
+    /// The VM to run the probe in, which needs one if its root is for another architecture.
+    pub machine: Option<&'a VmFiles>,
     /// Set when the user stops the command.
     pub stop: &'a AtomicBool,
     /// The recipe with the probe.
@@ -373,6 +377,7 @@ fn probe_spec(learning: &LearnContext<'_>, argv: &[String], log: &Path) -> Spec 
         cwd: "/tmp/project".into(),
         identity: Identity::Caller,
         stdio: Stdio::Log { path: log.to_owned() },
+        machine: learning.machine.filter(|machine| machine.arch != Arch::host()).cloned(),
         ..Spec::new(root, argv.iter().map(Into::into).collect())
     }
 }

@@ -12,7 +12,6 @@ use silo_store::digest::LayerId;
 use silo_store::manifest::Record as Manifest;
 use silo_store::path_error::PathError;
 
-use silo_base::system::Arch;
 use silo_base::thread;
 use silo_fetch::download::{self, Context, Request};
 use silo_fetch::error::Size;
@@ -26,7 +25,7 @@ use super::select_packages::Unpacked;
 
 /// Returns the packages of a target. The archive of a local package becomes the directory of its file.
 pub(super) fn of(target: &Target<'_>) -> BTreeMap<String, lock::Package> {
-    let mut packages = target.lock.packages_of(Arch::host()).cloned().unwrap_or_default();
+    let mut packages = target.lock.packages_of(target.arch).cloned().unwrap_or_default();
     for package in packages.values_mut().filter(|package| package.archive == lock::Archive::Local) {
         if let Some(deb) = target.recipe.debian.debs.iter().find(|deb| deb.name == package.path) {
             package.archive = lock::Archive::Source(deb.dir.display().to_string());
@@ -103,7 +102,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, item: &Item<'_>, file: Option<&Pat
     };
     let index = read_index(ctx, layer)?;
     let record = record::read(layer, &ctx.store.tree(&layer), &index)?;
-    Ok((Arc::new(Unpacked { record, index, source: item.package.clone(), epoch: item.epoch }), made))
+    Ok((Arc::new(Unpacked { record, arch: ctx.home.arch(), index, source: item.package.clone(), epoch: item.epoch }), made))
 }
 
 /// Returns the download request of a package.

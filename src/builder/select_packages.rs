@@ -23,6 +23,8 @@ use silo_model::lock;
 pub struct Unpacked {
     /// The package's record for dpkg.
     pub record: Record,
+    /// Architecture of the root.
+    pub arch: Arch,
     /// The index of its layer.
     pub index: Index,
     /// The package's entry in the lock.
@@ -39,12 +41,12 @@ impl Unpacked {
 
     /// Returns the package's architecture, if it is not the root's own.
     pub fn foreign(&self) -> Option<&str> {
-        self.record.stanza.foreign(Arch::host().name())
+        self.record.stanza.foreign(self.arch.name())
     }
 
     /// Returns the package's name as in the lock: with its architecture, if foreign.
     pub fn label(&self) -> String {
-        self.record.stanza.label(Arch::host().name())
+        self.record.stanza.label(self.arch.name())
     }
 
     /// Returns the order of packages: by name, the root's own architecture first.

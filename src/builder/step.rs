@@ -171,6 +171,7 @@ fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result
         return Ok(Made { layer, facts: RunFacts::of_earlier(ctx, layer), has_owners: true });
     }
     ctx.check_stop()?;
+    ctx.check_machine()?;
     let mut workdir = Workdir::new(ctx, step.drv.id())?;
     let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
     let made = ctx.activity(Activity::Step, step.title, None, |_| run(ctx, step, &mut workdir, &mut root))?;

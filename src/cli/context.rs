@@ -8,12 +8,13 @@ use std::sync::{Arc, Once};
 use silo_store::layout::Store;
 
 use crate::run::image::Images;
-use crate::run::tier;
+use crate::run::tier::{self, ImageLocks};
 use silo_base::event::Event;
 use silo_base::home::{Home, PROJECT_CONFIG};
 use silo_base::sanitize;
-use silo_build::RealisationWriter;
+use silo_base::system::Arch;
 use silo_build::check::Check;
+use silo_build::{NoMachine, RealisationWriter};
 use silo_fetch::retry::RetryPolicy;
 use silo_fetch::transport::{Reach, Transport};
 use silo_insight::image_view::LockedHome;
@@ -45,6 +46,14 @@ pub struct Globals {
     /// Fetch nothing: use only files and caches of this machine. Programs keep their network
     #[arg(long, global = true)]
     pub offline: bool,
+    /// The platform of the images, linux/amd64 or linux/arm64; by default this machine's
+    #[arg(long, global = true, value_name = "PLATFORM", value_parser = platform)]
+    pub platform: Option<Arch>,
+}
+
+/// Parses a platform.
+fn platform(text: &str) -> Result<Arch, String> {
+    Arch::of_platform(text).map_err(|error| error.to_string())
 }
 
 /// Everything a command has read at its start; it makes a [`Context`] from this.
@@ -102,7 +111,7 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
 pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) -> Result<Setting, Failure> {
     let dir = std::fs::canonicalize(dir)
         .map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;
-    let home = env::silo_home()?;
+    let home = env::silo_home()?.of_platform(globals.platform.unwrap_or_else(Arch::host));
     let discover::FoundProject { root: project, passed_over } = discover::project(&dir);
     let store = Store::open(home.root()).map_err(Failure::other)?;
     silo_store::layout::make_workplace(&home.work()).map_err(Failure::other)?;
@@ -226,6 +235,17 @@ impl Setting {
         self.ui.show(Event::Note { text });
     }
 
+    /// Returns the default VM of build steps. If another platform needs one that cannot be had, a build reports the reason at its first step.
+    fn usual_machine(&self) -> Result<(Option<(VmFiles, ImageLocks)>, Option<NoMachine>), Failure> {
+        if self.home.arch() == Arch::host() {
+            return Ok((self.images(tier::usual_of_steps)?, None));
+        }
+        Ok(match self.images(tier::of_steps) {
+            Ok(machine) => (Some(machine), None),
+            Err(failure) => (None, Some(NoMachine { why: failure.message(), hint: failure.hint().map(str::to_owned) })),
+        })
+    }
+
     /// Runs `work` with progress shown. A first SIGINT, SIGTERM or SIGHUP asks it to stop.
     pub fn with<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
@@ -239,7 +259,10 @@ impl Setting {
     /// Runs read-only `work`. Ctrl-C ends the program immediately, also at a later question.
     pub fn read_only<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         let sink = |event| self.ui.show(event);
-        let usual = if self.machine.is_none() { self.images(tier::usual_of_steps)? } else { None };
+        let (usual, no_machine) = match self.machine {
+            None => self.usual_machine()?,
+            Some(_) => (None, None),
+        };
         let second = if usual.is_none() && self.machine.is_none() { self.images(tier::second_of_steps)? } else { None };
         let context = Context {
             home: &self.home,
@@ -252,6 +275,7 @@ impl Setting {
             keep_failed: self.keep_failed,
             check: self.check.as_ref(),
             machine: self.machine.as_ref().or_else(|| usual.as_ref().map(|(machine, _)| machine)),
+            no_machine,
             second_machine: second.as_ref().map(|(machine, _)| machine),
             realisations: RealisationWriter::default(),
             apt_dir: Path::new("/etc/apt").to_owned(),

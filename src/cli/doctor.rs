@@ -52,6 +52,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
             checks.push(room(&home));
             checks.push(mirrors(&setting)?);
             checks.extend(tier::check(&setting.home)?);
+            checks.extend(tier::check_emulator(&setting.home)?);
             checks.extend(shim_checks(&setting));
         }
         // The check above has reported an unwritable home already.

@@ -442,6 +442,7 @@ fn build_hint(error: &silo_build::Error) -> Option<String> {
     match error {
         silo_build::Error::Fetch(error) => error.hint(),
         silo_build::Error::Launch(error) => launch_hint(error),
+        silo_build::Error::NoMachine { hint, .. } => hint.clone(),
         silo_build::Error::Registry(error) => error.hint(),
         silo_build::Error::Layer(_) => Some("the image cannot be used; report it to its publisher, or name another one".to_owned()),
         silo_build::Error::Step { kept: Some(drv), .. } => {

@@ -9,6 +9,7 @@ use silo_base::sanitize;
 use silo_build::image::export::{self, Export, Form};
 use silo_build::image::{self, compressed};
 use silo_tool::definition;
+use silo_tool::record;
 
 use super::context::{Globals, setting};
 use super::error::Failure;
@@ -44,8 +45,9 @@ pub struct Args {
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
-    let tool = definition::current(setting.view(), &args.tool)?
-        .ok_or_else(|| Failure::found(format!("{} is not installed", args.tool), format!("silo install {}", args.tool)))?;
+    let tool = definition::current(setting.view(), &args.tool)?.ok_or_else(|| {
+        Failure::found(record::not_installed(&setting.home, &args.tool), record::install_command(&setting.home, &args.tool))
+    })?;
     let named = |usual: String| args.name.clone().unwrap_or(usual);
     let (form, place, name) = match (&args.oci, &args.docker, &args.rootfs, &args.erofs) {
         (Some(place), ..) => (Form::Oci, place, named(tool.version.clone())),
@@ -58,9 +60,9 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     };
     let digest = setting.with(|context| {
         let shared = flock::share(context.store).map_err(Failure::other)?;
-        let image = image::get(context.home, tool.image)
-            .map_err(Failure::other)?
-            .ok_or_else(|| Failure::found(format!("the image of {} is gone", tool.name), format!("silo install {}", tool.name)))?;
+        let image = image::get(context.home, tool.image).map_err(Failure::other)?.ok_or_else(|| {
+            Failure::found(format!("the image of {} is gone", tool.name), record::install_command(context.home, &tool.name))
+        })?;
         let warm = compressed::Place { home: context.home, store: context.store, shared: &shared };
         compressed::warm(warm, tool.image, &image, &|_| {}).map_err(Failure::other)?;
         let export = Export { id: tool.image, image: &image, form, name: &name, place };

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use silo_base::system::Arch;
 use silo_base::units;
 use silo_model::oci::reference;
 use silo_model::recipe::check::check_grants;
@@ -168,10 +169,14 @@ pub fn parse(spec: &str, resolving: Resolving) -> Result<InstallOptions, Failure
 pub fn line(outcome: &Outcome) -> String {
     let tool = &outcome.tool;
     let state = if outcome.fresh { "installed" } else { "is installed already" };
-    format!("{} {} {state} (image {:.12})\n", tool.name, tool.version, tool.image.to_string())
+    let platform = if outcome.arch == Arch::host() { String::new() } else { format!(" for {}", outcome.arch.platform()) };
+    format!("{} {}{platform} {state} (image {:.12})\n", tool.name, tool.version, tool.image.to_string())
 }
 
 fn json(outcome: &Outcome) -> serde_json::Value {
     let tool = &outcome.tool;
-    serde_json::json!({ "tool": tool.name, "version": tool.version, "image": tool.image.to_string(), "changed": outcome.fresh, "layersMade": outcome.made })
+    serde_json::json!({
+        "tool": tool.name, "version": tool.version, "platform": outcome.arch.platform(), "image": tool.image.to_string(),
+        "changed": outcome.fresh, "layersMade": outcome.made,
+    })
 }

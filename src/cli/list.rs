@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
+use silo_base::home::Home;
 use silo_base::sanitize;
+use silo_base::system::Arch;
 use silo_base::units;
 use silo_model::document;
 use silo_model::recipe::addon;
@@ -41,7 +43,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let rows = match args.available {
         true => catalog_entry::all(setting.view())?.iter().map(available).collect(),
-        false => installed(&setting)?,
+        false => installed(&setting, globals.platform)?,
     };
     print(rows, Format::of_flag(args.json))
 }
@@ -97,28 +99,48 @@ fn print(rows: Vec<Row>, format: Format) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn installed(setting: &Setting) -> Result<Vec<Row>, Failure> {
-    let table = table::read(&setting.home.shims())?;
+fn installed(setting: &Setting, platform: Option<Arch>) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
-    for tool in record::list(&setting.home)? {
-        let entry = table.get(&tool.name);
+    // This machine's platform first.
+    let others = Arch::ALL.into_iter().filter(|arch| *arch != Arch::host());
+    for arch in std::iter::once(Arch::host()).chain(others).filter(|arch| platform.is_none_or(|wanted| wanted == *arch)) {
+        rows.extend(installed_for(&setting.home.of_platform(arch))?);
+    }
+    Ok(rows)
+}
+
+/// Lists the tools of one platform. Only this machine's have shims.
+fn installed_for(home: &Home) -> Result<Vec<Row>, Failure> {
+    let (platform, is_own) = (home.arch().platform(), home.arch() == Arch::host());
+    let table = table::read(&home.shims())?;
+    let mut rows = Vec::new();
+    for tool in record::list(home)? {
+        let entry = table.get(&tool.name).filter(|_| is_own);
         let is_pinned = entry.is_some_and(|entry| entry.pinned);
         let shown = entry.into_iter().flat_map(|entry| &entry.shims).filter(|(_, shim)| **shim != Shim::Hidden);
         let shims: Vec<&str> = shown.map(|(name, _)| name.as_str()).collect();
-        let pinned = if is_pinned { "pinned" } else { "not pinned" };
+        let state = match (is_own, is_pinned) {
+            (true, true) => "pinned",
+            (true, false) => "not pinned",
+            (false, _) => &platform,
+        };
         rows.push(Row {
             json: serde_json::json!({
-                "tool": tool.name, "version": tool.version, "image": tool.image.to_string(), "pinned": is_pinned, "shims": shims,
+                "tool": tool.name, "version": tool.version, "platform": platform, "image": tool.image.to_string(), "pinned": is_pinned,
+                "shims": shims,
             }),
-            cells: vec![tool.name.clone(), tool.version, format!("image {:.12}", tool.image.to_string()), pinned.to_owned()],
+            cells: vec![tool.name.clone(), tool.version, format!("image {:.12}", tool.image.to_string()), state.to_owned()],
             rest: shims.join(", "),
         });
     }
-    for project in projects::list(&setting.home)? {
+    for project in projects::list(home)? {
         let path = &project.path;
+        let state = if is_own { "project".to_owned() } else { format!("project, {platform}") };
         rows.extend(project.tools.iter().map(|(name, pin)| Row {
-            json: serde_json::json!({ "tool": name, "version": pin.version, "image": pin.image.to_string(), "project": path.to_string_lossy() }),
-            cells: vec![name.clone(), pin.version.clone(), format!("image {:.12}", pin.image.to_string()), "project".to_owned()],
+            json: serde_json::json!({
+                "tool": name, "version": pin.version, "platform": platform, "image": pin.image.to_string(), "project": path.to_string_lossy(),
+            }),
+            cells: vec![name.clone(), pin.version.clone(), format!("image {:.12}", pin.image.to_string()), state.clone()],
             rest: path.to_string_lossy().into_owned(),
         }));
     }

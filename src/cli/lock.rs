@@ -64,7 +64,7 @@ fn recipe(setting: &Setting, args: &Args, tool: &str) -> Result<ExitCode, Failur
             None => drop(lock_files::keep(context.view(), &definition, &lock)?),
         }
         let packages: Vec<String> = lock.packages.iter().map(|(arch, packages)| format!("{} on {arch}", packages.len())).collect();
-        Ok(format!("{tool} {} {state}: packages {}\n", lock_files::version(&definition.found, &lock), packages.join(", ")))
+        Ok(format!("{tool} {} {state}: packages {}\n", lock_files::version(&definition, &lock), packages.join(", ")))
     })?;
     ui::data(&line)?;
     Ok(ExitCode::SUCCESS)

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use silo_base::sanitize;
-use silo_base::system::{Arch, UnknownArch};
 use silo_base::units;
 use silo_model::oci::contents::Layer;
 use silo_ship::find::Found;
@@ -29,9 +28,6 @@ pub struct Args {
     /// Take the image although no key that you trust signed it
     #[arg(long)]
     unsigned: bool,
-    /// The platform, as in linux/amd64 or arm64; by default this machine's
-    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
-    platform: Option<Arch>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -40,7 +36,7 @@ pub struct Args {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let from = share::target(&args.from)?;
-    let (arch, need) = (args.platform.unwrap_or_else(Arch::host), NeedOfSignature::of_flag(args.unsigned));
+    let (arch, need) = (setting.home.arch(), NeedOfSignature::of_flag(args.unsigned));
     let (found, pulled, signers) = setting.with(|context| Ok(share::pull(context, &from, arch, need)?))?;
     if args.json {
         ui::json(&serde_json::json!({
@@ -62,11 +58,6 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Parses a platform: `linux/amd64` or `amd64`.
-fn platform(text: &str) -> Result<Arch, String> {
-    text.strip_prefix("linux/").unwrap_or(text).parse().map_err(|error: UnknownArch| error.to_string())
-}
-
 fn title(found: &Found) -> String {
     match &found.contents.tool {
         Some((name, version)) => format!("{name} {version}"),
@@ -80,9 +71,6 @@ pub struct InspectArgs {
     /// The image: registry.example.com/team/python:3.13, or oci:/path:tag for a directory
     #[arg(value_name = "REF")]
     from: String,
-    /// The platform, as in linux/amd64 or arm64; by default this machine's
-    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
-    platform: Option<Arch>,
     /// Also list the layers
     #[arg(long)]
     layers: bool,
@@ -97,7 +85,7 @@ pub struct InspectArgs {
 pub fn inspect(globals: &Globals, args: &InspectArgs) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let from = share::target(&args.from)?;
-    let (found, signatures) = setting.with(|context| Ok(share::inspect(context, &from, args.platform.unwrap_or_else(Arch::host))?))?;
+    let (found, signatures) = setting.with(|context| Ok(share::inspect(context, &from, setting.home.arch())?))?;
     if args.lock {
         let none = || Failure::found(format!("{} has no lock", found.place), "only the images of tools have one");
         ui::data(&found.contents.lock.as_deref().map(sanitize::text).ok_or_else(none)?)?;

@@ -14,6 +14,7 @@ use crate::run::target::{self, ParsedWords, Target};
 use crate::run::{invisible_files, lost_installs, private_dirs, reviewing, rights_record};
 use silo_base::grant::{Grant, Port};
 use silo_base::sanitize;
+use silo_base::system::Arch;
 use silo_base::units;
 use silo_insight::runs::Failed;
 use silo_launch::spec::{Fallback, Spec};
@@ -439,7 +440,7 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
         None => Some("trixie"),
     };
     // dpkg's lists have the architecture in their names if the package can be there for several.
-    let arch = silo_base::system::Arch::host();
+    let arch = spec.machine.as_ref().map_or_else(Arch::host, |machine| machine.arch);
     let has_package =
         |name: &str| [format!("{name}.list"), format!("{name}:{arch}.list")].iter().any(|list| in_image("/var/lib/dpkg/info", list));
     let facts = Facts {

@@ -1,6 +1,7 @@
 //! Parses `--tier`.
 
 use crate::run::tier::{self, ImageLocks, VM};
+use silo_base::system::Arch;
 use silo_model::config::Tier;
 
 use super::context::Setting;
@@ -26,8 +27,11 @@ pub struct StepTier {
 impl StepTier {
     /// Selects the VM for build steps, if `--tier vm` is set. Keep the locks: they protect the VM's images from collection.
     pub fn prepare(&self, setting: &mut Setting) -> Result<Option<ImageLocks>, Failure> {
-        if self.tier != Some(Tier::Vm) {
-            return Ok(None);
+        let arch = setting.home.arch();
+        match self.tier {
+            Some(Tier::Native) if arch != Arch::host() => return Err(tier::not_native(arch).into()),
+            Some(Tier::Vm) => {}
+            Some(Tier::Native) | None => return Ok(None),
         }
         let (machine, image_locks) = setting.images(tier::of_steps)?;
         setting.machine = Some(machine);

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use silo_store::digest::Digest;
 
 use silo_base::sanitize;
-use silo_base::system::Arch;
 use silo_insight::provenance;
 use silo_ship::find::Found;
 use silo_ship::signatures::Signature;
@@ -69,7 +68,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 /// Verifies the signatures of an image in a repository; the exit code is 1 if no trusted key signed it.
 fn of_repository(setting: &Setting, args: &Args, name: &str) -> Result<ExitCode, Failure> {
     let from = share::target(name)?;
-    let (found, signatures) = setting.with(|context| Ok(share::inspect(context, &from, Arch::host())?))?;
+    let (found, signatures) = setting.with(|context| Ok(share::inspect(context, &from, setting.home.arch())?))?;
     let signed = pull::signed(setting, &signatures)?;
     let by: Vec<&str> = signed.iter().filter(|(kind, _)| kind == SIGNED).filter_map(|(_, by)| by.as_deref()).collect();
     if args.json {

@@ -130,14 +130,14 @@ fn name_of(package: &str) -> String {
     package_spec::name(package).to_owned()
 }
 
-/// Returns a package's name as in locks: with its architecture, if that is foreign.
-pub fn label(stanza: &Stanza) -> String {
-    stanza.label(Arch::host().name())
+/// Returns a package's name as in locks: with its architecture, if that is not the image's.
+pub fn label(arch: Arch, stanza: &Stanza) -> String {
+    stanza.label(arch.name())
 }
 
 /// Finds the reasons for `package` in an image with `stanzas`.
-pub fn origin(stanzas: &[Stanza], wishes: &[NamedPackage], package: &str) -> Origin {
-    let graph = Graph::new(stanzas);
+pub fn origin(arch: Arch, stanzas: &[Stanza], wishes: &[NamedPackage], package: &str) -> Origin {
+    let graph = Graph::new(arch, stanzas);
     let wished: Vec<&str> = wishes.iter().map(|wish| wish.package.as_str()).collect();
     let essential: Vec<&str> =
         stanzas.iter().filter(|stanza| stanza.get("Essential") == Some("yes")).map(|stanza| stanza.package()).collect();
@@ -158,8 +158,8 @@ pub fn providers<'a>(stanzas: &'a [Stanza], name: &str) -> Vec<&'a str> {
 }
 
 /// Returns for each stanza the sorted indexes of its dependencies.
-pub fn dependencies(stanzas: &[Stanza]) -> Vec<Vec<usize>> {
-    let graph = Graph::new(stanzas);
+pub fn dependencies(arch: Arch, stanzas: &[Stanza]) -> Vec<Vec<usize>> {
+    let graph = Graph::new(arch, stanzas);
     let of = |number: usize| {
         let all: BTreeSet<usize> = graph.steps(number, &["Pre-Depends", "Depends"]).into_iter().map(|(to, _)| to).collect();
         all.into_iter().filter(|to| *to != number).collect()
@@ -169,13 +169,14 @@ pub fn dependencies(stanzas: &[Stanza]) -> Vec<Vec<usize>> {
 
 /// The dependency graph of the installed packages.
 struct Graph<'a> {
+    arch: Arch,
     stanzas: &'a [Stanza],
     /// Packages with this name, or that provide it, with the version.
     called: BTreeMap<&'a str, Vec<(usize, Option<&'a str>)>>,
 }
 
 impl<'a> Graph<'a> {
-    fn new(stanzas: &'a [Stanza]) -> Graph<'a> {
+    fn new(arch: Arch, stanzas: &'a [Stanza]) -> Graph<'a> {
         let mut called: BTreeMap<&str, Vec<_>> = BTreeMap::new();
         for (number, stanza) in stanzas.iter().enumerate() {
             called.entry(stanza.package()).or_default().push((number, stanza.get("Version")));
@@ -184,7 +185,7 @@ impl<'a> Graph<'a> {
                 called.entry(provided.name).or_default().push((number, version));
             }
         }
-        Graph { stanzas, called }
+        Graph { arch, stanzas, called }
     }
 
     /// Finds the shortest chain from one of `roots` to `goal`; of equal chains, the one whose root comes first.
@@ -194,7 +195,7 @@ impl<'a> Graph<'a> {
     }
 
     fn walk(&self, roots: &[&str], goal: &str, fields: &[&'static str]) -> Option<Vec<Step>> {
-        let numbered = |name: &str| self.stanzas.iter().position(|stanza| label(stanza) == name);
+        let numbered = |name: &str| self.stanzas.iter().position(|stanza| label(self.arch, stanza) == name);
         let goal = numbered(goal)?;
         let mut came: BTreeMap<usize, Option<(usize, Step)>> = BTreeMap::new();
         let mut queue = VecDeque::new();
@@ -231,11 +232,12 @@ impl<'a> Graph<'a> {
         let mut steps = Vec::new();
         for field in fields {
             for wanted in relations(stanza, field).into_iter().flatten() {
-                let targets = self.called.get(wanted.name).into_iter().flatten().filter(|(to, _)| serves(&self.stanzas[*to], stanza));
+                let targets =
+                    self.called.get(wanted.name).into_iter().flatten().filter(|(to, _)| serves(self.arch, &self.stanzas[*to], stanza));
                 for (to, _) in targets.filter(|(_, version)| wanted.admits(*version)) {
                     let step = Step {
-                        from: label(stanza),
-                        to: label(&self.stanzas[*to]),
+                        from: label(self.arch, stanza),
+                        to: label(self.arch, &self.stanzas[*to]),
                         field,
                         relation: wanted.text.split_whitespace().collect::<Vec<_>>().join(" "),
                     };
@@ -248,8 +250,8 @@ impl<'a> Graph<'a> {
 }
 
 /// Returns true if a package may satisfy a dependency of another by its architecture.
-fn serves(target: &Stanza, of: &Stanza) -> bool {
-    let own = Arch::host().name();
+fn serves(arch: Arch, target: &Stanza, of: &Stanza) -> bool {
+    let own = arch.name();
     target.foreign(own) == of.foreign(own) || matches!(target.get("Multi-Arch"), Some("foreign" | "allowed"))
 }
 
@@ -290,7 +292,7 @@ mod tests {
             ("lonely", " / "),
             ("unknown", " / "),
         ] {
-            assert_eq!(describe(&origin(&stanzas, &wishes, package)), expect, "{package}");
+            assert_eq!(describe(&origin(Arch::Amd64, &stanzas, &wishes, package)), expect, "{package}");
         }
         assert_eq!(providers(&stanzas, "virtual"), ["b"]);
         assert_eq!(parse_names("description = \"x\"", Path::new("r.toml")).expect("a recipe"), None);

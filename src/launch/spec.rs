@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::upstream_proxy::Proxies;
 use silo_base::grant::{HostGrant, Policy, Port};
+use silo_base::system::Arch;
 
 use super::error::Error;
 use host_path::HostPath;
@@ -127,6 +128,8 @@ impl Spec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmFiles {
+    /// The architecture of the machine. One of another processor than the host's is emulated.
+    pub arch: Arch,
     /// The root of the image with QEMU and the kernel's modules.
     #[serde(with = "text::one")]
     pub root: PathBuf,

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use silo_base::system::Arch;
+
 use crate::check::Check;
 use crate::error::Error;
 use crate::host;
@@ -72,14 +74,14 @@ pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, 
     vm::launch(spec, spec.machine.as_ref().ok_or(Error::NoTier)?, noted)
 }
 
-/// Returns the cache key of the initramfs for this silo binary.
-pub fn initial_name(program: &Path) -> Result<String, Error> {
-    vm::first_process(program).and_then(|program| vm::initramfs::name(&program))
+/// Returns the cache key of the initramfs of an architecture for this silo binary.
+pub fn initial_name(program: &Path, arch: Arch) -> Result<String, Error> {
+    vm::first_process(program, arch).and_then(|program| vm::initramfs::name(&program))
 }
 
 /// Makes the initramfs; `root` is the root of the image with the kernel's modules.
-pub fn initial(program: &Path, root: &Path) -> Result<Vec<u8>, Error> {
-    vm::initramfs::make(root, &vm::first_process(program)?)
+pub fn initial(program: &Path, root: &Path, arch: Arch) -> Result<Vec<u8>, Error> {
+    vm::initramfs::make(root, &vm::first_process(program, arch)?)
 }
 
 /// Unpacks the archive of a step's changes from a VM into a directory. The archive is not trusted.

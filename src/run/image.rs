@@ -9,7 +9,7 @@ use silo_store::layout::Store;
 use silo_base::event::{Event, Sink};
 use silo_base::home::Home;
 use silo_build::image::{self, Image, compressed};
-use silo_tool::record::Installed;
+use silo_tool::record::{self, Installed};
 
 use super::error::Error;
 
@@ -45,7 +45,7 @@ impl Images<'_> {
     /// Reads an image's configuration.
     pub fn read(&self, tool: &Installed) -> Result<Image, Error> {
         let found = image::get(self.home, tool.image).map_err(|source| Error::Image { tool: tool.name.clone(), source })?;
-        found.ok_or_else(|| Error::missing(format!("the image of {} is gone", tool.name), format!("silo install {}", tool.name)))
+        found.ok_or_else(|| Error::missing(format!("the image of {} is gone", tool.name), record::install_command(self.home, &tool.name)))
     }
 
     fn restore(&self, tool: &Installed) -> Result<(), Error> {

@@ -205,11 +205,12 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     files.extend(first_start::files(&root)?);
 
     let budget = budget(&over, run, options, target.least_memory_mb);
-    let machine = match options.tier.or(settings.tier).map_or_else(|| tier::usual(view.home), Ok)? {
+    let home = view.home.of_platform(image.arch);
+    let machine = match tier::of_image(&home, options.tier, settings.tier)? {
         Tier::Native => None,
         Tier::Vm => {
             let boot = if options.cold { Boot::Cold } else { Boot::Warm(run.map_or(&[][..], |run| &run.warm_up)) };
-            let (machine, image_locks) = tier::of_run(*images, tool, boot, budget.cpus)?;
+            let (machine, image_locks) = tier::of_run(Images { home: &home, ..*images }, tool, boot, budget.cpus)?;
             leases.image_locks.extend(image_locks);
             Some(machine)
         }
@@ -239,7 +240,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         files,
         alias: alias.zip(mounts.project.as_ref().map(|shown| shown.path.clone())),
         machine,
-        abi: Abi::of(image.foreign.len()),
+        abi: Abi::of(image.foreign.iter().map(String::as_str)),
     });
     leases.in_use = mounts.in_use;
     leases.opened = mounts.opened;

@@ -236,7 +236,7 @@ fn missing(view: View<'_>, table: &Table, name: &str) -> Error {
     let owner = owners.keys().next().cloned().or_else(|| table.owners(name).next().map(|entry| entry.tool.clone()));
     let tool = owner.as_deref().unwrap_or(name);
     match catalog::find(view.places, tool) {
-        Ok(_) => Error::missing(format!("{tool} is not installed"), format!("silo install {tool}")),
+        Ok(_) => Error::missing(record::not_installed(view.home, tool), record::install_command(view.home, tool)),
         Err(error) => Error::Recipe(error),
     }
 }

@@ -12,7 +12,6 @@ use silo_store::realisation;
 
 use silo_base::error_chain;
 use silo_base::event::Event;
-use silo_base::system::Arch;
 use silo_base::thread;
 use silo_base::units;
 use silo_build::LayerSource;
@@ -140,7 +139,7 @@ impl<'a> CachedLayers<'a> {
             let what = "an image with single layers is not signed by a key that you trust".to_owned();
             return Err(Error::Document { place: found.place, what });
         };
-        if found.contents.arch != Arch::host() {
+        if found.contents.arch != self.context.home.arch() {
             return Ok(());
         }
         let by = keys::title(&self.trusted, signer);

@@ -9,7 +9,6 @@ use silo_store::flock::SharedLock;
 use silo_store::realisation;
 
 use silo_base::event::Event;
-use silo_base::system::Arch;
 use silo_base::units;
 use silo_build::Target;
 use silo_fetch::registry::repository::Repository;
@@ -122,7 +121,7 @@ impl Asked<'_> {
             self.offer(&shipping, target, &keys)?;
             return Err(wrong(cache, &drv, "its answer is not signed by a key that you trust".to_owned()));
         };
-        if !found.contents.derivations.contains(&drv.digest()) || found.contents.arch != Arch::host() {
+        if !found.contents.derivations.contains(&drv.digest()) || found.contents.arch != target.arch {
             return Err(wrong(cache, &drv, "its answer is the image of another lock or platform".to_owned()));
         }
         let pulled = pull::pull(&shipping, self.repository, &found)?;
@@ -134,7 +133,7 @@ impl Asked<'_> {
 
     /// Finds the image of a derivation.
     fn find(&self, drv: &DrvId) -> Result<Option<Found>, Error> {
-        match find(self.repository, &tag_of(drv), None, Arch::host()) {
+        match find(self.repository, &tag_of(drv), None, self.context.home.arch()) {
             Err(Error::Absent { name, .. }) if name == tag_of(drv) => Ok(None),
             found => found.map(Some),
         }
@@ -167,7 +166,7 @@ impl Asked<'_> {
 
     /// Returns the outputs that the lock pins and that no step made here.
     fn missing_outputs<'o>(&self, target: &Target<'_>, inputs: &'o Inputs) -> Vec<&'o Output> {
-        let pinned = target.lock.steps.get(&Arch::host());
+        let pinned = target.lock.steps.get(&target.arch);
         let is_pinned = |output: &&Output| {
             let layer = output.layer.manifest.layer;
             pinned.and_then(|steps| steps.get(&Sha256(output.step))).is_some_and(|pin| pin.layer.0 == layer.digest())

@@ -1,7 +1,6 @@
 //! Catalogue entries: each tool with its versions, size and origin, from its recipe and lock only.
 
 use silo_base::grant::Grant;
-use silo_base::system::Arch;
 use silo_model::lock::Lock;
 use silo_model::recipe::Recipe;
 use silo_model::recipe::catalog::{self, Origin};
@@ -40,7 +39,7 @@ pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<CatalogEntry, defi
     let definition = definition::of(view, tool, scope)?;
     let lock = lock_files::existing(view, &definition)?;
     let own = || definition.found.recipe.version.clone();
-    let version = lock.as_ref().map(|lock| lock_files::version(&definition.found, lock)).or_else(own);
+    let version = lock.as_ref().map(|lock| lock_files::version(&definition, lock)).or_else(own);
     Ok(CatalogEntry { version, lock, installed: record::get(view.home, tool)?, definition })
 }
 
@@ -75,9 +74,9 @@ impl CatalogEntry {
     /// Returns the size of the tool on this machine.
     pub fn weight(&self) -> ToolSize {
         let Some(lock) = &self.lock else { return ToolSize::default() };
-        let packages = lock.packages_of(Arch::host());
+        let packages = lock.packages_of(self.definition.arch);
         // Without steps of its own, the recipe's pins belong to other versions.
-        let steps = lock.steps.get(&Arch::host()).filter(|_| !self.recipe().steps.is_empty());
+        let steps = lock.steps.get(&self.definition.arch).filter(|_| !self.recipe().steps.is_empty());
         ToolSize {
             packages: packages.map_or(0, |packages| packages.len()),
             fetched: packages.map_or(0, |packages| packages.values().map(|package| package.size).sum()),

@@ -16,7 +16,6 @@ use silo_store::removal::remove_tree;
 use silo_store::{layer, realisation};
 
 use silo_base::home::Home;
-use silo_base::system::Arch;
 use silo_build::image;
 use silo_build::{BuildContext, RealisationWriter, Target};
 use silo_model::document;
@@ -106,7 +105,7 @@ pub struct Challenged {
 pub fn challenge(context: &Context<'_>, from: &share::Target) -> Result<Challenged, Error> {
     let shared = store_lock::share(context.store)?;
     let shipping = shipping(context, &shared);
-    let found = find::find(&shipping.repository(from.location.clone()), &from.tag, from.digest, Arch::host())?;
+    let found = find::find(&shipping.repository(from.location.clone()), &from.tag, from.digest, context.home.arch())?;
     let no_lock = || Error::NoLock { place: found.place.clone() };
     let (Some((tool, _)), Some(text)) = (&found.contents.tool, &found.contents.lock) else { return Err(no_lock()) };
     let place = PathBuf::from(format!("{}: silo.lock", found.place));
@@ -131,7 +130,7 @@ pub fn challenge(context: &Context<'_>, from: &share::Target) -> Result<Challeng
 
 /// Builds the image in a home of its own; returns the number of its layers, and those that differ.
 fn compare(context: &Context<'_>, found: &Found, target: &Target<'_>, dir: &Path) -> Result<(usize, Vec<DifferentLayer>), Error> {
-    let home = Home::new(dir.join("home"));
+    let home = Home::new(dir.join("home")).of_platform(context.home.arch());
     let store = Store::open(home.root())?;
     layout::make_workplace(&home.work())?;
     let (downloads, link) = (context.home.downloads(), home.downloads());

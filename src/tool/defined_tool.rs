@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use silo_base::system::Arch;
 use silo_build::Target;
 use silo_model::lock::Lock;
 use silo_model::recipe::catalog::CatalogRecipe;
@@ -9,6 +10,8 @@ use silo_model::recipe::catalog::CatalogRecipe;
 /// A tool as defined in a scope.
 #[derive(Clone, Debug)]
 pub struct Definition {
+    /// The architecture of its images.
+    pub arch: Arch,
     /// The recipe with all overrides, and its origin.
     pub found: CatalogRecipe,
     /// The requested version, or a prefix of it.
@@ -22,7 +25,7 @@ pub struct Definition {
 impl Definition {
     /// Returns the build target of the definition with a lock.
     pub fn target<'a>(&'a self, lock: &'a Lock) -> Target<'a> {
-        Target { recipe: &self.found.recipe, lock, project: self.project.as_deref(), frozen: false, anew: false }
+        Target { arch: self.arch, recipe: &self.found.recipe, lock, project: self.project.as_deref(), frozen: false, anew: false }
     }
 
     /// Returns the tool's name.

@@ -98,7 +98,7 @@ pub fn of_version(view: View<'_>, tool: &str, scope: Scope, wanted: Option<&str>
         Some(dir) => Some(dir.join(PROJECT_LOCK)),
         None => over.shapes_image().then(|| view.home.root().join(PROJECT_LOCK)),
     };
-    Ok(Definition { found: CatalogRecipe { recipe, origin: found.origin }, version: wanted, lock_file, project })
+    Ok(Definition { arch: view.home.arch(), found: CatalogRecipe { recipe, origin: found.origin }, version: wanted, lock_file, project })
 }
 
 fn settings(view: View<'_>, scope: Scope) -> &Settings {
@@ -135,7 +135,7 @@ pub fn image(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
     let lock = lock_files::existing(view, &definition)?.ok_or_else(|| not_built("its entry in silo.lock is missing or out of date"))?;
     let found = silo_build::known(view.home, &definition.target(&lock));
     let image = found.ok_or_else(|| not_built("this version of silo.toml and silo.lock was never built on this machine"))?;
-    Ok(Some(Installed { name: tool.to_owned(), version: lock_files::version(&definition.found, &lock), image }))
+    Ok(Some(Installed { name: tool.to_owned(), version: lock_files::version(&definition, &lock), image }))
 }
 
 /// Finds the current image of a tool: the project's if the project claims the tool, else the installed one.

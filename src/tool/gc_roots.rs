@@ -11,12 +11,14 @@ use silo_store::gc_roots::{self, Root, RootName};
 use silo_store::layout::Store;
 
 use silo_base::home::Home;
+use silo_base::system::Arch;
 use silo_build::image::{self, ImageId};
 
 use super::projects;
+use super::root_name;
 
 /// Kind of the GC root of an installed tool.
-const TOOL: &str = "tool";
+pub const TOOL: &str = "tool";
 /// Kind of the GC root of a language server.
 pub const SERVER: &str = "server";
 /// Default wait for short-time users of the store; a starting sandbox needs it for milliseconds.
@@ -85,22 +87,28 @@ pub fn made_of(home: &Home) -> Result<MadeOf, Error> {
 /// A GC root is written before its record and removed after it. While the store is locked no process is between the two, so a root without
 /// a record is left from a killed command.
 fn why(home: &Home, name: &RootName) -> Result<Option<String>, Error> {
-    Ok(match name.kind() {
-        TOOL => home.tool(name.name()).exists().then(|| format!("tool {}", name.name())),
+    let kind = name.kind();
+    // One of a newer version stays.
+    let Some((record, arch)) = root_name::split(name) else { return Ok(Some(format!("{kind} {}", name.name()))) };
+    let home = &home.of_platform(arch);
+    let why = match kind {
+        TOOL => home.tool(record).exists().then(|| format!("tool {record}")),
         // The root of a language server is named after its tool, and also after its project if it has one. It is needed while they exist.
-        SERVER => match name.name().split_once('.') {
-            None => home.tool(name.name()).exists().then(|| format!("the language server of {}", name.name())),
+        SERVER => match record.split_once('.') {
+            None => home.tool(record).exists().then(|| format!("the language server of {record}")),
             Some((tool, id)) => {
                 let project = projects::by_id(home, id)?.filter(|project| !project.is_orphaned());
                 project.map(|project| format!("the language server of {tool} in {}", project.path.display()))
             }
         },
         projects::KIND => {
-            let project = projects::by_id(home, name.name())?.filter(|project| !project.is_orphaned());
+            let project = projects::by_id(home, record)?.filter(|project| !project.is_orphaned());
             project.map(|project| format!("project {}", project.path.display()))
         }
-        kind => Some(format!("{kind} {}", name.name())),
-    })
+        kind => Some(format!("{kind} {record}")),
+    };
+    let platform = if arch == Arch::host() { String::new() } else { format!(" for {}", arch.platform()) };
+    Ok(why.map(|why| why + &platform))
 }
 
 /// Lists processes by command and process id.

@@ -13,7 +13,6 @@ use silo_store::private;
 use crate::journal::Change;
 use crate::shim::{launchers, table};
 use silo_base::grant::Grant;
-use silo_base::system::Arch;
 use silo_build::image;
 use silo_model::document;
 use silo_model::recipe::catalog::{self, Draft, RecipeSources};
@@ -121,7 +120,7 @@ fn made(context: &Context<'_>, wish: &ImportOptions, path: &Path) -> Result<(Out
     let places = draft((&[], None), &wish.shims);
     let trying = context.among(&places);
     let lock = lock_files::obtain(&trying, &of(&trying)?, Resolving::Allowed).map_err(|error| failed(error.into()))?;
-    let base = lock.images.get(&Arch::host());
+    let base = lock.images.get(&context.home.arch());
     let said = base.map(|base| base.command.clone()).unwrap_or_default();
     let search = base.and_then(|base| base.env.iter().find_map(|pair| pair.strip_prefix("PATH=")).map(str::to_owned));
     let words = match wish.shims.first() {

@@ -22,6 +22,7 @@ use silo_model::recipe::versions::is_of;
 use super::Context;
 use super::caches;
 use super::definition::{self, Definition, Scope};
+use super::gc_roots::TOOL;
 use super::lock_files::{self, Resolving, Staged};
 use super::projects;
 use super::record::{self, Installed};
@@ -100,6 +101,8 @@ pub struct InstallOptions {
 /// Result of an install.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
+    /// The architecture of its image.
+    pub arch: Arch,
     /// The installed tool.
     pub tool: Installed,
     /// True if anything changed.
@@ -149,7 +152,7 @@ pub(super) fn make(
         other => other?,
     };
     if let Some(outputs) = built.outputs.as_ref().filter(|outputs| !outputs.is_empty() || definition.lock_file.is_some()) {
-        let pins = lock.steps.entry(Arch::host()).or_default();
+        let pins = lock.steps.entry(definition.arch).or_default();
         if definition.found.recipe.versions.is_empty() {
             pins.clear();
         }
@@ -157,7 +160,7 @@ pub(super) fn make(
         pins.extend(outputs.iter().map(|(step, output)| (*step, output.clone())));
     }
     if definition.found.origin != Origin::BuiltIn || definition.lock_file.is_some() {
-        built.note(&mut lock);
+        built.note(definition.arch, &mut lock);
     }
     Ok(BuiltTool { lock, built, version })
 }
@@ -186,16 +189,18 @@ pub(super) fn record(
     }
     learn(context, &definition.found.recipe, tool.image);
     match before {
+        // A shim always starts the tool of this machine's platform.
+        _ if definition.arch != Arch::host() => {}
         None => shims::installed(context, &tool.name)?,
         Some(_) => shims::installed_again(context, &tool.name)?,
     }
-    Ok(Outcome { tool, fresh, made: built.made })
+    Ok(Outcome { arch: definition.arch, tool, fresh, made: built.made })
 }
 
 /// Learns the host names of ecosystems that the tool may reach in a run; failures are reported.
 pub(super) fn learn(context: &Context<'_>, recipe: &Recipe, image: ImageId) {
-    // A client that is asked connects to its registry.
-    if context.transport.is_offline() {
+    // A client that is asked connects to its registry; one of another platform does not run here.
+    if context.transport.is_offline() || context.home.arch() != Arch::host() {
         return;
     }
     let root = [image::root(context.home, image)];
@@ -244,7 +249,8 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
         keep_failed: context.keep_failed,
         check: context.check,
         machine: context.machine,
-        records_owners: !silo_launch::has_range(),
+        no_machine: context.no_machine.as_ref(),
+        records_owners: !silo_launch::has_range() && context.home.arch() == Arch::host(),
         second_machine: context.second_machine,
         pinned: None,
         realisations: &context.realisations,
@@ -261,7 +267,7 @@ fn step_bytes(context: &Context<'_>) -> u64 {
 
 /// Returns the version of a tool in a lock, if it matches the requested one.
 pub(super) fn check_version(definition: &Definition, lock: &Lock) -> Result<String, Error> {
-    let available = lock_files::version(&definition.found, lock);
+    let available = lock_files::version(definition, lock);
     match &definition.version {
         Some(wanted) if !is_of(&available, wanted) => {
             let others = definition.found.recipe.versions.keys().cloned().collect();
@@ -276,20 +282,20 @@ pub fn uninstall(context: &Context<'_>, name: &str) -> Result<bool, Error> {
     let store = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store(source);
     let shared = store_lock::share(context.store).map_err(|error| store(Box::new(error)))?;
     let was = record::remove(context.home, name)?;
-    shims::remove_unused(context.home, &context.found_as)?;
-    let root = root_name(name).map_err(store)?;
+    shims::remove_unused(&context.home.of_platform(Arch::host()), &context.found_as)?;
+    let root = root_name(context, name).map_err(store)?;
     // A GC root without a record is left from a killed uninstall.
     let had = gc_roots::remove(context.store, &shared, &root).map_err(|error| store(Box::new(error)))?;
     Ok(was || had)
 }
 
-fn root_name(tool: &str) -> Result<RootName, Box<dyn std::error::Error + Send + Sync>> {
-    Ok(RootName::new("tool", tool)?)
+fn root_name(context: &Context<'_>, tool: &str) -> Result<RootName, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(super::root_name::of(context.home, TOOL, tool)?)
 }
 
 fn keep(context: &Context<'_>, shared: &SharedLock, tool: &Installed) -> Result<(), Error> {
     let image = image::get(context.home, tool.image).map_err(silo_build::Error::Image)?;
     let root = Root { images: [tool.image.digest()].into(), layers: image.map(|image| image.layer_set()).unwrap_or_default() };
-    let name = root_name(&tool.name).map_err(Error::Store)?;
+    let name = root_name(context, &tool.name).map_err(Error::Store)?;
     gc_roots::put(context.store, shared, &name, &root).map_err(|error| Error::Store(Box::new(error)))
 }

@@ -22,7 +22,7 @@ use super::definition::{self, Definition, Scope};
 use super::gc_roots::SERVER;
 use super::install::{self, Error};
 use super::lock_files::{self, Resolving};
-use super::{Context, View, projects};
+use super::{Context, View, projects, root_name};
 
 /// A language server in a scope.
 #[derive(Clone, Debug)]
@@ -106,7 +106,7 @@ impl Server {
             Scope::Global => self.tool.clone(),
             Scope::Project => format!("{}.{}", self.tool, projects::id(view.project)),
         };
-        RootName::new(SERVER, &name).map_err(|error| Error::Store(Box::new(error)))
+        root_name::of(view.home, SERVER, &name).map_err(|error| Error::Store(Box::new(error)))
     }
 }
 
@@ -127,11 +127,11 @@ pub fn build(context: &Context<'_>, server: &Server, resolving: Resolving) -> Re
         }
         other => other?,
     };
-    built.note(&mut lock);
+    built.note(server.definition.arch, &mut lock);
     if let Some(outputs) = built.outputs {
-        lock.steps.remove(&Arch::host());
+        lock.steps.remove(&server.definition.arch);
         if !outputs.is_empty() {
-            lock.steps.insert(Arch::host(), outputs);
+            lock.steps.insert(server.definition.arch, outputs);
         }
     }
     if resolving == Resolving::Allowed {

@@ -12,6 +12,7 @@ pub mod shipping;
 
 mod cached_layers;
 pub mod caches;
+mod root_name;
 
 pub mod projects;
 pub mod record;
@@ -91,6 +92,8 @@ pub struct Context<'a> {
     pub check: Option<&'a silo_build::check::Check>,
     /// The VM to run steps in; `None` runs them natively.
     pub machine: Option<&'a silo_launch::spec::VmFiles>,
+    /// The reason why there is no VM for the steps of another platform.
+    pub no_machine: Option<silo_build::NoMachine>,
     /// The VM for steps whose owners a native run can only record, if the system gives no range of ids and there is a VM.
     pub second_machine: Option<&'a silo_launch::spec::VmFiles>,
     /// Finished realisations that are not yet written to the store.
@@ -148,6 +151,7 @@ impl Context<'_> {
             keep_failed: self.keep_failed,
             check: self.check,
             machine: self.machine,
+            no_machine: self.no_machine.clone(),
             second_machine: self.second_machine,
             realisations: silo_build::RealisationWriter::default(),
             apt_dir: self.apt_dir.clone(),
@@ -177,7 +181,15 @@ impl Context<'_> {
 
     /// Returns the context for learning an ecosystem with a recipe's probe in a root.
     pub fn learning<'b>(&'b self, recipe: &'b Recipe, root: &'b [PathBuf]) -> LearnContext<'b> {
-        LearnContext { home: self.home, program: &self.program, outside: &self.outside, stop: self.stop, recipe, root }
+        LearnContext {
+            home: self.home,
+            program: &self.program,
+            outside: &self.outside,
+            machine: self.machine,
+            stop: self.stop,
+            recipe,
+            root,
+        }
     }
 
     /// Returns the mirrors: those of the settings, else the host's.

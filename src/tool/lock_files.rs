@@ -12,7 +12,6 @@ use silo_store::private;
 
 use crate::journal::{self, Change};
 use silo_base::home::{Home, PROJECT_LOCK};
-use silo_base::system::Arch;
 use silo_model::document;
 use silo_model::lock::{self, Lock, Package, PackageRequest};
 use silo_model::recipe::catalog::{self, CatalogRecipe, Origin};
@@ -240,11 +239,12 @@ pub fn write(home: &Home, path: &Path, locks: &BTreeMap<String, Lock>) -> Result
 }
 
 /// Returns a tool's version: the recipe's, or the upstream version of its main package in a lock.
-pub fn version(found: &CatalogRecipe, lock: &Lock) -> String {
+pub fn version(definition: &Definition, lock: &Lock) -> String {
+    let found = &definition.found;
     if let Some(version) = &found.recipe.version {
         return version.clone();
     }
-    let packages = lock.packages.get(&Arch::host());
+    let packages = lock.packages.get(&definition.arch);
     let package: Option<&Package> = packages.and_then(|packages| packages.get(&found.recipe.debian.version_of));
     package.map_or_else(|| "unknown".to_owned(), |package| upstream(&package.version))
 }

@@ -1,6 +1,5 @@
 //! Compares a tool's lock with today's package versions.
 
-use silo_base::system::Arch;
 use silo_model::lock::Package;
 
 use super::Context;
@@ -33,7 +32,7 @@ pub fn outdated(context: &Context<'_>, tool: &str, scope: Scope) -> Result<Vec<R
     let definition = definition::of(context.view(), tool, scope)?;
     let old = lock_files::existing(context.view(), &definition)?;
     let new = lock_files::resolve(context, &definition)?;
-    let packages = |lock: &silo_model::lock::Lock| lock.packages_of(Arch::host()).cloned().unwrap_or_default();
+    let packages = |lock: &silo_model::lock::Lock| lock.packages_of(definition.arch).cloned().unwrap_or_default();
     let (old, new) = (old.as_ref().map(packages).unwrap_or_default(), packages(&new));
     let version = |package: Option<&Package>| package.map(|package| package.version.clone());
     let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();

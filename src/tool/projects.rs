@@ -15,13 +15,16 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use silo_store::digest::Digest;
 use silo_store::flock::SharedLock;
-use silo_store::gc_roots::{self, Root, RootError, RootName};
+use silo_store::gc_roots::{self, Root, RootError};
 use silo_store::layout::Store;
 use silo_store::path_error::PathError;
 
 use silo_base::home::Home;
+use silo_base::system::Arch;
 use silo_build::image::{self, ImageId};
 use silo_model::document;
+
+use super::root_name;
 
 /// Kind of the GC root of a project.
 pub const KIND: &str = "project";
@@ -137,7 +140,7 @@ pub fn put(home: &Home, store: &Store, shared: &SharedLock, project: &Project) -
         root.layers.extend(image::get(home, id)?.map(|image| image.layer_set()).unwrap_or_default());
     }
     // GC root first: a record without a root would name images that can be collected.
-    gc_roots::put(store, shared, &RootName::new(KIND, &project.id())?, &root)?;
+    gc_roots::put(store, shared, &root_name::of(home, KIND, &project.id())?, &root)?;
     write(home, project)
 }
 
@@ -162,23 +165,34 @@ pub fn touch(home: &Home, path: &Path) {
     image::stamp(&home.project(&id(path)));
 }
 
-/// Moves the record of a moved project to its new path, if it has one.
+/// Moves the records of a moved project to its new path, as far as it has some.
 pub fn moved(home: &Home, store: &Store, shared: &SharedLock, from: &Path, to: &Path) -> Result<(), Error> {
-    let Some(project) = get(home, from)? else { return Ok(()) };
-    put(home, store, shared, &Project { path: to.to_owned(), ..project })?;
+    for home in Arch::ALL.map(|arch| home.of_platform(arch)) {
+        if let Some(project) = get(&home, from)? {
+            put(&home, store, shared, &Project { path: to.to_owned(), ..project })?;
+        }
+    }
     remove(home, store, shared, from).map(drop)
 }
 
-/// Removes the record and GC root of a project; returns true if there was a record.
+/// Removes the records and GC roots of a project, of all platforms; returns true if there was a record.
 pub fn remove(home: &Home, store: &Store, shared: &SharedLock, path: &Path) -> Result<bool, Error> {
     let id = id(path);
-    let file = home.project(&id);
+    let mut was = false;
+    for home in Arch::ALL.map(|arch| home.of_platform(arch)) {
+        was |= remove_record(&home, store, shared, &id)?;
+    }
+    Ok(was)
+}
+
+fn remove_record(home: &Home, store: &Store, shared: &SharedLock, id: &str) -> Result<bool, Error> {
+    let file = home.project(id);
     let was = match fs::remove_file(&file) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(source) => return Err(Error::File(PathError { doing: "remove", path: file, source })),
     };
-    gc_roots::remove(store, shared, &RootName::new(KIND, &id)?)?;
+    gc_roots::remove(store, shared, &root_name::of(home, KIND, id)?)?;
     Ok(was)
 }
 

@@ -10,6 +10,7 @@ use silo_store::path_error::PathError;
 use serde::{Deserialize, Serialize};
 
 use silo_base::home::Home;
+use silo_base::system::Arch;
 use silo_build::image::ImageId;
 use silo_model::document;
 
@@ -55,6 +56,18 @@ pub fn get(home: &Home, name: &str) -> Result<Option<Installed>, Error> {
     document::check_format(&path, written.format, VERSION, &next)?;
     let image = ImageId::parse(&written.image).ok_or_else(|| wrong(format!("image \"{}\" is not a digest", written.image)))?;
     Ok(Some(Installed { name: name.to_owned(), version: written.version, image }))
+}
+
+/// Says that a tool is not installed for the platform of a home.
+pub fn not_installed(home: &Home, tool: &str) -> String {
+    let arch = home.arch();
+    if arch == Arch::host() { format!("{tool} is not installed") } else { format!("{tool} is not installed for {}", arch.platform()) }
+}
+
+/// Returns the command that installs a tool for the platform of a home.
+pub fn install_command(home: &Home, tool: &str) -> String {
+    let arch = home.arch();
+    if arch == Arch::host() { format!("silo install {tool}") } else { format!("silo install --platform {} {tool}", arch.platform()) }
 }
 
 /// Writes the record of a tool.

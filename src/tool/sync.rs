@@ -130,7 +130,8 @@ pub fn sync(context: &Context<'_>, wish: &SyncOptions) -> Result<Vec<Synced>, Er
     }
     let changes: Vec<Change> = wish.with.iter().cloned().chain(locks.changes(context.home)?).collect();
     trust::commit(context.home, context.project, &changes).map_err(lock_files::Error::from)?;
-    if !wish.lock_only {
+    // A shim always starts the tool of this machine's platform.
+    if !wish.lock_only && context.home.arch() == Arch::host() {
         let made: Vec<&str> = all.iter().filter(|one| one.outcome.is_ok()).map(|one| one.tool.as_str()).collect();
         shims::synced(context, &made)?;
     }
@@ -197,11 +198,11 @@ fn keep_tools(context: &Context<'_>, prepared: Prepared, locks: &mut Staged) -> 
 fn finish(context: &Context<'_>, prepared: Prepared, built: Built, locks: &mut Staged) -> Result<ToolChanges, Error> {
     let Prepared { definition, mut lock, version } = prepared;
     let fresh = built.outputs.is_some();
-    built.note(&mut lock);
+    built.note(definition.arch, &mut lock);
     if let Some(outputs) = built.outputs {
-        lock.steps.remove(&Arch::host());
+        lock.steps.remove(&definition.arch);
         if !outputs.is_empty() {
-            lock.steps.insert(Arch::host(), outputs);
+            lock.steps.insert(definition.arch, outputs);
         }
     }
     let locked = locks.put(context.view(), &definition, &lock)?;

@@ -26,7 +26,7 @@ pub struct SubdirUsage {
 }
 
 /// The known subdirectories, in the order in which shared files are counted.
-const ROOMS: [(&str, &str); 15] = [
+const ROOMS: [(&str, &str); 16] = [
     ("baked", "layers"),
     ("images", "images, not counting files shared with layers"),
     ("downloads", "fetched files"),
@@ -40,6 +40,7 @@ const ROOMS: [(&str, &str); 15] = [
     ("made", "images by derivation"),
     ("tools", "installed tools"),
     ("projects", "projects"),
+    ("platforms", "tools, projects and kept directories of other platforms"),
     ("recipe-locks", "locks made here"),
     ("recipes", "your recipes"),
 ];

@@ -5,7 +5,6 @@ use std::cell::OnceCell;
 use silo_store::digest::LayerId;
 use silo_store::flock as store_lock;
 
-use silo_base::system::Arch;
 use silo_build::inputs;
 use silo_model::lock::{self, Lock};
 use silo_model::oci::location::Location;
@@ -61,10 +60,10 @@ pub fn vendor(context: &Context<'_>, tool: &str, to: &Location, signer: Option<&
         |file: inputs::InputFile| File { name: file.name, path: file.path, pointer: Pointer { digest: file.digest, size: file.size } };
     let subject = Subject {
         drv: silo_build::derivation_of_inputs(&target),
-        arch: Arch::host(),
+        arch: target.arch,
         files: files.map(file).collect(),
         outputs: outputs(context, &definition, &lock)?,
-        tool: Some((tool.to_owned(), lock_files::version(&definition.found, &lock))),
+        tool: Some((tool.to_owned(), lock_files::version(&definition, &lock))),
         lock: Some(lock::write(&[(tool.to_owned(), lock.clone())].into())),
     };
     let shipping = shipping(context, &shared);
@@ -73,7 +72,7 @@ pub fn vendor(context: &Context<'_>, tool: &str, to: &Location, signer: Option<&
 
 /// Returns the steps whose outputs the lock pins, and their layers.
 fn outputs(context: &Context<'_>, definition: &Definition, lock: &Lock) -> Result<Vec<(silo_store::digest::Digest, LayerId)>, Error> {
-    let steps = lock.steps.get(&Arch::host()).into_iter().flatten();
+    let steps = lock.steps.get(&definition.arch).into_iter().flatten();
     steps
         .map(|(step, output)| {
             let layer = LayerId::new(output.layer.0);

@@ -315,6 +315,7 @@ impl<'a> Asking<'a> {
             keep_failed: false,
             check: None,
             machine: None,
+            no_machine: None,
             second_machine: None,
             realisations: silo_build::RealisationWriter::default(),
             apt_dir: PathBuf::from("/nowhere"),

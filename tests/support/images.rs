@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use serde_json::json;
+use silo_base::system::Arch;
 use silo_store::digest::Digest;
 use tar::EntryType::{Directory, Link, Regular, Symlink};
 
@@ -12,6 +13,7 @@ use super::{As, Silo};
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// A layer: its compressed bytes, and the digest of its contents.
@@ -45,9 +47,14 @@ pub struct Documents {
 }
 
 pub fn documents(layers: &[Layer]) -> Documents {
+    documents_for(Arch::host(), layers)
+}
+
+/// The documents of an image for an architecture.
+fn documents_for(arch: Arch, layers: &[Layer]) -> Documents {
     let diffs: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", layer.diff)).collect();
     let config = json!({
-        "architecture": silo_base::system::Arch::host().name(),
+        "architecture": arch.name(),
         "os": "linux",
         "created": "2026-01-02T03:04:05.6Z",
         "config": { "Env": ["GREETING=hello", "PATH=/opt/bin:/usr/bin:/bin"], "Cmd": ["sh"], "WorkingDir": "/opt", "User": "nobody" },
@@ -76,6 +83,29 @@ pub fn layout(dir: &Path, layers: &[Layer]) {
         "size": documents.manifest.len(),
         "annotations": { "org.opencontainers.image.ref.name": "v1" },
     });
+    fs::write(dir.join("index.json"), json!({ "schemaVersion": 2, "manifests": [entry] }).to_string()).expect("a file of ours");
+    fs::write(dir.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").expect("a file of ours");
+}
+
+/// Writes images of several platforms as a layout, under one name.
+pub fn platforms(dir: &Path, images: &[(Arch, &[Layer])]) {
+    let blobs = dir.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("a directory of ours");
+    let put = |bytes: &[u8]| fs::write(blobs.join(Digest::of(bytes).to_string()), bytes).expect("a file of ours");
+    let entry =
+        |kind: &str, bytes: &[u8]| json!({ "mediaType": kind, "digest": format!("sha256:{}", Digest::of(bytes)), "size": bytes.len() });
+    let mut entries = Vec::new();
+    for (arch, layers) in images {
+        let documents = documents_for(*arch, layers);
+        layers.iter().map(|layer| &layer.bytes).chain([&documents.config, &documents.manifest]).for_each(|bytes| put(bytes));
+        let mut entry = entry(MANIFEST, &documents.manifest);
+        entry["platform"] = json!({ "architecture": arch.name(), "os": "linux" });
+        entries.push(entry);
+    }
+    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries }).to_string().into_bytes();
+    put(&index);
+    let mut entry = entry(INDEX, &index);
+    entry["annotations"] = json!({ "org.opencontainers.image.ref.name": "v1" });
     fs::write(dir.join("index.json"), json!({ "schemaVersion": 2, "manifests": [entry] }).to_string()).expect("a file of ours");
     fs::write(dir.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").expect("a file of ours");
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use silo_base::home::Home;
+use silo_base::system::Arch;
 use silo_build::image::{self, boot};
 use silo_launch::spec::VmFiles;
 
@@ -34,12 +35,13 @@ pub fn machine() -> VmFiles {
     let (own, python) = (silo.image_id("vm"), silo.image_id("python"));
     let root = image::root(&home, own);
     let program = Path::new(env!("CARGO_BIN_EXE_silo"));
-    let name = silo_launch::initial_name(program).expect("it is there");
+    let name = silo_launch::initial_name(program, Arch::host()).expect("it is there");
     let initial = boot::initial(&home, own, &name).unwrap_or_else(|| {
-        let bytes = silo_launch::initial(program, &root).expect("it is made");
+        let bytes = silo_launch::initial(program, &root, Arch::host()).expect("it is made");
         boot::keep_initial(&home, own, &name, &bytes).expect("it is kept")
     });
     VmFiles {
+        arch: Arch::host(),
         root,
         kernel: boot::kernel(&home, own).expect("it has a kernel"),
         initial,

@@ -102,7 +102,7 @@ pub fn bill(inside: &ImageView) -> Result<Bill, Error> {
     };
     let archived: BTreeSet<_> = inside.stanzas_before_steps()?.iter().map(key).collect();
     let mut packages = Vec::new();
-    for (stanza, depends) in stanzas.iter().zip(why_installed::dependencies(&stanzas)) {
+    for (stanza, depends) in stanzas.iter().zip(why_installed::dependencies(inside.image.arch, &stanzas)) {
         let origin = match archived.contains(&key(stanza)) {
             true => Origin::Distribution,
             false => Origin::Elsewhere(stanza.get("Maintainer").and_then(maintainer)),

@@ -235,7 +235,7 @@ impl<'a> NamedPackages<'a> {
     }
 
     fn stanza(&self, name: &str) -> Option<&Stanza> {
-        self.stanzas.iter().find(|stanza| why_installed::label(stanza) == name)
+        self.stanzas.iter().find(|stanza| why_installed::label(self.inside.image.arch, stanza) == name)
     }
 
     /// Returns the layer of the package `name`: it has this package only, and was not made of other layers.
@@ -256,7 +256,7 @@ impl<'a> NamedPackages<'a> {
             name: name.to_owned(),
             version: version.or(in_layer).unwrap_or_default().to_owned(),
             essential: stanza.is_some_and(|stanza| stanza.get("Essential") == Some("yes")),
-            origin: why_installed::origin(&self.stanzas, &self.wishes, name),
+            origin: why_installed::origin(self.inside.image.arch, &self.stanzas, &self.wishes, name),
             layer: layer.cloned(),
         }
     }
@@ -286,7 +286,7 @@ fn absent(inside: &ImageView, what: &str) -> Result<Error, Error> {
         )
     } else {
         let stanzas = inside.stanzas()?;
-        let names: Vec<String> = stanzas.iter().map(why_installed::label).collect();
+        let names: Vec<String> = stanzas.iter().map(|stanza| why_installed::label(inside.image.arch, stanza)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         silo_model::document::nearest(what, &names).map_or_else(
             || "give a path that begins with \"/\", a package, or the beginning of a layer's id".to_owned(),

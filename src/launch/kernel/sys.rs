@@ -152,18 +152,22 @@ pub fn reseed(seed: &[u8; 32]) -> io::Result<()> {
 }
 
 /// The memory of the test guest: a few pages with a fixed address.
+#[cfg(target_arch = "x86_64")]
 #[derive(Default)]
 pub struct GuestMemory(Box<Pages>);
 
+#[cfg(target_arch = "x86_64")]
 #[repr(C, align(4096))]
 struct Pages([u8; 16 * 4096]);
 
+#[cfg(target_arch = "x86_64")]
 impl Default for Pages {
     fn default() -> Pages {
         Pages([0; 16 * 4096])
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl GuestMemory {
     /// Writes bytes at a guest address; ignores an address out of range.
     pub fn write(&mut self, at: u64, bytes: &[u8]) {

@@ -1,6 +1,7 @@
 //! The programs that may run in a sandbox: 64-bit ones only, or 32-bit ones too.
 
 use serde::{Deserialize, Serialize};
+use silo_base::system::Arch;
 
 /// The programs that may run in a sandbox, by their system call interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,9 +15,10 @@ pub enum Abi {
 }
 
 impl Abi {
-    /// Returns the value for an image with packages of this number of foreign architectures.
-    pub fn of(foreign: usize) -> Abi {
-        if foreign == 0 { Abi::Native } else { Abi::WithCompat }
+    /// Returns the value for an image with packages of these foreign architectures. Programs of the other 64-bit architecture never run.
+    pub fn of<'a>(foreign: impl IntoIterator<Item = &'a str>) -> Abi {
+        let has_32_bits = foreign.into_iter().any(|name| name.parse::<Arch>().is_err());
+        if has_32_bits { Abi::WithCompat } else { Abi::Native }
     }
 
     pub(super) fn is_native(&self) -> bool {

@@ -1,10 +1,12 @@
 //! The program that is a VM's first process: silo for Linux, with its libraries.
 //!
 //! On Linux it is this very binary with the libraries that it has loaded. Where this process runs, these files exist, so nothing must be
-//! built, found or shipped. On other systems it is a static binary, installed next to this one.
+//! built, found or shipped. On other systems, and for another architecture, it is a static binary, installed next to this one.
 
 use std::io;
 use std::path::{Path, PathBuf};
+
+use silo_base::system::Arch;
 
 use crate::error::Error;
 
@@ -19,12 +21,26 @@ pub struct Program {
     pub shared_files: &'static [&'static str],
 }
 
-/// Describes a silo binary; its libraries are those of this process.
-pub fn of(program: &Path) -> Result<Program, Error> {
+/// Modules for the shares of QEMU, and of Apple's framework.
+const NINE_P: &[&str] = &["9pnet_virtio", "9p"];
+const VIRTIOFS: &[&str] = &["virtiofs"];
+
+/// Describes the first process of VMs of an architecture: this binary, or the one next to it.
+pub fn of(program: &Path, arch: Arch) -> Result<Program, Error> {
+    if arch == Arch::host() { own(program) } else { beside(program, arch, NINE_P) }
+}
+
+/// Describes the first process of VMs of Apple's framework.
+pub fn of_framework(program: &Path, arch: Arch) -> Result<Program, Error> {
+    beside(program, arch, VIRTIOFS)
+}
+
+/// Describes this binary; its libraries are those of this process.
+fn own(program: &Path) -> Result<Program, Error> {
     let (own, maps) = (Path::new("/proc/self/exe"), Path::new("/proc/self/maps"));
     let target = std::fs::read_link(own).map_err(|source| failed("reading", own, source))?;
     let text = String::from_utf8_lossy(&read(maps)?).into_owned();
-    Ok(Program { path: program.to_owned(), libraries: loaded(&text, &target), shared_files: &["9pnet_virtio", "9p"] })
+    Ok(Program { path: program.to_owned(), libraries: loaded(&text, &target), shared_files: NINE_P })
 }
 
 /// Lists the libraries that a process has loaded.
@@ -40,15 +56,22 @@ fn loaded(maps: &str, program: &Path) -> Vec<PathBuf> {
 const PLACES: [&str; 2] = ["../libexec/silo", "."];
 
 /// Finds the Linux binary installed next to this one.
-pub fn beside(this: &Path) -> Result<Program, Error> {
-    let name = format!("silo-linux-{}", std::env::consts::ARCH);
+fn beside(this: &Path, arch: Arch, shared_files: &'static [&'static str]) -> Result<Program, Error> {
+    let name = format!("silo-linux-{}", arch.machine());
+    // Linux names the running program by a link in /proc, and packages put links to it on PATH.
+    let this = std::fs::canonicalize(this).unwrap_or_else(|_| this.to_owned());
     let dir = this.parent().unwrap_or_else(|| Path::new("/"));
     let candidates = PLACES.map(|place| dir.join(place).join(&name));
     match candidates.iter().find(|path| path.is_file()) {
-        Some(path) => Ok(Program { path: path.clone(), libraries: Vec::new(), shared_files: &["virtiofs"] }),
+        Some(path) => Ok(Program { path: path.clone(), libraries: Vec::new(), shared_files }),
         None => {
             let [usual, _] = candidates;
-            let what = format!("needs silo's program for Linux, which is not at {}; install a release", usual.display());
+            let what = format!(
+                "needs silo's program for {}, which is not at {}; install a release, or run `.ci/guest {}` in silo's source",
+                arch.platform(),
+                usual.display(),
+                arch.machine()
+            );
             Err(Error::Machine { what })
         }
     }
@@ -72,13 +95,14 @@ mod tests {
     fn the_program_for_linux_is_found_as_packages_have_it_or_named() {
         let place = tempfile::tempdir().expect("a directory");
         let this = place.path().join("bin/silo");
-        let error = beside(&this).expect_err("nothing is there").to_string();
-        assert!(error.contains("libexec/silo/silo-linux-"), "{error}");
+        let arch = Arch::Arm64;
+        let error = beside(&this, arch, VIRTIOFS).expect_err("nothing is there").to_string();
+        assert!(error.contains("libexec/silo/silo-linux-aarch64") && error.contains("linux/arm64"), "{error}");
         let dir = place.path().join("libexec/silo");
         std::fs::create_dir_all(&dir).expect("made");
         std::fs::create_dir_all(place.path().join("bin")).expect("made");
-        std::fs::write(dir.join(format!("silo-linux-{}", std::env::consts::ARCH)), "program").expect("written");
-        let found = beside(&this).expect("it is there");
+        std::fs::write(dir.join("silo-linux-aarch64"), "program").expect("written");
+        let found = beside(&this, arch, VIRTIOFS).expect("it is there");
         assert_eq!(std::fs::read(&found.path).expect("read"), b"program");
         assert_eq!((found.libraries.len(), found.shared_files), (0, &["virtiofs"][..]));
     }

@@ -228,6 +228,10 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
     let (sandbox, socket) = native::start(&job.spec, &plan).map_err(step).during("starting the sandbox")?;
     // Closes the program's ends of its pipes: while they are open here, too, no pipe ends.
     drop(plan);
+    if job.spec.identity == Identity::Root {
+        // The sandbox of a build step reports no start, and a step may take hours: the host's time limit for a start ends here.
+        mux.send(&Frame::Started);
+    }
     let end = attend(mux, &socket, &mut terminal)?;
     drop(sandbox);
     match &job.spec.root.upper {

@@ -319,7 +319,8 @@ mod tests {
         assert!(loaded.bytes.len() < bytes.len());
         assert!(Loaded::of(&bytes[..100]).is_none());
         assert!(Loaded::of(b"#!/bin/sh\n").is_none());
-        for library in guest_binary::of(Path::new("/proc/self/exe")).expect("they can be listed").libraries {
+        for library in guest_binary::of(Path::new("/proc/self/exe"), silo_base::system::Arch::host()).expect("they can be listed").libraries
+        {
             assert!(Loaded::of(&fs::read(&library).expect("it is loaded")).expect("a library").name.is_some(), "{}", library.display());
         }
     }

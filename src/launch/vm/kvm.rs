@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Access, Timespec, access};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use silo_base::system::Arch;
 
 use super::vm_spec::Processor;
 use crate::kernel::sys;
@@ -41,9 +42,9 @@ pub fn works() -> Result<(), &'static str> {
     }
 }
 
-/// Returns the type of processor for VMs on this host; the test takes some milliseconds.
-pub fn processor() -> Processor {
-    if works().is_ok() { Processor::Kvm } else { Processor::Translated }
+/// Returns the type of processor for VMs of an architecture on this host; the test takes some milliseconds.
+pub fn processor(arch: Arch) -> Processor {
+    if arch == Arch::host() && works().is_ok() { Processor::Kvm } else { Processor::Translated }
 }
 
 fn probe() -> Result<(), String> {

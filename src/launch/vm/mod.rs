@@ -85,11 +85,11 @@ use supervise::StopEvent;
 /// See [`crate::unpack_changes`].
 pub use upper_archive::unpack as unpack_changes;
 
-/// Finds the silo binary that is a VM's first process, with its libraries.
-#[cfg(target_os = "macos")]
-pub use guest_binary::beside as first_process;
 #[cfg(target_os = "linux")]
 pub use guest_binary::of as first_process;
+/// Finds the silo binary that is a VM's first process, with its libraries.
+#[cfg(target_os = "macos")]
+pub use guest_binary::of_framework as first_process;
 
 #[cfg(target_os = "linux")]
 pub use kvm::works as runs_guests;

@@ -42,13 +42,13 @@ const WARM_UP: [&str; 3] = ["sh", "-c", ":"];
 
 /// True if a launch would use a snapshot and none exists.
 pub fn is_wanted(spec: &Spec, machine: &VmFiles) -> bool {
-    let place = machine.snapshots.is_some().then(|| Place::of(spec, machine, processor())).flatten();
+    let place = machine.snapshots.is_some().then(|| Place::of(spec, machine, processor(machine.arch))).flatten();
     place.is_some_and(|place| !place.dir().join(STATE).exists())
 }
 
 /// Takes the snapshot for launches like this one, unless it exists or another process is taking one.
 pub fn take(spec: &Spec, machine: &VmFiles) -> Result<(), Error> {
-    let processor = processor();
+    let processor = processor(machine.arch);
     let Some(place) = Place::of(spec, machine, processor) else { return Ok(()) };
     let step = || format!("taking a snapshot in {}", place.parent.display());
     host(fs::DirBuilder::new().recursive(true).mode(0o700).create(&place.parent), &step())?;

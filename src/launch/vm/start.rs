@@ -30,7 +30,7 @@ pub fn begin<'a>(spec: &Spec, machine: &VmFiles, signals: &Signals) -> Result<(S
 }
 
 fn start<'a>(spec: &Spec, machine: &VmFiles, signals: &Signals) -> Result<(Supervisor<'a>, VmSpecs), Error> {
-    let processor = kvm::processor();
+    let processor = kvm::processor(machine.arch);
     if let Some(place) = Place::of(spec, machine, processor)
         && let Some(dir) = place.find(vm_spec::memory(spec, machine))
     {
@@ -124,6 +124,7 @@ pub fn boot<'a>(made: VmSpecs, signals: &Signals, way: StartMethod) -> Result<(S
         StartMethod::Observed => (TimeLimits::BOOTED, AfterReport::Stays),
         StartMethod::Restored(_) => (TimeLimits::RESTORED, AfterReport::Ends),
     };
+    let patience = patience.on(made.arch);
     let mut watch = Supervisor::new(Running::new(sandbox, socket, control.take()), log, mux, patience, afterwards);
     let begun = match watch.running().and_then(Running::control) {
         None => Ok(()),

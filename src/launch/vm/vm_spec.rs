@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use silo_base::system::Arch;
 
 use super::guest_paths::{CHANGES, GIVEN, IMAGE, LOWER, LOWER_TAG, MEMORY, PORT, SNAPSHOT, STATE};
 use super::shared_dirs::{SharedDirs, shared_dir, tag};
@@ -41,10 +42,18 @@ const LEAST_MEMORY_BYTES: u64 = 384 << 20;
 /// It skips features that no program in a sandbox can use and that take a sixth of a start under TCG. These are self-tests of ciphers, keys
 /// for signatures of modules and files, BPF programs that only root may load, and security modules other than Landlock. The kernel passes
 /// the last word, which it does not know, to its first process as a variable.
-const COMMAND_LINE: &str = "earlyprintk=ttyS0 console=hvc0 quiet loglevel=1 panic=-1 no_timer_check tsc=reliable random.trust_cpu=on \
+const COMMAND_LINE: &str = "console=hvc0 quiet loglevel=1 panic=-1 random.trust_cpu=on \
     cryptomgr.notests lsm=landlock rcupdate.rcu_expedited=1 initcall_blacklist=load_system_certificate_list,jent_mod_init,\
     crypto_kdf108_init,init_encrypted,platform_keyring_init,bpf_dummy_struct_ops_init,bpf_tcp_ca_kfunc_init,bpf_sockmap_iter_init \
     LD_LIBRARY_PATH=/silo/lib";
+
+/// Words before [`COMMAND_LINE`]: the console for a panic before the virtio one exists, and clocks that the kernel must not measure.
+fn first_words(arch: Arch) -> &'static str {
+    match arch {
+        Arch::Amd64 => "earlyprintk=ttyS0 no_timer_check tsc=reliable",
+        Arch::Arm64 => "earlycon=pl011,0x9000000",
+    }
+}
 
 /// The implementation of a VM's processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +139,8 @@ pub enum Errors {
 /// Both specs of one VM.
 #[derive(Debug)]
 pub struct VmSpecs {
+    /// The VM's architecture.
+    pub arch: Arch,
     /// QEMU's sandbox.
     pub outer: Spec,
     /// The spec that runs inside.
@@ -193,6 +204,7 @@ pub fn make(spec: &Spec, machine: &VmFiles, processor: Processor, start: Start) 
     }
     let argv = qemu(machine, processor, memory, count, &start);
     VmSpecs {
+        arch: machine.arch,
         outer: Spec {
             root: Root { lower: vec![machine.root.clone()], upper: Upper::Ephemeral { size_bytes: SCRATCH_BYTES } },
             mounts,
@@ -272,30 +284,28 @@ pub(super) fn inner(spec: &Spec, machine: &VmFiles, shares: &SharedDirs, memory:
 fn qemu(machine: &VmFiles, processor: Processor, memory: u64, shares: usize, start: &Start) -> Vec<OsString> {
     let mut words: Vec<String> = Vec::new();
     let mut put = |line: &str| words.extend(line.split(' ').map(str::to_owned));
-    put(PROGRAM);
+    put(&program(machine.arch));
     // No default devices, and no configuration files.
     put("-nodefaults -no-user-config -display none -no-reboot");
     match processor {
         Processor::Kvm => put("-accel kvm -cpu host"),
-        // Translated code must not use 16-byte compare-and-exchange: older versions corrupt flags with it. Fast byte copies of a real
-        // processor take one emulated step per byte. A fifth page table level makes each TLB miss slower.
-        Processor::Translated => put("-accel tcg,thread=multi -cpu max,-cx16,-erms,-fsrm,-la57"),
+        Processor::Translated => put(&format!("-accel {} -cpu {}", accelerator(machine.arch), emulated_cpu(machine.arch))),
     }
     let backed = |how: &str| {
         format!(",memory-backend=memory -object memory-backend-file,id=memory,size={memory},mem-path={SNAPSHOT}/{MEMORY},{how}")
     };
     put(&match start {
-        Start::Boot => MACHINE.to_owned(),
-        Start::Observed { .. } => MACHINE.to_owned() + &backed("share=on"),
+        Start::Boot => board(machine.arch).to_owned(),
+        Start::Observed { .. } => board(machine.arch).to_owned() + &backed("share=on"),
         // Private mapping: each VM has its own copy of the pages that it changes.
-        Start::Restored { .. } => MACHINE.to_owned() + &backed("share=off,readonly=on,rom=off"),
+        Start::Restored { .. } => board(machine.arch).to_owned() + &backed("share=off,readonly=on,rom=off"),
     });
     put(&format!("-m {}M -smp {}", memory >> 20, machine.cpus));
     // A restored VM needs the same firmware, which is chosen by the kind of kernel.
     put("-kernel /silo/kernel");
     if !matches!(start, Start::Restored { .. }) {
         put("-initrd /silo/initial");
-        words.extend(["-append".to_owned(), COMMAND_LINE.to_owned()]);
+        words.extend(["-append".to_owned(), format!("{} {COMMAND_LINE}", first_words(machine.arch))]);
     }
     let mut put = |line: &str| words.extend(line.split(' ').map(str::to_owned));
     if start.is_controlled() {
@@ -334,18 +344,39 @@ fn qemu(machine: &VmFiles, processor: Processor, memory: u64, shares: usize, sta
     words.into_iter().map(OsString::from).collect()
 }
 
-/// More robust under TCG than the smaller `microvm`, which must calibrate against the host's clock; five per cent slower.
-#[cfg(target_arch = "x86_64")]
-const MACHINE: &str = "-machine q35,graphics=off,vmport=off,smbus=off,sata=off,hpet=off,usb=off";
-#[cfg(target_arch = "x86_64")]
-const PROGRAM: &str = "qemu-system-x86_64";
-/// The generic virtual machine type of this architecture.
-#[cfg(target_arch = "aarch64")]
-const MACHINE: &str = "-machine virt,gic-version=max";
-#[cfg(target_arch = "aarch64")]
-const PROGRAM: &str = "qemu-system-aarch64";
+/// QEMU's program for an architecture.
+fn program(arch: Arch) -> String {
+    format!("qemu-system-{}", arch.machine())
+}
 
-#[cfg(target_arch = "x86_64")]
+/// The machine type. On x86 it is more robust under TCG than the smaller `microvm`, which must calibrate against the host's clock; five per
+/// cent slower.
+fn board(arch: Arch) -> &'static str {
+    match arch {
+        Arch::Amd64 => "-machine q35,graphics=off,vmport=off,smbus=off,sata=off,hpet=off,usb=off",
+        Arch::Arm64 => "-machine virt,gic-version=max",
+    }
+}
+
+/// Each processor of a VM has a thread of its own, unless the host's processor reorders memory accesses that the VM's keeps in order.
+fn accelerator(arch: Arch) -> &'static str {
+    match (arch, Arch::host()) {
+        (Arch::Amd64, Arch::Arm64) => "tcg",
+        (Arch::Amd64 | Arch::Arm64, _) => "tcg,thread=multi",
+    }
+}
+
+/// The emulated processor.
+fn emulated_cpu(arch: Arch) -> &'static str {
+    match arch {
+        // Translated code must not use 16-byte compare-and-exchange: older versions corrupt flags with it. Fast byte copies of a real
+        // processor take one emulated step per byte. A fifth page table level makes each TLB miss slower.
+        Arch::Amd64 => "max,-cx16,-erms,-fsrm,-la57",
+        // Signed pointers by QEMU's own function, because Arm's takes many times longer.
+        Arch::Arm64 => "max,pauth-impdef=on",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -391,6 +422,7 @@ mod tests {
 
     fn machine() -> VmFiles {
         VmFiles {
+            arch: Arch::Amd64,
             root: "/h/vm".into(),
             kernel: "/h/vmlinux".into(),
             initial: "/h/initial".into(),
@@ -406,15 +438,18 @@ mod tests {
     fn the_command_line_is_the_golden_one() {
         let observed = Start::Observed { dir: "/h/snapshot".into(), shares: 2 };
         let restored = Start::Restored { dir: "/h/snapshot".into() };
-        for (processor, start, golden) in [
-            (Processor::Translated, Start::Boot, include_str!("../../../tests/golden/qemu/x86_64-translated.argv")),
-            (Processor::Kvm, Start::Boot, include_str!("../../../tests/golden/qemu/x86_64-kvm.argv")),
-            (Processor::Translated, observed, include_str!("../../../tests/golden/qemu/x86_64-observed.argv")),
-            (Processor::Translated, restored, include_str!("../../../tests/golden/qemu/x86_64-restored.argv")),
+        let (amd64, arm64) = (Arch::Amd64, Arch::Arm64);
+        for (arch, processor, start, golden) in [
+            (amd64, Processor::Translated, Start::Boot, include_str!("../../../tests/golden/qemu/x86_64-translated.argv")),
+            (amd64, Processor::Kvm, Start::Boot, include_str!("../../../tests/golden/qemu/x86_64-kvm.argv")),
+            (amd64, Processor::Translated, observed, include_str!("../../../tests/golden/qemu/x86_64-observed.argv")),
+            (amd64, Processor::Translated, restored.clone(), include_str!("../../../tests/golden/qemu/x86_64-restored.argv")),
+            (arm64, Processor::Translated, Start::Boot, include_str!("../../../tests/golden/qemu/aarch64-translated.argv")),
+            (arm64, Processor::Translated, restored, include_str!("../../../tests/golden/qemu/aarch64-restored.argv")),
         ] {
-            let made = make(&spec(), &machine(), processor, start);
+            let made = make(&spec(), &VmFiles { arch, ..machine() }, processor, start);
             let words: String = made.outer.argv.iter().map(|word| format!("{}\n", word.display())).collect();
-            assert_eq!(words, golden, "{processor:?}\n{words}");
+            assert_eq!(words, golden, "{arch} {processor:?}\n{words}");
         }
     }
 

@@ -129,6 +129,7 @@ mod tests {
 
     fn machine(disk: Option<&str>) -> VmFiles {
         VmFiles {
+            arch: silo_base::system::Arch::Arm64,
             root: "/h/vm".into(),
             kernel: "/h/vmlinux".into(),
             initial: "/h/initial".into(),

@@ -4,6 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::net::SocketType;
+use silo_base::system::Arch;
 
 use super::guest_binary;
 use super::mux::Mux;
@@ -36,7 +37,7 @@ fn boot<'a>(configuration: &Configuration, initial: &Path, signals: &Signals) ->
     let started = Virtual::start(configuration, initial, &stage.files, Ends { port, console, told });
     let machine = started.map_err(|refusal| Error::Machine { what: format!("did not start: {refusal}") })?;
     let running = Running::new(machine, saying, stage);
-    let mut watch = Supervisor::new(running, log, Mux::new(ours, Side::Host), TimeLimits::BOOTED, AfterReport::Ends);
+    let mut watch = Supervisor::new(running, log, Mux::new(ours, Side::Host), TimeLimits::BOOTED.on(Arch::host()), AfterReport::Ends);
     watch.run(signals, StopEvent::Heard, &mut |_| {})?;
     Ok(watch)
 }
@@ -48,7 +49,7 @@ pub fn probe() -> Check {
     if !vz_bindings::is_supported() {
         return check(State::Missing, "the Virtualization framework does not run virtual machines here", String::new());
     }
-    match system::this_program().and_then(|this| guest_binary::beside(&this)) {
+    match system::this_program().and_then(|this| guest_binary::of_framework(&this, Arch::host())) {
         Ok(_) => check(State::Degraded, "the Virtualization framework is available, but Silo has never been tested with it", String::new()),
         Err(error) => check(State::Missing, &error.to_string(), "install a release".to_owned()),
     }

@@ -32,6 +32,11 @@ pub const BUILT_IN: &[BuiltIn] = &[
     },
     BuiltIn { name: "cypress", recipe: include_str!("../../../recipes/cypress.toml"), lock: include_str!("../../../recipes/cypress.lock") },
     BuiltIn { name: "deno", recipe: include_str!("../../../recipes/deno.toml"), lock: include_str!("../../../recipes/deno.lock") },
+    BuiltIn {
+        name: "emulator",
+        recipe: include_str!("../../../recipes/emulator.toml"),
+        lock: include_str!("../../../recipes/emulator.lock"),
+    },
     BuiltIn { name: "go", recipe: include_str!("../../../recipes/go.toml"), lock: include_str!("../../../recipes/go.lock") },
     BuiltIn { name: "jupyter", recipe: include_str!("../../../recipes/jupyter.toml"), lock: include_str!("../../../recipes/jupyter.lock") },
     BuiltIn { name: "kernel", recipe: include_str!("../../../recipes/kernel.toml"), lock: include_str!("../../../recipes/kernel.lock") },

@@ -30,7 +30,7 @@ pub enum Error {
     },
     /// A package of an architecture that no root can have.
     #[error(
-        "{key}: \"{value}\" is for no root: foreign packages are i386 on amd64, and armhf or armel on arm64; for one architecture only, write \"name [amd64]\""
+        "{key}: \"{value}\" is for no root: foreign packages are i386 or arm64 on amd64, and armhf, armel or amd64 on arm64; for one architecture only, write \"name [amd64]\""
     )]
     Foreign {
         /// Key.

@@ -25,10 +25,12 @@ pub struct PackageSpec<'a> {
 }
 
 impl PackageSpec<'_> {
-    /// Returns true if a root of this architecture gets the package. One of a foreign architecture is only for roots whose kernels run its
-    /// programs.
+    /// Returns true if a root of this architecture gets the package. One of a foreign architecture is only for roots that may have it, see
+    /// [`Arch::foreign`].
     pub fn is_for(&self, arch: Arch) -> bool {
-        self.on.is_none_or(|on| on == arch.name()) && self.of.is_none_or(|of| arch.foreign().contains(&of))
+        // One of the other 64-bit architecture is that root's own, so it must name the root that has it as a foreign one.
+        let is_named = |of: &str| self.on.is_some() || of.parse::<Arch>().is_err();
+        self.on.is_none_or(|on| on == arch.name()) && self.of.is_none_or(|of| arch.foreign().contains(&of) && is_named(of))
     }
 }
 
@@ -107,9 +109,17 @@ mod tests {
             assert_eq!(parse(text), Some(expect), "{text}");
         }
         let archs = |text: &str| Arch::ALL.into_iter().filter(|arch| parse(text).is_some_and(|wanted| wanted.is_for(*arch))).count();
-        for (text, expect) in
-            [("jq", 2), ("jq [arm64]", 1), ("jq:i386", 1), ("jq:armhf", 1), ("jq:i386 [arm64]", 0), ("jq:amd64", 0), ("jq:s390x", 0)]
-        {
+        for (text, expect) in [
+            ("jq", 2),
+            ("jq [arm64]", 1),
+            ("jq:i386", 1),
+            ("jq:armhf", 1),
+            ("jq:i386 [arm64]", 0),
+            ("jq:amd64", 0),
+            ("jq:arm64 [amd64]", 1),
+            ("jq:arm64 [arm64]", 0),
+            ("jq:s390x", 0),
+        ] {
             assert_eq!(archs(text), expect, "{text}");
         }
         for wrong in ["", "-o", "a b", "jq=", "jq= a", "jq (1)", "jq (>= 1", "jq >> ", "jq [vax]", "jq:vax", "jq/", "jq/../x", "../x", "JQ"]
