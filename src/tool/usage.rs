@@ -26,7 +26,7 @@ pub struct SubdirUsage {
 }
 
 /// The known subdirectories, in the order in which shared files are counted.
-const ROOMS: [(&str, &str); 15] = [
+const ROOMS: [(&str, &str); 16] = [
     ("baked", "layers"),
     ("images", "images, not counting files shared with layers"),
     ("downloads", "fetched files"),
@@ -41,6 +41,7 @@ const ROOMS: [(&str, &str); 15] = [
     ("tools", "installed tools"),
     ("projects", "projects"),
     ("recipe-locks", "locks made here"),
+    ("one-off", "locks of one-off tools"),
     ("recipes", "your recipes"),
 ];
 
