@@ -49,17 +49,17 @@ fn compressed(bytes: &[u8], form: &str) -> Vec<u8> {
     }
 }
 
-/// Installs an image as the tool `x` and takes it away again; returns its id.
+/// Installs an image as the tool `xt` and takes it away again; returns its id.
 fn image_of(silo: &Silo, reference: &str) -> String {
-    let said = silo.ok(["install", "--quiet", "--json", "x", "--image", reference]);
+    let said = silo.ok(["install", "--quiet", "--json", "xt", "--image", reference]);
     let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
     forget(silo);
     said[0]["image"].as_str().expect("an image").to_owned()
 }
 
 fn forget(silo: &Silo) {
-    let _ = silo.ok(["uninstall", "x"]);
-    for file in ["x.toml", "x.lock"] {
+    let _ = silo.ok(["uninstall", "xt"]);
+    for file in ["xt.toml", "xt.lock"] {
         fs::remove_file(silo.path(&format!("recipes/{file}"))).expect("the recipe");
     }
 }
@@ -124,12 +124,12 @@ fn plain_or_compressed_a_layout_gives_the_same_image() {
             assert_eq!(image_of(&silo, &format!("oci-archive:{}{name}", file.display())), image, "{form} {name}");
         }
     }
-    let done = silo.fails(["install", "x", "--image", &format!("oci-archive:{}:v2", file.display())]);
+    let done = silo.fails(["install", "xt", "--image", &format!("oci-archive:{}:v2", file.display())]);
     assert!(done.err.contains("it has no \"v2\"; there are: v1"), "{done:?}");
     let digest = Digest::of(&documents(&[Layer::gzip(&small()), Layer::plain(upper())]).manifest);
     assert_eq!(image_of(&silo, &format!("oci-archive:{}@sha256:{digest}", file.display())), image);
     let wrong = Digest::of(b"another");
-    let done = silo.fails(["install", "x", "--image", &format!("oci-archive:{}@sha256:{wrong}", file.display())]);
+    let done = silo.fails(["install", "xt", "--image", &format!("oci-archive:{}@sha256:{wrong}", file.display())]);
     assert!(done.err.contains(&wrong.to_string()), "{done:?}");
 }
 
@@ -153,7 +153,7 @@ fn archives_of_skopeo_and_podman_are_taken() {
         let made = image_of(&silo, &reference.replace("{}", dir.to_str().expect("plain")));
         assert_eq!(made, image, "{to}");
     }
-    let done = silo.fails(["install", "x", "--image", &format!("docker-archive:{}/docker.tar:other", dir.display())]);
+    let done = silo.fails(["install", "xt", "--image", &format!("docker-archive:{}/docker.tar:other", dir.display())]);
     assert!(done.err.contains("it has no \"other:latest\"; there are: localhost/team/greeter:v1"), "{done:?}");
     if !has("podman") {
         return skip("there is no podman");
@@ -182,7 +182,7 @@ fn archives_of_umoci_and_tar_are_taken() {
     let script = "umoci init --layout made && umoci new --image made:v1 && chmod 755 x-tool && umoci insert --rootless --image made:v1 x-tool /usr/bin/x-tool && tar -C made -czf made.tar.gz oci-layout index.json blobs";
     let made = done(Command::new("sh").args(["-c", script]).current_dir(&place));
     assert_eq!(made.code, 0, "{made:?}");
-    let said = silo.ok(["install", "--quiet", "x", "--image", &format!("oci-archive:{}:v1", place.join("made.tar.gz").display())]);
+    let said = silo.ok(["install", "--quiet", "xt", "--image", &format!("oci-archive:{}:v1", place.join("made.tar.gz").display())]);
     assert!(said.contains("commands: x-tool"), "{said}");
 }
 
@@ -219,7 +219,7 @@ fn a_layer_that_is_a_link_is_found_in_the_archive() {
     tar_bytes.truncate(tar_bytes.len() - 1024);
     tar_bytes.extend(tar(&[(Symlink, "b/layer.tar", 0o777, "../a/layer.tar")]));
     fs::write(&file, tar_bytes).expect("our own");
-    let said = silo.ok(["install", "--quiet", "x", "--image", &format!("docker-archive:{}:x:1", file.display())]);
+    let said = silo.ok(["install", "--quiet", "xt", "--image", &format!("docker-archive:{}:x:1", file.display())]);
     assert!(said.contains("x 1 installed") && said.contains("commands: x-tool"), "{said}");
 }
 
@@ -248,9 +248,9 @@ fn hostile_archives_are_refused_and_nothing_is_left() {
     let file = dir.join("image.tar");
     let reference = format!("oci-archive:{}", file.display());
     let refused = |expect: &str| {
-        let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
+        let done = silo.run(["install", "--quiet", "xt", "--image", &reference]);
         assert!(done.code == 1 && done.err.contains(expect) && done.err.contains("image.tar"), "{expect}: {done:?}");
-        assert!(!silo.path("recipes/x.toml").exists() && !silo.path("recipes/x.lock").exists(), "{expect}");
+        assert!(!silo.path("recipes/xt.toml").exists() && !silo.path("recipes/xt.lock").exists(), "{expect}");
     };
     for (files, expect) in [
         (but("index.json"), "it has no index.json"),
@@ -294,7 +294,7 @@ fn hostile_archives_are_refused_and_nothing_is_left() {
     refused("cannot read");
     // It is whole again, and it was the archive each time.
     archive(&file, &whole);
-    let _ = silo.ok(["install", "--quiet", "x", "--image", &reference]);
+    let _ = silo.ok(["install", "--quiet", "xt", "--image", &reference]);
     assert_eq!(fs::read_dir(&outside).expect("our own").count(), 0);
     assert!(!PathBuf::from("/tmp/silo-was-here").exists());
 }
@@ -319,10 +319,10 @@ fn docker_archives_are_verified_too() {
     ];
     for (list, config_bytes, layer, expect) in cases {
         let reference = docker(&[("l.tar", &layer), (&config, &config_bytes), ("manifest.json", list.as_bytes())], &file);
-        let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
+        let done = silo.run(["install", "--quiet", "xt", "--image", &reference]);
         assert!(done.code == 1 && done.err.contains(expect), "{expect}: {done:?}");
-        assert!(!silo.path("recipes/x.toml").exists(), "{expect}");
+        assert!(!silo.path("recipes/xt.toml").exists(), "{expect}");
     }
     let reference = docker(&[("l.tar", &layer), (&config, &made.config), ("manifest.json", right.as_bytes())], &file);
-    let _ = silo.ok(["install", "--quiet", "x", "--image", &reference]);
+    let _ = silo.ok(["install", "--quiet", "xt", "--image", &reference]);
 }

@@ -93,7 +93,7 @@ fn detected_tools_are_confirmed_and_named_tools_are_used() {
     fs::remove_file(silo.project().join("silo.toml")).expect("ours");
     for (args, expect) in [
         (["--tool", "pyton"], "did you mean \"python\"?"),
-        (["--tool", "python@!"], "is not a tool with a version"),
+        (["--tool", "python@!"], "is not a version or a range of versions"),
         (["--addon", "cobol"], "there is no add-on \"cobol\""),
         (["--port", "80"], "--port needs exactly one tool"),
         (["--pass-env", "A=B"], "is not a variable name"),

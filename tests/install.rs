@@ -90,7 +90,7 @@ fn versions_are_matched_by_their_beginning() {
     let _ = silo.ok(["install", "python@3.13"]);
     let _ = silo.ok(["install", "python@3"]);
     let done = silo.fails(["install", "python@3.1"]);
-    assert!(done.err.contains("python 3.1 is not available: its lock has 3.13"), "{done:?}");
+    assert!(done.err.contains("python 3.1 is not available: there"), "{done:?}");
     let done = silo.fails(["install", "node@23"]);
     let list = done.err.split("there are ").nth(1).unwrap_or_default();
     assert!(["20.", "22.", "24."].iter().all(|version| list.contains(version)), "{done:?}");

@@ -64,12 +64,12 @@ fn every_verb_ends_where_no_more_processes_are_allowed() {
     for limit in (1..=12).chain([16, 32]) {
         let home = place.fresh_home();
         let limit = format!("--nproc={limit}");
-        let installed = place.limited(&home, &limit, &["-q", "install", "x", "--image", &image, "--shim", "x:/usr/bin/x-tool"]);
+        let installed = place.limited(&home, &limit, &["-q", "install", "xt", "--image", &image, "--shim", "x:/usr/bin/x-tool"]);
         check(&format!("install with {limit}"), &installed);
         succeeded |= installed.code == 0;
-        let free = place.limited(&home, "--nproc=4096", &["-q", "install", "x", "--image", &image, "--shim", "x:/usr/bin/x-tool"]);
+        let free = place.limited(&home, "--nproc=4096", &["-q", "install", "xt", "--image", &image, "--shim", "x:/usr/bin/x-tool"]);
         assert!(installed.code == 0 || free.code == 0, "after {limit} the same install works: {free:?}");
-        for args in [&["run", "x"][..], &["sync"], &["verify"], &["gc"], &["list"], &["lock", "python"], &["lsp", "--build", "x"]] {
+        for args in [&["run", "xt"][..], &["sync"], &["verify"], &["gc"], &["list"], &["lock", "python"], &["lsp", "--build", "xt"]] {
             check(&format!("{args:?} with {limit}"), &place.limited(&home, &limit, args));
         }
     }
@@ -86,7 +86,7 @@ fn every_verb_ends_where_little_memory_may_be_mapped() {
     for limit in [20_000, 40_000, 80_000, 120_000, 160_000, 320_000] {
         let home = place.fresh_home();
         let limit = format!("--as={}", limit * 1024_u64);
-        let args = ["-q", "install", "x", "--image", &image, "--shim", "x:/usr/bin/x-tool"];
+        let args = ["-q", "install", "xt", "--image", &image, "--shim", "x:/usr/bin/x-tool"];
         let done = place.limited(&home, &limit, &args);
         // The allocator aborts when memory runs out; no partial file stays.
         assert!(![124, 137].contains(&done.code), "{limit}: {done:?}");

@@ -248,9 +248,8 @@ fn a_project_never_runs_another_version_than_it_pins() {
     let _ = silo.ok(["sync", "--quiet"]);
     assert_eq!(silo.ok(["python", "-c", "print(1)"]), "1\n");
     assert_eq!(silo.ok(["run", "--no-project", "python", "-c", "print(2)"]), "2\n");
-    let _ = silo.ok(["use", "python@2"]);
-    let done = silo.fails(["sync"]);
-    assert!(done.err.contains("python 2 is not available: its lock has 3.13"), "{done:?}");
+    let done = silo.fails(["use", "python@2"]);
+    assert!(done.err.contains("python 2 is not available: there") && done.err.contains("3.13"), "{done:?}");
     let said = silo.ok(["unuse", "python"]);
     assert!(said.contains("silo.lock: python is no longer used"), "{said}");
     assert_eq!((read(&silo, "silo.toml"), read(&silo, "silo.lock")), ("tools = []\n".to_owned(), String::new()));

@@ -404,11 +404,11 @@ fn compare(name: &str, ours: &Facts, theirs: &Facts, otherwise: &[&str]) -> Opti
 /// Installs the image of `layout` and returns its tree.
 fn ours(silo: &Silo, name: &str) -> Facts {
     let dir = silo.project();
-    let done = silo.run(["install", "--quiet", "x", "--image", "oci:layout:t", "--shim", "x"]);
+    let done = silo.run(["install", "--quiet", "xt", "--image", "oci:layout:t", "--shim", "x"]);
     assert_eq!(done.code, 0, "{name}: {done:?}");
-    let _ = silo.ok(["export", "x", "--rootfs", "x.tar"]);
+    let _ = silo.ok(["export", "xt", "--rootfs", "x.tar"]);
     let bytes = fs::read(dir.join("x.tar")).expect("an export");
-    let _ = silo.ok(["uninstall", "x"]);
+    let _ = silo.ok(["uninstall", "xt"]);
     for file in ["x.toml", "x.lock"] {
         fs::remove_file(silo.path(&format!("recipes/{file}"))).expect("the recipe");
     }
@@ -476,7 +476,7 @@ fn omitted_image_entries_are_reported() {
     let dir = silo.project();
     let layout = Layout(&dir.join("layout"));
     layout.top(vec![layout.image(&[vec![entry("dev/null", b'3'), entry("opt/p", b'6'), f("opt/a").pax("mtime", "-5")]], |_| {})]);
-    let done = silo.run(["install", "x", "--image", "oci:layout:t", "--shim", "x"]);
+    let done = silo.run(["install", "xt", "--image", "oci:layout:t", "--shim", "x"]);
     assert!(done.code == 0 && done.err.contains("left out 2 device nodes and pipes: dev/null, opt/p"), "{done:?}");
     assert!(done.err.contains("clamped the times of 1 files"), "{done:?}");
 }

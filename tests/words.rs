@@ -20,7 +20,6 @@ fn words_of_other_programs_and_slips_lead_to_the_command() {
         ("ls", "list"),
         ("update", "upgrade"),
         ("remove", "uninstall"),
-        ("exec", "run"),
         ("unistall", "uninstall"),
         ("shel", "shell"),
     ] {

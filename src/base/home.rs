@@ -62,6 +62,11 @@ impl Home {
         self.root.join("recipe-locks")
     }
 
+    /// Locks of one-off tools.
+    pub fn one_off(&self) -> PathBuf {
+        self.root.join("one-off")
+    }
+
     /// Fetched files, named by their sha-256.
     pub fn downloads(&self) -> PathBuf {
         self.root.join("downloads")

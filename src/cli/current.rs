@@ -4,13 +4,18 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use silo_base::home::PROJECT_CONFIG;
 use silo_base::sanitize;
+use silo_model::config::Settings;
 use silo_model::recipe::check::check_name;
+use silo_model::version_files::findings::Findings;
+use silo_model::version_request::{self, AvailableVersion, VersionRequest};
 use silo_tool::definition::{self, Scope};
 use silo_tool::record::{self, Installed};
 use silo_tool::shim::claims;
 use silo_tool::shim::fall_through::Claims;
 use silo_tool::shim::table::{self, Table};
+use silo_tool::versions;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -33,6 +38,60 @@ struct Row {
     /// Installed image, or the reason why it cannot run.
     image: Result<Option<Installed>, definition::Error>,
     state: State,
+    /// Reason of the version, and requests of the project's files that it does not fulfil.
+    version: Reason,
+}
+
+/// Reason of a tool's version.
+#[derive(Default)]
+struct Reason {
+    /// The version or prefix in force, and the file that has it; `None` for the recipe's default.
+    decided: Option<(String, PathBuf)>,
+    /// Version files that request the tool, and if the version fits: file, request, true if it fits.
+    files: Vec<(String, String, bool)>,
+}
+
+impl Reason {
+    fn of(setting: &Setting, found: &Findings, tool: &str, image: Option<&Installed>) -> Reason {
+        let version = |settings: &Settings| settings.overrides.get(tool).and_then(|over| over.version.clone());
+        let of_project = version(&setting.project_settings).map(|version| (version, setting.project.join(PROJECT_CONFIG)));
+        let decided = of_project.or_else(|| Some((version(&setting.user_settings)?, setting.home.config())));
+        let fits = |text: &str| {
+            let request = version_request::parse(tool, text).ok();
+            let available = image.map(|image| AvailableVersion { version: image.version.clone(), label: String::new() });
+            let one = |request: VersionRequest| {
+                let line = request.of_line(tool);
+                available.as_ref().is_some_and(|one| request.fits(one) || line.is_some_and(|line| line.fits(one)))
+            };
+            // Support for a long term is no property of the version number.
+            request.is_some_and(|request| matches!(request, VersionRequest::LongTerm) || one(request))
+        };
+        let wishes = found.wishes.iter().filter(|wish| wish.tool == tool && image.is_some());
+        let files = wishes.map(|wish| (wish.source.clone(), wish.text.clone(), fits(&wish.text))).collect();
+        Reason { decided, files }
+    }
+
+    /// Describes the reason, as the end of a line; nothing for the recipe's default that no file speaks about.
+    fn describe(&self, tool: &str) -> String {
+        let mut text = match &self.decided {
+            Some((version, file)) => format!("; version {version} of {}", sanitize::path(file)),
+            None if self.files.is_empty() => return String::new(),
+            None => "; version of the recipe".to_owned(),
+        };
+        for (file, request, fits) in &self.files {
+            let told = if *fits { "agrees with" } else { "conflicts with" };
+            text += &format!(", {told} {} ({tool} {})", sanitize::line(file), sanitize::line(request));
+        }
+        text
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let files = self.files.iter().map(|(file, request, fits)| serde_json::json!({ "file": file, "request": request, "fits": fits }));
+        serde_json::json!({
+            "decided": self.decided.as_ref().map(|(version, file)| serde_json::json!({ "version": version, "file": file })),
+            "files": files.collect::<Vec<_>>(),
+        })
+    }
 }
 
 /// Reason why the tool's shims run it here, or do not.
@@ -85,8 +144,8 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     let mut tools: BTreeSet<String> = record::list(&setting.home)?.into_iter().map(|tool| tool.name).collect();
     tools.extend(claims.project.iter().chain(&claims.user).cloned());
-    let row =
-        |tool: String| Row { image: definition::current(setting.view(), &tool), state: State::of(&setting, &table, &claims, &tool), tool };
+    let found = versions::files_in(&setting.project);
+    let row = |tool: String| row(&setting, &table, &claims, &found, tool);
     let rows: Vec<Row> = tools.into_iter().map(row).collect();
     if args.json {
         ui::json(&rows.iter().map(json).collect())?;
@@ -94,11 +153,19 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         ui::data("no tools; `silo install <tool>` installs one\n")?;
     } else {
         let width = rows.iter().map(|row| row.tool.len()).max().unwrap_or(0);
-        ui::data(
-            &rows.iter().map(|row| format!("{:width$}  {}; {}\n", row.tool, image(&row.image), row.state.describe())).collect::<String>(),
-        )?;
+        let line = |row: &Row| {
+            let version = row.version.describe(&row.tool);
+            format!("{:width$}  {}; {}{version}\n", row.tool, image(&row.image), row.state.describe())
+        };
+        ui::data(&rows.iter().map(line).collect::<String>())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn row(setting: &Setting, table: &Table, claims: &Claims, found: &Findings, tool: String) -> Row {
+    let image = definition::current(setting.view(), &tool);
+    let version = Reason::of(setting, found, &tool, image.as_ref().ok().and_then(Option::as_ref));
+    Row { image, state: State::of(setting, table, claims, &tool), version, tool }
 }
 
 fn image(image: &Result<Option<Installed>, definition::Error>) -> String {
@@ -117,6 +184,7 @@ fn json(row: &Row) -> serde_json::Value {
         "image": tool.map(|tool| tool.image.to_string()),
         "error": row.image.as_ref().err().map(ToString::to_string),
         "state": row.state.word(),
+        "versionFrom": row.version.json(),
         "commands": match &row.state { State::Next => "next on PATH", State::Project(_) | State::User(_) | State::Pinned => "sandbox" },
     })
 }
@@ -125,8 +193,7 @@ fn json(row: &Row) -> serde_json::Value {
 fn one(setting: &Setting, table: &Table, claims: &Claims, tool: &str, format: Format) -> Result<(), Failure> {
     check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
     let found = definition::of(setting.view(), tool, Scope::Project)?.found;
-    let row =
-        Row { tool: tool.to_owned(), image: definition::current(setting.view(), tool), state: State::of(setting, table, claims, tool) };
+    let row = row(setting, table, claims, &versions::files_in(&setting.project), tool.to_owned());
     let run = &found.recipe.run;
     let over = setting.settings.overrides.get(tool).cloned().unwrap_or_default();
     let network = setting.settings.network(tool, &run.network);
@@ -165,5 +232,5 @@ fn one(setting: &Setting, table: &Table, claims: &Claims, tool: &str, format: Fo
         return ui::json(&told);
     }
     let text = toml::to_string(&value).map_err(Failure::other)?;
-    ui::data(&format!("# {tool} {}; {}\n{text}", image(&row.image), row.state.describe()))
+    ui::data(&format!("# {tool} {}; {}{}\n{text}", image(&row.image), row.state.describe(), row.version.describe(tool)))
 }

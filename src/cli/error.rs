@@ -20,6 +20,9 @@ pub struct Failure {
     parts: Vec<(String, Failure)>,
 }
 
+/// Hint of an error that a sync mends.
+pub const SYNC: &str = "run `silo sync`";
+
 /// Exit code of a failed command.
 const FAILED: u8 = 1;
 /// Exit code of a wrong command line, as in clap.
@@ -387,9 +390,7 @@ impl Failure {
         let hint = match error {
             E::Lock(error) => locking_hint(error),
             E::Build(error) => build_hint(error),
-            E::Version { tool, .. } => {
-                Some(format!("`silo lock {tool} --update` takes today's version; `silo list --available` shows the versions"))
-            }
+            E::Version { tool, .. } => Some(format!("`silo show {tool}` lists its versions")),
             E::Gone { tool, .. } => Some(format!("`silo lock {tool} --update` locks newer packages; or set mirrors.snapshot in silo.toml")),
             E::Definition(error) => definition_hint(error),
             E::Shims(error) => shims_hint(error),
@@ -421,7 +422,7 @@ impl From<silo_tool::definition::Error> for Failure {
 fn definition_hint(error: &silo_tool::definition::Error) -> Option<String> {
     use silo_tool::definition::Error as E;
     match error {
-        E::NotBuilt { .. } => Some("run `silo sync`".to_owned()),
+        E::NotBuilt { .. } => Some(SYNC.to_owned()),
         E::Addon { .. } => Some("add-ons are recipes/addons/<name>.toml of the project or of ~/.silo, and java, kotlin, ruby".to_owned()),
         E::Lock(error) => locking_hint(error),
         E::Recipe(_) | E::Record(_) | E::Document(_) | E::Overlay { .. } => None,

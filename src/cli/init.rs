@@ -8,23 +8,26 @@ use std::process::ExitCode;
 use silo_base::grant::Port;
 use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::sanitize;
-use silo_model::config::detect::{self, Detected, DetectedTool};
+use silo_model::config::detect::{self, Detected};
 use silo_model::config::edit::Document;
 use silo_model::document;
 use silo_model::recipe::addon;
 use silo_model::recipe::catalog;
 use silo_model::recipe::check::check_variables;
-use silo_model::recipe::versions::is_version;
+use silo_model::version_files::decide::decide;
+use silo_model::version_files::findings::{Findings, VersionWish};
 use silo_tool::journal::{self, Change};
-use silo_tool::{record, trust};
+use silo_tool::{record, trust, versions};
 
 use super::context::{Globals, Setting, setting_at};
 use super::error::Failure;
-use super::{env, run, trust as trust_command, ui};
+use super::{env, requested, run, trust as trust_command, ui};
 
 /// Make this directory a project: write its silo.toml
 ///
-/// Detects tools and languages by files such as requirements.txt, package.json or pom.xml, and asks about each one on a terminal.
+/// Detects tools and languages by files such as requirements.txt, package.json or pom.xml, and asks about each one on a terminal. Versions
+/// come from the project's version files: .nvmrc, .python-version, .tool-versions, mise.toml, package.json, go.mod, devcontainer.json and
+/// others.
 /// Directories that are better created inside (.venv, node_modules, target) are excluded: each sandbox has its own, and .gitignore lists
 /// them.
 #[derive(clap::Args)]
@@ -60,6 +63,10 @@ struct Plan {
     /// Each add-on with its tool.
     addons: Vec<(String, String)>,
     exclude: Vec<&'static str>,
+    /// Ports to forward to the only tool.
+    ports: Vec<Port>,
+    /// Reasons of the versions, and requests of files that have no effect.
+    notes: Vec<String>,
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
@@ -100,29 +107,82 @@ fn plan(setting: &Setting, args: &Args, dir: &Path) -> Result<Plan, Failure> {
     let mut plan = Plan::default();
     let names: BTreeSet<String> =
         fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    let detected = if args.tools.is_empty() { detect::detect(&names) } else { Detected::default() };
-    for found in &detected.tools {
-        if catalog::find(&setting.places, found.name).is_ok() && is_wanted(args, found)? {
-            plan.tools.push(found.name.to_owned());
-        }
-    }
+    let (detected, found) = match args.tools.is_empty() {
+        true => (detect::detect(&names), versions::files_in(dir)),
+        false => (Detected::default(), Findings::default()),
+    };
+    plan.notes.clone_from(&found.notes);
+    detected_tools(setting, args, &detected, &found, &mut plan)?;
     for entry in &args.tools {
         let (tool, version) = entry.split_once('@').map_or((entry.as_str(), None), |(tool, version)| (tool, Some(version)));
-        if version.is_some_and(|version| !is_version(version)) {
-            return Err(Failure::usage(format!("\"{entry}\" is not a tool with a version"), format!("write {tool}@1.2, or {tool}")));
-        }
         catalog::find(&setting.places, tool)?;
-        plan.tools.push(entry.clone());
+        let version = version.map(|version| requested::resolve(setting.view(), tool, version)).transpose()?;
+        plan.tools.push(version.map_or_else(|| tool.to_owned(), |version| format!("{tool}@{}", version.pin)));
     }
+    addons(setting, args, &detected, &found, &mut plan)?;
+    plan.ports = args.port.clone();
+    let ports = found.ports.iter().map(|port| Port { host: *port, guest: *port });
+    match plan.tools.as_slice() {
+        [_] => plan.ports.extend(ports.filter(|port| !args.port.contains(port))),
+        _ => plan.notes.extend(ports.map(|port| format!("forwardPorts: `silo config ports add TOOL {}` forwards it", port.host))),
+    }
+    if !args.no_exclude {
+        plan.exclude = detect::excludes(plan.tools.iter().filter_map(|entry| entry.split('@').next()));
+    }
+    Ok(plan)
+}
+
+/// Adds the detected tools, each in the version that the project's files decide.
+fn detected_tools(setting: &Setting, args: &Args, detected: &Detected, found: &Findings, plan: &mut Plan) -> Result<(), Failure> {
+    let mut tools: Vec<(&str, &str)> = detected.tools.iter().map(|found| (found.name, found.file)).collect();
+    for wish in &found.wishes {
+        if tools.iter().all(|(tool, _)| *tool != wish.tool) {
+            tools.push((&wish.tool, &wish.source));
+        }
+    }
+    for (tool, file) in tools {
+        let wishes: Vec<&VersionWish> = found.wishes.iter().filter(|wish| wish.tool == tool).collect();
+        if catalog::find(&setting.places, tool).is_err() {
+            plan.notes.extend(wishes.iter().map(|wish| format!("{} asks for {tool} {}, which is no tool of silo", wish.source, wish.text)));
+            continue;
+        }
+        if !is_wanted(args, tool, file)? {
+            continue;
+        }
+        let available = if wishes.is_empty() { None } else { versions::available(setting.view(), tool)? };
+        let decision = available.map(|available| decide(tool, &wishes, &available)).unwrap_or_default();
+        plan.tools.push(decision.pin.as_ref().map_or_else(|| tool.to_owned(), |pin| format!("{tool}@{pin}")));
+        if let (Some(version), Some(source)) = (&decision.version, &decision.source) {
+            plan.notes.push(format!("{tool} {version}, because of {source}"));
+        }
+        plan.notes.extend(decision.notes);
+    }
+    Ok(())
+}
+
+/// Adds the detected and the named add-ons.
+fn addons(setting: &Setting, args: &Args, detected: &Detected, found: &Findings, plan: &mut Plan) -> Result<(), Failure> {
     let base = match &args.base {
         Some(base) => catalog::find(&setting.places, base)?.recipe.name,
         None if record::get(&setting.home, "claude-code")?.is_some() => "claude-code".to_owned(),
         None => "sh".to_owned(),
     };
-    let of_python = detected.of_python.iter().filter(|_| plan.tools.iter().any(|tool| tool == "python")).map(|found| (found, "python"));
-    for (found, tool) in of_python.chain(detected.languages.iter().map(|found| (found, base.as_str()))) {
-        if is_wanted(args, found)? {
-            plan.addons.push((found.name.to_owned(), tool.to_owned()));
+    let uses = |plan: &Plan, tool: &str| plan.tools.iter().any(|entry| entry.split('@').next() == Some(tool));
+    let mut wanted: Vec<(&str, &str, &str)> = Vec::new();
+    wanted.extend(detected.of_python.iter().filter(|_| uses(plan, "python")).map(|found| (found.name, found.file, "python")));
+    wanted.extend(detected.languages.iter().map(|found| (found.name, found.file, base.as_str())));
+    for addon in &found.addons {
+        let tool = addon.tool.unwrap_or(&base);
+        let is_new = wanted.iter().all(|(name, ..)| *name != addon.name);
+        if is_new && addon.tool.is_none_or(|tool| uses(plan, tool)) && addon::find(&setting.places, &addon.name)?.is_some() {
+            wanted.push((&addon.name, &addon.source, tool));
+        }
+    }
+    let wanted: Vec<(String, String, String)> =
+        wanted.into_iter().map(|(name, file, tool)| (name.to_owned(), file.to_owned(), tool.to_owned())).collect();
+    for (name, file, tool) in wanted {
+        if is_wanted(args, &name, &file)? {
+            plan.addons.push((name, tool));
         }
     }
     for name in &args.addons {
@@ -132,12 +192,9 @@ fn plan(setting: &Setting, args: &Args, dir: &Path) -> Result<Plan, Failure> {
                 "java, kotlin, ruby, poetry, uv, or recipes/addons/<name>.toml",
             ));
         }
-        plan.addons.push((name.clone(), args.base.clone().unwrap_or_else(|| base_of(&plan, &base))));
+        plan.addons.push((name.clone(), args.base.clone().unwrap_or_else(|| base_of(plan, &base))));
     }
-    if !args.no_exclude {
-        plan.exclude = detect::excludes(plan.tools.iter().filter_map(|entry| entry.split('@').next()));
-    }
-    Ok(plan)
+    Ok(())
 }
 
 /// A named add-on goes to the only tool, if there is just one.
@@ -149,12 +206,12 @@ fn base_of(plan: &Plan, otherwise: &str) -> String {
 }
 
 /// Asks on a terminal; without a terminal, accepts everything detected.
-fn is_wanted(args: &Args, found: &DetectedTool) -> Result<bool, Failure> {
+fn is_wanted(args: &Args, name: &str, file: &str) -> Result<bool, Failure> {
     if args.no_interactive || !ui::is_asking() {
         return Ok(true);
     }
     // Only an explicit "n" declines.
-    Ok(!ui::ask(&format!("Use {} ({})? [Y/n] ", found.name, found.file), "n", "--no-interactive accepts everything detected")?)
+    Ok(!ui::ask(&format!("Use {name} ({file})? [Y/n] "), "n", "--no-interactive accepts everything detected")?)
 }
 
 const HEAD: &str = "# Tools of this project, their mounts and their network access; https://example.com/silo documents every key.
@@ -174,7 +231,7 @@ fn text(args: &Args, plan: &Plan) -> Result<String, Failure> {
     for (addon, tool) in &plan.addons {
         document.add(tool, "addons", addon).map_err(wrong)?;
     }
-    for port in &args.port {
+    for port in &plan.ports {
         let [tool] = plan.tools.as_slice() else {
             return Err(Failure::usage(
                 "--port needs exactly one tool to forward to",
@@ -218,6 +275,7 @@ fn describe(path: &Path, plan: &Plan, ignored: &[&str]) -> String {
     if !ignored.is_empty() {
         text += &format!("  .gitignore lists {}\n", ignored.join(", "));
     }
+    text.extend(plan.notes.iter().map(|note| format!("  note      {}\n", sanitize::line(note))));
     let next = if plan.tools.is_empty() && plan.addons.is_empty() { "`silo use TOOL` adds a tool" } else { "`silo sync` builds it" };
     text + next + "\n"
 }

@@ -5,26 +5,32 @@ use std::process::ExitCode;
 use silo_base::system::Arch;
 use silo_base::units;
 use silo_model::oci::reference;
-use silo_model::recipe::check::check_grants;
-use silo_model::recipe::check::check_name;
+use silo_model::recipe::check::{check_grants, check_name, check_packages};
 use silo_tool::collect;
 use silo_tool::import_image;
 use silo_tool::install::{self, InstallOptions, Outcome};
 use silo_tool::lock_files::Resolving;
+use silo_tool::package_tool::{self, PackageTool};
 use silo_tool::shims as tool_shims;
 
 use super::context::{Globals, setting};
 use super::error::Failure;
-use super::{cache, env, legacy, shims, tier, ui};
+use super::{cache, env, legacy, requested, shims, tier, ui, x};
 
 /// Build a tool's image from its recipe and lock, and install it
 ///
 /// The tool is installed only when everything is complete: an interrupted install leaves nothing behind.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The tools, each with an optional version: python, python@3.13
+    /// The tools, each with an optional version: python, python@3.13; or a Debian package as a tool: debian:jq
     #[arg(required = true, value_name = "TOOL[@VERSION]")]
     tools: Vec<String>,
+    /// Make the tool of these Debian packages, with their programs as its commands
+    #[arg(long, value_name = "PACKAGE", value_delimiter = ',', conflicts_with_all = ["image", "version", "frozen"])]
+    package: Vec<String>,
+    /// With --package or debian:PACKAGE: the Debian release, such as bookworm or forky; by default trixie
+    #[arg(long, value_name = "NAME")]
+    suite: Option<String>,
     /// The version, or a prefix of it, if only one tool is named
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
@@ -38,8 +44,8 @@ pub struct Args {
     /// With --image: a shell command that is run in the image once
     #[arg(long, value_name = "COMMAND", requires = "image")]
     setup: Vec<String>,
-    /// With --image: hosts that the tool may connect to
-    #[arg(long, value_name = "NAME", requires = "image")]
+    /// With --image or packages: hosts that the tool may connect to
+    #[arg(long, value_name = "NAME")]
     network: Vec<String>,
     /// With --image: CPU limit of a run
     #[arg(long, value_name = "N", requires = "image")]
@@ -64,12 +70,24 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if let Some(image) = &args.image {
         return of_image(globals, args, image);
     }
+    if !args.package.is_empty() || args.tools.iter().any(|spec| spec.starts_with(x::PREFIX)) {
+        return of_packages(globals, args);
+    }
+    let wrong = [(args.suite.is_some(), "--suite is for packages"), (!args.network.is_empty(), "--network is for images and packages")];
+    if let Some((_, what)) = wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
+        return Err(Failure::usage(what, "add --package, or write debian:PACKAGE"));
+    }
     let resolving = Resolving::of_flag(args.frozen);
     let mut wishes: Vec<InstallOptions> = args.tools.iter().map(|spec| parse(spec, resolving)).collect::<Result<_, _>>()?;
     if let Some(version) = &args.version {
         give_version(&mut wishes, version, &args.tools)?;
     }
     let mut setting = setting(globals)?;
+    for wish in &mut wishes {
+        if let Some(version) = &wish.version {
+            wish.version = Some(requested::resolve(setting.view(), &wish.name, version)?.pin);
+        }
+    }
     let _machine_in_use = args.tier.prepare(&mut setting)?;
     let outcomes = setting.with(|context| {
         let outcomes = wishes.iter().map(|wish| Ok(install::install(context, wish)?)).collect::<Result<Vec<Outcome>, Failure>>()?;
@@ -131,6 +149,60 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
         false => ui::data(&format!("{}  commands: {}\n", line(&outcome), shims.join(" ")))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes tools of Debian packages.
+fn of_packages(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    if !args.package.is_empty() && args.tools.len() > 1 {
+        return Err(Failure::usage("--package makes one tool", "name one"));
+    }
+    if args.version.is_some() || args.frozen {
+        return Err(Failure::usage("--version and --frozen are for recipes", "write the version as in debian:jq=1.7"));
+    }
+    let wishes: Vec<PackageTool> = args.tools.iter().map(|spec| package_tool(args, spec)).collect::<Result<_, _>>()?;
+    let mut setting = setting(globals)?;
+    let _machine_in_use = args.tier.prepare(&mut setting)?;
+    let made = setting.with(|context| {
+        let adopt = |wish| Ok(package_tool::adopt(context, wish)?);
+        wishes.iter().map(adopt).collect::<Result<Vec<_>, Failure>>()
+    })?;
+    if args.projects_only {
+        let program = env::found_as(&setting.home)?;
+        for (outcome, _) in &made {
+            tool_shims::pin(&setting.home, &program, &outcome.tool.name, tool_shims::Pin::Unpinned)?;
+        }
+    }
+    let text = |(outcome, shims): &(Outcome, Vec<String>)| format!("{}  commands: {}\n", line(outcome), shims.join(" "));
+    match args.json {
+        true => ui::json(&made.iter().map(|(outcome, _)| json(outcome)).collect())?,
+        false => ui::data(&made.iter().map(text).collect::<String>())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Parses `debian:PACKAGE`, or the name of the tool for `--package`.
+fn package_tool(args: &Args, spec: &str) -> Result<PackageTool, Failure> {
+    let network = check_grants("--network", &args.network)
+        .map_err(|error| Failure::usage(error.to_string(), "as in --network db.example.com:5432"))?;
+    let check = |packages: &[String]| {
+        check_packages("--package", packages).map_err(|error| Failure::usage(error.to_string(), "as in --package ripgrep,jq"))
+    };
+    let (name, packages) = match spec.strip_prefix(x::PREFIX) {
+        None if args.package.is_empty() => {
+            return Err(Failure::usage(format!("{spec} is not a package"), "install tools and packages with one command each"));
+        }
+        None => (spec, args.package.clone()),
+        Some(names) => {
+            let packages: Vec<String> = names.split(',').map(str::to_owned).collect();
+            check(&packages)?;
+            let name = package_tool::tool_name(names.split(',').next().unwrap_or_default());
+            let what = || format!("\"{names}\" cannot be the name of a tool");
+            (name.ok_or_else(|| Failure::usage(what(), format!("silo install NAME --package {names}")))?, packages)
+        }
+    };
+    check(&packages)?;
+    let name = parse(name, Resolving::Allowed)?.name;
+    Ok(PackageTool { name, packages, suite: args.suite.clone(), network })
 }
 
 /// Applies `--version` to the only tool on the command line.

@@ -32,7 +32,6 @@ const CUSTOMARY: &[(&str, &str)] = &[
     ("config-show", "config show"),
     ("delete", "uninstall"),
     ("env", "shellenv"),
-    ("exec", "run"),
     ("find", "search"),
     ("freeze", "lock"),
     ("info", "show"),
@@ -48,7 +47,6 @@ const CUSTOMARY: &[(&str, &str)] = &[
     ("update", "upgrade"),
     ("versions", "list --available"),
     ("where", "which"),
-    ("x", "run"),
 ];
 
 /// Suggests a command for a word that is no tool: by custom, or by spelling.

@@ -1,7 +1,7 @@
 //! `silo lsp`.
 
 use std::ffi::OsString;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use crate::run::target::{self, ParsedWords, Target};
 use silo_model::recipe::kept_dirs;
@@ -13,7 +13,7 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::flags::Verbosity;
 use super::run::{self, SILO_FAILED};
-use super::{env, trust, ui};
+use super::{apart, trust, ui};
 
 /// Run a tool's language server in the sandbox of `silo run`
 ///
@@ -105,22 +105,11 @@ fn selected_target(
     Ok(target)
 }
 
-/// Builds the server in a separate process: this process must have no other thread when it launches, and only the server may write to
-/// standard output.
+/// Builds the server in a process of its own.
 fn build_apart(globals: &Globals, word: &OsString, scope: Scope) -> Result<(), Failure> {
-    let mut command = Command::new(env::program()?);
-    command
-        .args(["lsp", "--build"])
-        .args((scope == Scope::Global).then_some("--no-project"))
-        .args(globals.quiet.then_some("--quiet"))
-        .arg(word);
     let again = format!("silo lsp --build {}", word.to_string_lossy());
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
-    let status = status.map_err(|error| Failure::found(format!("cannot start silo itself: {error}"), again.clone()))?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(Failure::found("the language server could not be built", again)),
-    }
+    let words = ["--build"].into_iter().chain((scope == Scope::Global).then_some("--no-project")).map(OsString::from);
+    apart::run(globals, "lsp", words.chain([word.clone()]), ("the language server could not be built", &again))
 }
 
 fn built(globals: &Globals, args: &Args, resolving: Resolving) -> Result<ExitCode, Failure> {

@@ -14,8 +14,10 @@ mod progress;
 
 mod context;
 
+mod apart;
 mod full_screen;
 mod overlay;
+mod requested;
 mod timing;
 
 mod deciding;
@@ -40,6 +42,7 @@ mod debug;
 mod diff;
 mod discard;
 mod doctor;
+mod exec;
 mod export;
 mod graph;
 mod groups;
@@ -78,6 +81,7 @@ mod vendor;
 mod verify;
 mod which;
 mod why;
+mod x;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -113,6 +117,8 @@ enum Command {
     Install(install::Args),
     Uninstall(uninstall::Args),
     Run(run::Args),
+    Exec(exec::Args),
+    X(x::Args),
     Shell(shell::Args),
     Lsp(lsp::Args),
     List(list::Args),
@@ -264,6 +270,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Install(args) => install::run(globals, &args),
         Command::Uninstall(args) => uninstall::run(globals, &args),
         Command::Run(args) => run::run(globals, args),
+        Command::Exec(args) => exec::run(globals, args),
+        Command::X(args) => x::run(globals, args),
         Command::Shell(args) => shell::run(globals, args),
         Command::Lsp(args) => lsp::run(globals, args),
         Command::List(args) => list::run(globals, &args),

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::run;
@@ -24,8 +24,9 @@ use silo_model::recipe::catalog;
 use silo_tool::definition::Scope;
 use silo_tool::shim::fall_through::ChoiceReason;
 
+use super::apart;
 use super::captured_stderr::CapturedStderr;
-use super::context::{Globals, Setting, setting};
+use super::context::{self, Globals, Setting};
 use super::deciding;
 use super::env;
 use super::error::{self, Failure};
@@ -82,6 +83,9 @@ pub struct HostArgs {
     /// The tier; by default `tier` of silo.toml, else vm if its image is installed and the processor supports virtual machines, else native
     #[arg(long, value_name = "native|vm", value_parser = tier::parse)]
     tier: Option<Tier>,
+    /// Lock and build the project's tools first if one is missing; on a terminal this is the default
+    #[arg(long, conflicts_with = "no_project")]
+    sync: bool,
     /// Boot the virtual machine without a snapshot, and take no snapshot
     #[arg(long)]
     cold: bool,
@@ -100,6 +104,11 @@ impl HostArgs {
     /// Returns the definitions that count: without a project, only those of the user.
     pub fn scope(&self) -> Scope {
         if self.no_project { Scope::Global } else { Scope::Project }
+    }
+
+    /// Returns the directory of `--project`.
+    pub fn named_project(&self) -> Option<&Path> {
+        self.project.as_deref()
     }
 
     fn options(self, allow: Vec<Grant>) -> Options {
@@ -214,10 +223,10 @@ pub fn run(globals: &Globals, mut args: Args) -> Result<ExitCode, Failure> {
     }
     launched(globals, args.visible, |setting, visible| {
         let typed = !args.older;
-        let mut words = args.words.into_iter();
+        let mut words = args.words.iter().cloned();
         let word = words.next().unwrap_or_default();
         let hint = hints(Verbosity::of_flag(globals.quiet));
-        let wanted = ParsedWords { word: &word, program: args.shim, rest: words.collect(), scope: visible.scope(), hint: &hint };
+        let wanted = ParsedWords { word: &word, program: args.shim.clone(), rest: words.collect(), scope: visible.scope(), hint: &hint };
         target::find(setting.view(), wanted).map_err(|error| if typed { no_tool(error, &word) } else { error.into() })
     })
     .map_err(|failure| failure.or_code(SILO_FAILED))
@@ -242,7 +251,7 @@ fn no_tool(error: run::error::Error, word: &OsStr) -> Failure {
 /// Runs the shim `name` of a tool; `why` is the reason why this tool got the call.
 pub fn shim(globals: &Globals, (tool, why): (&str, ChoiceReason), name: &str, args: Vec<OsString>) -> Result<ExitCode, Failure> {
     launched(globals, HostArgs { by_shim: Some(why), ..HostArgs::default() }, |setting, _| {
-        Ok(target::of_shim(setting.view(), tool, name, args)?)
+        Ok(target::of_shim(setting.view(), tool, name, args.clone())?)
     })
     .map_err(|failure| failure.or_code(SILO_FAILED))
 }
@@ -271,17 +280,24 @@ pub(super) fn hints(verbosity: Verbosity) -> impl Fn(&str) {
 pub(super) fn launched(
     globals: &Globals,
     mut visible: HostArgs,
-    find: impl FnOnce(&Setting, &HostArgs) -> Result<Target, Failure>,
+    find: impl Fn(&Setting, &HostArgs) -> Result<Target, Failure>,
 ) -> Result<ExitCode, Failure> {
     let mut timing = Timing::begin(visible.trace.take().as_deref())?;
     if visible.timing {
         timing.print_durations();
     }
-    let setting = setting(globals)?;
+    let mut setting = context::setting(globals)?;
     timing.done("settings read");
     let allow = silo_model::recipe::check::check_grants("--allow", &visible.allow)
         .map_err(|error| Failure::usage(error.to_string(), "as in --allow db.example.com:5432"))?;
-    let target = find(&setting, &visible)?;
+    let target = match find(&setting, &visible) {
+        Err(failure) if is_unsynced(&failure, &visible) => {
+            sync(globals, &setting, &failure)?;
+            setting = context::setting(globals)?;
+            find(&setting, &visible)?
+        }
+        found => found?,
+    };
     if !visible.no_project {
         trust::require(&setting, Some(&target.tool.name))?;
     }
@@ -326,6 +342,18 @@ pub(super) fn launched(
             })
         }
     }
+}
+
+/// True if a tool of the project has no image and may get one now.
+fn is_unsynced(failure: &Failure, visible: &HostArgs) -> bool {
+    failure.hint() == Some(error::SYNC) && !visible.no_project && (visible.sync || ui::is_asking())
+}
+
+/// Locks and builds the project's tools, after an approval of its permissions.
+fn sync(globals: &Globals, setting: &Setting, failure: &Failure) -> Result<(), Failure> {
+    trust::require(setting, None)?;
+    ui::note(&format!("{}; building it", failure.message()));
+    apart::run(globals, "sync", [setting.project.clone().into()], ("the project's tools could not be built", error::SYNC))
 }
 
 /// Returns the hint for an overlay of review mode that could not be mounted.
@@ -422,9 +450,9 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
     let in_image =
         |dir: &str, name: &str| root.is_some_and(|root| root.join(dir.trim_start_matches('/')).join(name).symlink_metadata().is_ok());
     let has = |name: &str| {
-        places.split(':').any(|dir| {
-            in_image(dir, name) || std::path::Path::new(dir).starts_with(&setting.project) && std::path::Path::new(dir).join(name).exists()
-        })
+        places
+            .split(':')
+            .any(|dir| in_image(dir, name) || Path::new(dir).starts_with(&setting.project) && Path::new(dir).join(name).exists())
     };
     let allow = spec.network.as_ref().map(|network| network.allow.clone()).unwrap_or_default();
     let grants = |name: &str| allow.iter().any(|grant| grant.as_str().starts_with(name));

@@ -11,6 +11,10 @@ pub mod review;
 pub mod ecosystem;
 pub mod recipe;
 
+pub mod version_request;
+
+pub mod version_files;
+
 pub mod config;
 pub mod lock;
 

@@ -17,6 +17,8 @@ pub mod project_owner;
 pub mod spec;
 pub mod target;
 
+pub mod find_program;
+
 pub mod libraries;
 pub mod lost_installs;
 

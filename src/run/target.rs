@@ -36,7 +36,7 @@ pub struct Target {
 
 impl Target {
     /// A target without extra variables or memory needs.
-    fn plain(tool: Installed, recipe: Option<Recipe>, argv: Vec<OsString>, args: Vec<OsString>) -> Target {
+    pub(super) fn plain(tool: Installed, recipe: Option<Recipe>, argv: Vec<OsString>, args: Vec<OsString>) -> Target {
         Target { tool, recipe, argv, args, env: Vec::new(), least_memory_mb: 0 }
     }
 }
@@ -101,6 +101,21 @@ pub fn of_shim(view: View<'_>, tool: &str, name: &str, args: Vec<OsString>) -> R
     Ok(Target::plain(installed, recipe, argv.into_iter().chain(args.iter().cloned()).collect(), args))
 }
 
+/// Returns the command line of a tool that is not installed, such as a one-off tool; `word` is the tool or one of its commands.
+pub fn of_recipe(tool: Installed, recipe: Recipe, word: &str, rest: Vec<OsString>) -> Result<Target, Error> {
+    let known = Known::from([(tool.name.clone(), commands_of(&recipe))]);
+    let args = rest.clone();
+    let unknown = |_| Error::missing(format!("{} has no command \"{word}\"", tool.name), format!("silo show {}", tool.name));
+    let meant = grammar::meaning(TypedWords { word, program: None, rest }, &known).map_err(unknown)?;
+    Ok(Target::plain(tool, Some(recipe), meant.argv, args))
+}
+
+/// Returns the command line of a program of an image, by its name.
+pub fn of_program(tool: Installed, recipe: Recipe, program: OsString, rest: Vec<OsString>) -> Target {
+    let argv = std::iter::once(program).chain(rest.iter().cloned()).collect();
+    Target::plain(tool, Some(recipe), argv, rest)
+}
+
 fn plain(word: &OsStr) -> Result<&str, Error> {
     let shown = word.to_string_lossy();
     if shown.starts_with('-') {
@@ -138,7 +153,7 @@ fn candidates(view: View<'_>, table: &Table, name: &str, scope: Scope) -> Result
 }
 
 /// Finds the image of a tool: the project's if the project uses the tool, else the installed one.
-fn usable(view: View<'_>, tool: &str, scope: Scope) -> Result<Option<Installed>, Error> {
+pub(super) fn usable(view: View<'_>, tool: &str, scope: Scope) -> Result<Option<Installed>, Error> {
     match scope {
         Scope::Global => Ok(record::get(view.home, tool)?),
         Scope::Project => Ok(definition::current(view, tool)?),
@@ -146,20 +161,26 @@ fn usable(view: View<'_>, tool: &str, scope: Scope) -> Result<Option<Installed>,
 }
 
 /// Returns the commands of a tool: those of its recipe, its add-ons, and the user's aliases.
-fn commands(view: View<'_>, table: &Table, tool: &str, scope: Scope) -> (Option<Recipe>, Commands) {
+pub(super) fn commands(view: View<'_>, table: &Table, tool: &str, scope: Scope) -> (Option<Recipe>, Commands) {
     let recipe = definition::of(view, tool, scope).ok().map(|definition| definition.found.recipe);
-    let mut commands = recipe.as_ref().map_or_else(Commands::default, |recipe| Commands {
-        command: recipe.run.command.clone(),
-        arguments: recipe.run.arguments.clone().unwrap_or_default(),
-        is_default: recipe.image.is_some() && recipe.run.arguments.is_none(),
-        shims: recipe.run.shims.clone(),
-        inherited: inherited(view, recipe),
-    });
+    let mut commands =
+        recipe.as_ref().map_or_else(Commands::default, |recipe| Commands { inherited: inherited(view, recipe), ..commands_of(recipe) });
     if let Some(entry) = table.get(tool) {
         let aliases = entry.shims.keys().filter_map(|name| Some((name.clone(), entry.alias(name)?.to_vec())));
         commands.shims.extend(aliases);
     }
     (recipe, commands)
+}
+
+/// Returns the commands that a recipe itself defines.
+fn commands_of(recipe: &Recipe) -> Commands {
+    Commands {
+        command: recipe.run.command.clone(),
+        arguments: recipe.run.arguments.clone().unwrap_or_default(),
+        is_default: recipe.image.is_some() && recipe.run.arguments.is_none(),
+        shims: recipe.run.shims.clone(),
+        inherited: BTreeMap::new(),
+    }
 }
 
 /// Returns the commands of the tools that a recipe requires, directly or not.

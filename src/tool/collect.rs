@@ -101,14 +101,15 @@ fn collect_within(context: &Context<'_>, wish: &GcOptions, patience: Duration) -
     // With all downloads, all logs are removed too: a failed step will run again and write a new log.
     let logs = if wish.downloads { Some(now(context)) } else { now(context).checked_sub(wish.min_age) };
     let mut collected = remove(context, &choice, logs, patience)?;
-    let removed = stored_reviews::sweep(&context.home.reviews(), now(context), age_of_reviews(wish))?;
+    let removed = stored_reviews::sweep(&context.home.reviews(), now(context), least_age(wish))?;
+    forget_one_offs(context, least_age(wish))?;
     collected.reviews = removed.reviews;
     collected.bytes += removed.bytes;
     Ok(collected)
 }
 
-/// Returns the least age of removed reviews without a project.
-fn age_of_reviews(wish: &GcOptions) -> Duration {
+/// Returns the least age of removed reviews without a project, and of removed locks of one-off tools.
+fn least_age(wish: &GcOptions) -> Duration {
     wish.max_age.map_or(wish.min_age, |age| age.max(wish.min_age))
 }
 
@@ -121,7 +122,7 @@ pub fn foresee(context: &Context<'_>, wish: &GcOptions) -> Result<Collected, Err
         foreseen.leftovers += 1;
         foreseen.bytes += layer.bytes;
     }
-    let reviews = stored_reviews::foresee(&context.home.reviews(), now(context), age_of_reviews(wish))?;
+    let reviews = stored_reviews::foresee(&context.home.reviews(), now(context), least_age(wish))?;
     foreseen.reviews = reviews.reviews;
     foreseen.bytes += reviews.bytes;
     Ok(foreseen)
@@ -387,6 +388,16 @@ fn forget_logs(context: &Context<'_>, before: Option<SystemTime>) -> Result<(), 
             if used(&path).is_ok_and(|used| used <= before) && !is_in_use(&path) {
                 removed(&path)?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Removes the locks of one-off tools that were not used for this time, as their images are.
+fn forget_one_offs(context: &Context<'_>, age: Duration) -> Result<(), Error> {
+    for path in list_dir(&context.home.one_off())? {
+        if used(&path).is_ok_and(|used| now(context).duration_since(used).is_ok_and(|since| since >= age)) {
+            removed(&path)?;
         }
     }
     Ok(())

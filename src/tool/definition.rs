@@ -8,6 +8,7 @@ use silo_model::document;
 use silo_model::recipe::addon;
 use silo_model::recipe::catalog::{self, CatalogRecipe};
 use silo_model::recipe::check::check_name;
+use silo_model::recipe::versions::is_of;
 
 use super::View;
 pub use super::defined_tool::Definition;
@@ -125,17 +126,22 @@ pub fn claimed(view: View<'_>) -> Result<BTreeSet<String>, Error> {
 
 /// Finds the current image of the project's tool; `None` if the project does not claim the tool.
 ///
-/// Definition and lock together determine the image, so an image of another definition is never found.
+/// Definition and lock together determine the image, so an image of another definition is never found. A project without a lock of the tool
+/// has the image of the recipe's lock, which a sync would write into silo.lock.
 pub fn image(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
     if !is_claimed(view, tool)? {
         return Ok(None);
     }
     let definition = of(view, tool, Scope::Project)?;
     let not_built = |why| Error::NotBuilt { tool: tool.to_owned(), why };
-    let lock = lock_files::existing(view, &definition)?.ok_or_else(|| not_built("its entry in silo.lock is missing or out of date"))?;
+    let lock = lock_files::usable(view, &definition)?.ok_or_else(|| not_built("its entry in silo.lock is missing or out of date"))?;
+    let version = lock_files::version(&definition, &lock);
+    if definition.version.as_ref().is_some_and(|wanted| !is_of(&version, wanted)) {
+        return Err(not_built("its recipe does not have the version of silo.toml"));
+    }
     let found = silo_build::known(view.home, &definition.target(&lock));
     let image = found.ok_or_else(|| not_built("this version of silo.toml and silo.lock was never built on this machine"))?;
-    Ok(Some(Installed { name: tool.to_owned(), version: lock_files::version(&definition, &lock), image }))
+    Ok(Some(Installed { name: tool.to_owned(), version, image }))
 }
 
 /// Finds the current image of a tool: the project's if the project claims the tool, else the installed one.

@@ -127,6 +127,13 @@ pub(super) struct BuiltTool {
     version: String,
 }
 
+impl BuiltTool {
+    /// Returns its image.
+    pub(super) fn image(&self) -> ImageId {
+        self.built.image
+    }
+}
+
 /// Builds a tool from a lock; if files of a built-in lock are not available any more, from a new lock.
 pub(super) fn make(
     context: &Context<'_>,

@@ -33,6 +33,7 @@ pub mod definition;
 pub mod lock_files;
 
 pub mod shims;
+pub mod versions;
 
 pub mod catalog_entry;
 pub mod collect;
@@ -41,11 +42,14 @@ pub mod install;
 pub mod verify;
 
 pub mod language_server;
+pub mod one_off;
 
 pub mod clean;
 pub mod compress;
 pub mod import_image;
 pub mod usage;
+
+pub mod package_tool;
 
 pub mod outdated;
 pub mod share;

@@ -92,6 +92,16 @@ pub fn obtain(context: &Context<'_>, definition: &Definition, resolving: Resolvi
     }
 }
 
+/// Returns the lock that a build would use without changing a pin: the stored one; for a project that has no lock of the tool yet, the
+/// recipe's.
+pub fn usable(view: View<'_>, definition: &Definition) -> Result<Option<Lock>, Error> {
+    if let Some(lock) = existing(view, definition)? {
+        return Ok(Some(lock));
+    }
+    let is_locked = definition.project.is_some() && of_project(view)?.contains_key(definition.tool());
+    if is_locked { Ok(None) } else { of_recipe(view, &definition.found) }
+}
+
 /// Returns the stored lock of a tool, if it matches the tool's definition.
 pub fn existing(view: View<'_>, definition: &Definition) -> Result<Option<Lock>, Error> {
     let Some(path) = &definition.lock_file else { return of_recipe(view, &definition.found) };

@@ -42,6 +42,7 @@ const ROOMS: [(&str, &str); 16] = [
     ("projects", "projects"),
     ("platforms", "tools, projects and kept directories of other platforms"),
     ("recipe-locks", "locks made here"),
+    ("one-off", "locks of one-off tools"),
     ("recipes", "your recipes"),
 ];
 

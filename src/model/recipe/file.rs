@@ -155,17 +155,12 @@ pub fn choose(mut file: RecipeFile, wanted: &str) -> RecipeFile {
         return file;
     }
     let matching = file.versions.iter().filter(|(version, _)| versions::is_of(version, wanted));
-    let Some((version, table)) = matching.max_by_key(|(version, _)| order(version)) else { return file };
+    let Some((version, table)) = matching.max_by_key(|(version, _)| versions::order(version)) else { return file };
     let (version, table) = (version.clone(), table.clone());
     file.version = Some(version);
     file.steps = table.steps.or(file.steps);
     file.env.extend(table.env);
     file
-}
-
-/// Sort key of a version: its numbers; other parts count as 0.
-fn order(version: &str) -> Vec<u64> {
-    version.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0)).collect()
 }
 
 /// Checks `file` and fills in defaults.

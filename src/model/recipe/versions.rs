@@ -39,6 +39,11 @@ pub fn is_of(version: &str, wanted: &str) -> bool {
     version.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
+/// Sort key of a version: its numbers; other parts count as 0.
+pub fn order(version: &str) -> Vec<u64> {
+    version.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0)).collect()
+}
+
 /// Checks the spelling of all versions, and the contents of the other versions.
 pub fn check(own: &Option<String>, others: &BTreeMap<String, VersionTable>) -> Result<(), Error> {
     let wrong = |version: &&String| !is_version(version);

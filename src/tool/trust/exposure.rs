@@ -2,7 +2,8 @@
 //!
 //! A project is untrusted, and so is its `silo.toml`. A right in that file (hosts, files, kept directories, packages) counts only after the
 //! user approves its line. New lines need a new approval. The choice of a version needs no approval: it only selects among the versions of
-//! a recipe, and if the recipe is the project's, its rights are listed too.
+//! a recipe, and if the recipe is the project's, its rights are listed too. Nor does a package of the distribution: its signed index names
+//! the file, its scripts run in a sandbox without a network, and other mirrors are a line of their own.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +14,7 @@ use silo_model::recipe::Lsp;
 use silo_model::recipe::catalog::{self, RecipeSources};
 use silo_model::recipe::kept_dirs::{self, KeptDir, KeptEntry, Scope};
 use silo_model::recipe::lsp;
+use silo_model::recipe::package_spec;
 use silo_model::recipe::steps::check_step;
 use silo_model::recipe::{Recipe, Step};
 
@@ -94,7 +96,7 @@ fn of_override(tool: &str, over: &Override, found: &mut Exposures) {
     found.extend(over.pass_ssh_agent.then(|| signs(tool)));
     found.extend(over.pass_files.iter().filter(|file| !file.is_of_project()).map(|file| reads(tool, file.host())));
     found.extend(over.ports.iter().flatten().map(|port| listens(tool, *port)));
-    found.extend(over.packages.iter().map(|package| made_with(tool, package)));
+    found.extend(over.packages.iter().filter(|package| !is_plain(package)).map(|package| made_with(tool, package)));
     found.extend(over.addons.iter().map(|addon| format!("{tool} is made with the add-on {addon}")));
     let steps = over.post_install.iter().filter_map(|step| check_step("postInstall", step.clone()).ok());
     found.extend(steps.map(|step| runs(tool, &step)));
@@ -107,7 +109,7 @@ fn of_override(tool: &str, over: &Override, found: &mut Exposures) {
 
 fn of_server(tool: &str, lsp: &Lsp, found: &mut Exposures) {
     let name = format!("the language server of {tool}");
-    found.extend(lsp.packages.iter().map(|package| made_with(&name, package)));
+    found.extend(lsp.packages.iter().filter(|package| !is_plain(package)).map(|package| made_with(&name, package)));
     found.extend(lsp.steps.iter().map(|step| runs(&name, step)));
     of_kept(tool, &lsp.cache, &[], found);
 }
@@ -129,6 +131,12 @@ fn signs(place: &str) -> String {
 
 fn reads(place: &str, file: &str) -> String {
     format!("{place} reads the file {file}")
+}
+
+/// True for a package of the distribution, with or without a version. A package of a foreign architecture is none: it lets 32-bit programs
+/// run, which have system calls of their own.
+fn is_plain(package: &str) -> bool {
+    package_spec::parse(package).is_some_and(|spec| spec.of.is_none())
 }
 
 fn made_with(tool: &str, package: &str) -> String {
@@ -163,7 +171,9 @@ fn of_tool(recipe: &Recipe) -> Exposures {
     found.extend(recipe.install_allow.iter().map(|grant| format!("{tool} may reach {grant} when it is built")));
     found.extend(run.pass_env.iter().map(|name| format!("{tool} sees the variable {name}")));
     found.extend(recipe.image.iter().map(|image| format!("{tool} is made of the image {image}")));
-    found.extend(recipe.debian.packages.iter().chain(&recipe.debian.build).map(|package| made_with(tool, package)));
+    let packages = recipe.debian.packages.iter().chain(&recipe.debian.build);
+    let is_of_distribution = |package: &&String| recipe.debian.sources.is_empty() && is_plain(package);
+    found.extend(packages.filter(|package| !is_of_distribution(package)).map(|package| made_with(tool, package)));
     found.extend(recipe.debian.sources.iter().map(|source| format!("{tool} is made of packages of {}", source.line())));
     found.extend(recipe.debian.debs.iter().map(|deb| format!("{tool} is made with the file {}", deb.name)));
     found.extend(recipe.steps.iter().map(|step| runs(tool, step)));
@@ -183,7 +193,7 @@ mod tests {
     #[test]
     fn everything_that_opens_more_is_a_line() {
         let text = "passFiles = [\"~/.netrc\", \"in/project\"]\nproject_id = \"x\"\nmount.mode = \"rw\"\nmount.git = \"direct\"\nmount.sockets = \"shown\"\nmirrors.debian = [\"/m\"]\n\
-            network.installAllow = [\"@npm\"]\n[overrides.t]\nversion = \"1\"\npackages = [\"jq\"]\naddons = [\"java\"]\n\
+            network.installAllow = [\"@npm\"]\n[overrides.t]\nversion = \"1\"\npackages = [\"jq\", \"libc6:i386\"]\naddons = [\"java\"]\n\
             postInstall = [{ run = [\"a\", \"b c\"], network = [\"n.example\"], project = true }]\n\
             state = [{ guest = \"~/.t\", scope = \"tool\" }, \"~/.own\"]\ncache = [\"~/.cache/t\"]\npassFiles = [{ host = \"/h\", guest = \"/g\" }]\n";
         let project: Settings = toml::from_str(text).expect("settings");
@@ -198,7 +208,7 @@ mod tests {
             "packages come from /m",
             "t has the same ~/.t in all projects",
             "t is made with the add-on java",
-            "t is made with the package jq",
+            "t is made with the package libc6:i386",
             "t reads the file /h",
             "t runs `a 'b c'` when it is built, reaching n.example, seeing the project",
         ];

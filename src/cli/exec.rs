@@ -1,0 +1,40 @@
+//! `silo exec`.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use silo_tool::definition::Scope;
+
+use crate::run::find_program::{self, Wanted};
+
+use super::context::Globals;
+use super::env;
+use super::error::Failure;
+use super::run::{self, HostArgs};
+
+/// Run a program by its name: of the project (.venv/bin, node_modules/.bin), of a tool, or of a tool's image
+///
+/// The project's tools are searched before the other installed ones. A tool before the program searches this tool only. Silo's options
+/// come before the first word; everything after the program goes to it unchanged. Exit codes are those of `silo run`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    visible: HostArgs,
+    /// The program and its arguments, with an optional tool before it
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "[TOOL] PROGRAM [ARGUMENTS]...")]
+    words: Vec<OsString>,
+}
+
+pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
+    let Args { visible, words } = args;
+    run::launched(globals, visible, |setting, visible| {
+        let cwd = env::cwd()?;
+        let named = visible.named_project().map(|dir| std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned()));
+        let project: &Path = named.as_deref().unwrap_or(&setting.project);
+        let scope = visible.scope();
+        let project = Some(project).filter(|_| scope == Scope::Project);
+        Ok(find_program::find(setting.view(), Wanted { words: words.clone(), cwd: &cwd, project, scope })?)
+    })
+    .map_err(|failure| failure.or_code(run::SILO_FAILED))
+}
