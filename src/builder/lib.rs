@@ -69,6 +69,7 @@ use silo_store::digest::{Digest, LayerId};
 
 use silo_base::event::{self, Activity, Event};
 use silo_base::home::Home;
+use silo_base::system::Arch;
 use silo_base::thread;
 use silo_model::derivation::{self, Derivation, DrvId};
 use silo_model::lock::{self, Lock, Secret, Sha256, StepOutput};

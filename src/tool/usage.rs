@@ -26,7 +26,7 @@ pub struct SubdirUsage {
 }
 
 /// The known subdirectories, in the order in which shared files are counted.
-const ROOMS: [(&str, &str); 16] = [
+const ROOMS: [(&str, &str); 17] = [
     ("baked", "layers"),
     ("images", "images, not counting files shared with layers"),
     ("downloads", "fetched files"),

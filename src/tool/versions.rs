@@ -15,10 +15,10 @@ use super::lock_files;
 /// Returns the versions that the recipe of a tool has; `None` if its own version is not known before it is locked.
 pub fn available(view: View<'_>, tool: &str) -> Result<Option<Vec<AvailableVersion>>, definition::Error> {
     let found = catalog::find(view.places, tool)?;
-    let definition = Definition { found, version: None, lock_file: None, project: None };
+    let definition = Definition { found, version: None, lock_file: None, project: None, arch: view.home.arch() };
     let recipe = &definition.found.recipe;
     let lock = lock_files::existing(view, &definition)?;
-    let own = lock.map(|lock| lock_files::version(&definition.found, &lock)).or_else(|| recipe.version.clone());
+    let own = lock.map(|lock| lock_files::version(&definition, &lock)).or_else(|| recipe.version.clone());
     let Some(own) = own else { return Ok(None) };
     let mut versions: Vec<AvailableVersion> =
         recipe.versions.iter().map(|(version, label)| AvailableVersion { version: version.clone(), label: label.clone() }).collect();
