@@ -220,7 +220,7 @@ fn a_layer_that_is_a_link_is_found_in_the_archive() {
     tar_bytes.extend(tar(&[(Symlink, "b/layer.tar", 0o777, "../a/layer.tar")]));
     fs::write(&file, tar_bytes).expect("our own");
     let said = silo.ok(["install", "--quiet", "xt", "--image", &format!("docker-archive:{}:x:1", file.display())]);
-    assert!(said.contains("x 1 installed") && said.contains("commands: x-tool"), "{said}");
+    assert!(said.contains("xt 1 installed") && said.contains("commands: x-tool"), "{said}");
 }
 
 #[test]

@@ -95,8 +95,8 @@ pub(super) fn tool_of(name: &str) -> Option<Named> {
 /// Returns the number in the version of a Java distribution: `17.0.9` for `temurin-17.0.9+9`, `8` for `1.8`.
 pub(super) fn java_version(text: &str) -> String {
     // The number follows the last dash, if a name is before it: openjdk64-17.0.2, 21.0.1-tem.
-    let parts = text.split('-').filter(|part| part.starts_with(|c: char| c.is_ascii_digit()));
-    let number = parts.last().unwrap_or(text);
+    let mut parts = text.split('-').filter(|part| part.starts_with(|c: char| c.is_ascii_digit()));
+    let number = parts.next_back().unwrap_or(text);
     let end = number.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(number.len());
     let number = &number[..end];
     number.strip_prefix("1.").filter(|rest| !rest.is_empty()).unwrap_or(number).to_owned()
