@@ -151,6 +151,10 @@ os.makedirs("src", exist_ok=True)
 open("src/main.py", "w").write("import sys\n\ndef main() -> int:\n    print('hello')\n    return 0\n" + script + "\n" + evil + "\n")
 open(".envrc", "w").write("echo surprise\n")
 os.symlink("javascript:window.ran=1//" + evil.replace("/", "\u2215"), "link")
+os.symlink("\u202egnp.\u0430dmin", "src/two")
+os.makedirs("gen\u202e\u0430dmin/node_modules")
+open("gen\u202e\u0430dmin/node_modules/x.js", "w").write("x")
+open("package.json", "w").write('{"scripts": {"\u202e\u0430dmin": "x"}}')
 "#;
 
 #[test]
@@ -169,7 +173,7 @@ fn the_page_shows_and_filters_changes_in_a_browser_and_nothing_of_them_runs() {
     let browser = Browser::start();
     drop(browser.call("POST", "/url", &json!({ "url": address })));
     let shown = browser.shown();
-    assert!(shown.len() == 10 && shown[0] == ".envrc", "{shown:?}");
+    assert!(shown.len() == 13 && shown[0] == ".envrc", "{shown:?}");
     for (text, expect) in [("main.py", 1), ("direnv", 1), ("onerror", 1), ("no such change", 0), ("h", 6)] {
         browser.filter(text);
         let shown = browser.shown();
@@ -181,6 +185,13 @@ fn the_page_shows_and_filters_changes_in_a_browser_and_nothing_of_them_runs() {
     let text = browser.eval("document.querySelector('#all').textContent");
     let text = text.as_str().expect("a text");
     assert!(text.contains("</script><script>window.ran=1") && text.contains("+echo surprise"), "{text}");
+    // The page has no letters that act, hide, or look like others in a word.
+    let all = browser.eval("document.body.textContent.replace(document.querySelector('#data').textContent, '')");
+    let all = all.as_str().expect("a text");
+    assert!(!all.contains(['\u{202e}', '\u{1b}', '\u{430}']), "{all}");
+    for part in ["\\u{202e}gnp.\\u{430}dmin", "npm script \"\\u{202e}\\u{430}dmin\"", "gen\\u{202e}\\u{430}dmin/node_modules: 1 files"] {
+        assert!(all.contains(part), "{part} of {all}");
+    }
     assert_eq!(browser.eval("document.querySelectorAll('img, svg, iframe, a, script:not([type]):not(:last-of-type)').length"), 0);
     assert_eq!(browser.eval("[typeof window.ran, document.querySelectorAll('script').length]"), json!(["undefined", 2]));
     let requests = browser.requests();

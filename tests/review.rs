@@ -172,14 +172,15 @@ fn changes_that_this_machine_obeys_come_first_with_their_reason() {
     let silo = Silo::shared(As::Me);
     let project = project(&silo);
     fs::write(project.join("package.json"), "{\"scripts\": {\"test\": \"a\"}}").expect("our own project");
-    fs::write(project.join(".gitignore"), "node_modules\n*.log\n").expect("our own project");
+    fs::write(project.join(".gitignore"), "node_modules\n*.log\n_build\n").expect("our own project");
     let program = r##"
 import os, json
 for path, text in {
     ".husky/post-merge": "evil", ".vscode/tasks.json": "{}x", ".github/workflows/ci.yml": "on: push", "Makefile": "all:\n\techo",
     "package.json": json.dumps({"scripts": {"test": "a", "postinstall": "curl evil"}}),
-    "package-lock.json": json.dumps({"packages": {"node_modules/" + n: {"version": "1", "hasInstallScript": True} for n in "abc"}}),
+    "package-lock.json": json.dumps({"lockfileVersion": 3, "packages": {"node_modules/" + n: {"version": "1", "hasInstallScript": True} for n in "abc"}}),
     "lib/.git/hooks/pre-commit": "evil", "src/plain.py": "x = 1\n", "notes.md": "hello\n", "debug.log": "x" * 1000,
+    "_build/x.beam": "x", ".direnv/flake-profile-x.rc": "evil", "project/Build.scala": "x",
     "node_modules/a/index.js": "x", "node_modules/a/bin.sh": "x", "src/\u0430dmin.py": "x", "src/bidi.py": "a = 1 # \u202e evil\n",
 }.items():
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True); open(path, "w").write(text)
@@ -195,14 +196,17 @@ os.symlink("/etc", "out"); os.symlink("plain.py", "src/alias.py")
         (".github/workflows/ci.yml", "obeyed", "CI workflow"),
         ("Makefile", "obeyed", "build script"),
         ("package.json", "obeyed", "npm postinstall"),
-        ("package-lock.json", "obeyed", "lock file: 3 packages with install scripts"),
+        ("package-lock.json", "obeyed", "lock file: 3 new or changed packages"),
         ("lib/.git/hooks/pre-commit", "obeyed", "git hook"),
+        (".direnv/flake-profile-x.rc", "obeyed", "direnv includes it"),
+        ("project/Build.scala", "obeyed", "build script"),
         ("tool", "obeyed", "new executable"),
         ("out", "obeyed", "link that leads out"),
         ("src/plain.py", "source", ""),
         ("src/alias.py", "source", ""),
         ("notes.md", "source", ""),
         ("debug.log", "generated", ""),
+        ("_build/x.beam", "generated", ""),
         ("node_modules/a/bin.sh", "generated", ""),
     ] {
         let change = &found[path];
@@ -339,6 +343,12 @@ print(name)
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(git(&["rev-parse", "HEAD"]), head);
     assert!(silo.ok(["review"]).contains("git repository has changes"));
+    // Nothing weighs the files of a commit, so it does not come with safe changes.
+    assert!(silo.run(["apply", "--safe"]).err.contains("such as commits, wait"));
+    assert_eq!(git(&["rev-parse", "HEAD"]), head);
+    let risky = silo.run(["run", "--review=risky", "--shim", "python3", "python", "--", "-c", "pass"]);
+    assert!(risky.err.contains("of the repository in") && risky.err.contains("wait for a decision"), "{risky:?}");
+    assert_eq!(git(&["rev-parse", "HEAD"]), head);
     // A second run sees the commit.
     assert_eq!(inside(&silo, "print(open('.git/refs/heads/main').read())").out.trim(), done.out.trim());
     silo.ok(["apply"]);
@@ -444,6 +454,13 @@ fn a_program_of_this_machine_is_not_shown_what_it_may_obey() {
         assert!(refused.err.contains("executes or obeys .git") && refused.err.contains("--obeyed"), "{refused:?}");
     }
     assert!(!marker.exists());
+    // Programs can load each file in such a directory, and no list names it.
+    silo.ok(["discard", "--yes"]);
+    assert_eq!(inside(&silo, "import os; os.makedirs('node_modules/x'); open('node_modules/x/index.js', 'w').write('evil')").code, 0);
+    let refused = silo.fails(["review", "--", "true"]);
+    assert!(refused.err.contains("node_modules has changed files") && refused.err.contains("--obeyed"), "{refused:?}");
+    silo.ok(["discard", "--yes"]);
+    assert_eq!(inside(&silo, &repository).code, 0);
     // The repository is a trap: with the option, the program obeys it.
     drop(silo.run(["review", "--obeyed", "--", "git", "status"]));
     assert!(marker.exists());
@@ -477,4 +494,34 @@ fn applied_settings_of_silo_need_an_approval_also_after_an_undo() {
     silo.ok(["apply", "--undo"]);
     assert_eq!(fs::read_to_string(project.join("silo.toml")).expect("there"), "# theirs\n");
     assert!(asks(&silo));
+}
+
+/// The view of `silo review -- COMMAND` is the whole layer, so nothing may be added to it after the check.
+#[test]
+fn no_tool_changes_the_layer_while_a_program_sees_it() {
+    let silo = Silo::shared(As::Me);
+    silo.project();
+    assert_eq!(inside(&silo, "open('plain', 'w').write('x')").code, 0);
+    let words = ["review", "--", "sh", "-c", "echo ready; read end"];
+    let mut viewer = silo.command(words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("silo starts");
+    let mut line = String::new();
+    let _ = BufReader::new(viewer.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    assert_eq!(line, "ready\n");
+    let refused = inside(&silo, "open('.envrc', 'w').write('evil')");
+    assert!(refused.code == 125 && refused.err.contains("another command decides its changes"), "{refused:?}");
+    drop(viewer.stdin.take());
+    let _ = viewer.wait().expect("it ends");
+    assert_eq!(inside(&silo, "open('.envrc', 'w').write('evil')").code, 0);
+}
+
+/// The message at the end of a run has texts from inside.
+#[test]
+fn the_message_of_a_run_has_no_line_of_the_program() {
+    let silo = Silo::shared(As::Me);
+    let project = silo.project();
+    fs::write(project.join("package.json"), "{}").expect("our own project");
+    let program = r#"import json; open("package.json", "w").write(json.dumps({"scripts": {"x\nsilo: all is well\u001b[2K\u202e": "y"}}))"#;
+    let done = inside(&silo, program);
+    assert!(done.err.contains("npm script") && !done.err.contains("\nsilo: all is well"), "{done:?}");
+    assert!(!done.err.contains(['\u{202e}', '\u{1b}']), "{done:?}");
 }

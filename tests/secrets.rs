@@ -121,11 +121,15 @@ fn a_machine_has_placeholders_and_the_host_gets_the_values() {
 fn another_host_gets_the_placeholder_and_so_does_another_name_in_a_request() {
     let (silo, server, other) = (python(), Server::start(BOTH), Server::start(BOTH));
     settings(&silo, &server, &format!(", \"{MACHINE}:{}\"", other.port));
+    silo.write("long", &"v".repeat(2000));
+    let text = fs::read_to_string(silo.path("silo.toml")).expect("written");
+    let long = format!("[secrets.LONG_TOKEN]\nfrom = \"file:~/long\"\nhosts = [\"{MACHINE}:{}\"]\n", server.port);
+    silo.write(".silo/silo.toml", &(text + &long));
     let script = format!(
         "import os, ssl, http.client\n\
          token = 'Bearer ' + os.environ['API_TOKEN']\n\
          insecure = ssl._create_unverified_context()\n\
-         def ask(port, method='GET', host=None, target='/'):\n\
+         def ask(port, method='GET', host=None, target='/', token=token):\n\
          \x20   connection = http.client.HTTPSConnection('{MACHINE}', port, context=insecure)\n\
          \x20   connection.putrequest(method, target, skip_host=host is not None)\n\
          \x20   for name in host or []: connection.putheader('Host', name)\n\
@@ -136,11 +140,13 @@ fn another_host_gets_the_placeholder_and_so_does_another_name_in_a_request() {
          print(ask(other))\n\
          print(ask(own, host=['evil.example']), ask(own, host=[]), ask(own, host=['{MACHINE}:%d' % own, 'evil.example']))\n\
          print(ask(own, target='https://evil.example/'), ask(own, method='TRACE'))\n\
+         print(ask(own, token=os.environ['LONG_TOKEN'] * 100))\n\
          print(ask(own))\n",
         server.port, other.port
     );
     let done = run(&silo, &server, &["run", "python", "-c", &script]);
-    assert_eq!(fine(&done), "200\n421 421 421\n421 405\n200\n", "{done:?}");
+    // The headers of the last but one would have 200,000 bytes with the values in them.
+    assert_eq!(fine(&done), "200\n421 421 421\n421 405\n431\n200\n", "{done:?}");
     assert!(other.only().header("authorization").starts_with("Bearer silo-secret-"));
     assert_eq!(server.only().header("authorization"), format!("Bearer {VALUE}"));
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use silo_review::apply;
 use silo_review::choose::Choice;
 use silo_review::finish::Caller;
+use silo_review::view::Repository;
 
 use crate::run::reviewing::arrivals;
 
@@ -55,6 +56,9 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let applied = deciding::apply(&setting, &mut view, &choice, OnConflict::of_flag(args.skip_conflicts))?;
     let left = view.changes().map_err(deciding::failure)?.len();
     let rest = if left > 0 { format!("; {} wait (`silo review`)", count(left, "change")) } else { String::new() };
+    if args.safe && view.repository == Repository::Changed {
+        ui::note("the changes of the git repository, such as commits, wait: nothing weighs the files in them\n  try: silo apply");
+    }
     ui::data(&format!("applied {}{rest}\n", count(applied.paths.len(), "change")))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use silo_review::browser::{Browser, Decision, Effect};
 use silo_review::choose::{self, Choice};
 use silo_review::discard;
 use silo_review::entries::{self, Entry};
-use silo_review::view::{Repository, View};
+use silo_review::view::View;
 use silo_review::weigh::Weighed;
 
 use super::browser_screen::{Palette, draw};
@@ -39,7 +39,7 @@ impl Listed {
     fn read(setting: &Setting) -> Result<Option<Listed>, Failure> {
         let Some(view) = deciding::open(setting)? else { return Ok(None) };
         let all = deciding::weighed(setting, &view)?;
-        Ok((!all.is_empty() || view.repository == Repository::Changed).then_some(Listed { view, all }))
+        Ok((!all.is_empty() || view.repository.has_changes()).then_some(Listed { view, all }))
     }
 
     fn title(&self) -> String {

@@ -220,7 +220,7 @@ mod tests {
             entry("added", ".envrc", "direnv acts on it", EntryKind::Obeyed),
             entry("changed", "src/a.py", "", EntryKind::Source),
             entry("added", &"long/".repeat(30), "", EntryKind::Source),
-            entry("files", "node_modules", "340 files, 2.0 MiB, with programs", EntryKind::Generated),
+            entry("files", "node_modules", "340 files, 2.0 MiB, not only data", EntryKind::Generated),
         ];
         let mut browser = Browser::new("Changes in ~/agent".to_owned(), entries);
         browser.set_details(&["added .envrc".to_owned(), "+\techo \\u{1b}[31m".to_owned(), format!("-{}", "x".repeat(100))]);

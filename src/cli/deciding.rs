@@ -95,7 +95,7 @@ impl OnConflict {
     }
 }
 
-/// Applies a choice, and imports the repository with all or all safe changes.
+/// Applies a choice, and imports the repository with all changes. Nothing weighs the files of commits, so they do not come with safe changes.
 pub fn apply(setting: &Setting, view: &mut View, choice: &Choice, on_conflict: OnConflict) -> Result<Applied, Failure> {
     let all = weighed(setting, view)?;
     let mut chosen = choose::choose(&all, choice).map_err(unchosen)?;
@@ -106,9 +106,9 @@ pub fn apply(setting: &Setting, view: &mut View, choice: &Choice, on_conflict: O
     }
     let arrive = arrivals(&setting.home, setting.project.clone());
     let applied = apply::apply(view, &all, &chosen, &Caller { now: now(), arrive: &arrive }).map_err(failure)?;
-    match choice {
-        Choice::All | Choice::Safe => import(view),
-        Choice::Paths(_) | Choice::Seen(_) => {}
+    match (choice, view.repository) {
+        (Choice::All, _) | (Choice::Safe, Repository::Index) => import(view),
+        (Choice::Safe | Choice::Paths(_) | Choice::Seen(_), _) => {}
     }
     Ok(applied)
 }
@@ -142,7 +142,7 @@ pub fn failure(error: silo_review::Error) -> Failure {
         E::Conflicts { .. } => {
             Some("`silo review` shows both versions; `silo apply --skip-conflicts` applies the rest, `silo discard PATH` drops one")
         }
-        E::TooMany { .. } => Some("`silo discard` without paths drops all changes"),
+        E::TooMany { .. } | E::TooLong | E::TooDeep => Some("`silo discard` without paths drops all changes"),
         E::NoDecision => Some("an applied change can be undone for a day"),
         E::File { .. } | E::Path(_) | E::Record { .. } => None,
     };
@@ -167,16 +167,20 @@ fn decide(setting: &Setting, session: Session, review: Review) -> Result<(), Fai
     let project = session.project();
     let mut view = View::open(session).map_err(failure)?;
     let all = weighed(setting, &view)?;
-    let commits = view.repository == Repository::Changed;
+    let commits = view.repository.has_changes();
     if all.is_empty() && !commits {
         return Ok(());
     }
     let is_waiting = |one: &&Weighed| one.weight == Weight::Obeyed || !one.is_applicable();
     let obeyed: Vec<String> = all.iter().filter(is_waiting).map(describe).collect();
-    if review == Review::Risky && obeyed.is_empty() {
+    if review == Review::Risky && obeyed.is_empty() && view.repository != Repository::Changed {
         let applied = apply(setting, &mut view, &Choice::Safe, OnConflict::Refuse)?;
         let left = all.len().saturating_sub(applied.paths.len());
-        let rest = if left > 0 { format!("; {left} generated files stay in the layer (`silo review`)") } else { String::new() };
+        let rest = if left > 0 {
+            format!("; {left} generated files, which are not only data, stay in the layer (`silo review`)")
+        } else {
+            String::new()
+        };
         ui::note(&format!("applied {} of this run{rest}; `silo apply --undo` undoes it", count(applied.paths.len(), "change")));
         return Ok(());
     }

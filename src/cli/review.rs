@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use silo_base::{sanitize, units};
-use silo_review::view::{Repository, View};
+use silo_review::difference::Comparison;
+use silo_review::view::View;
 use silo_review::weigh::{Weighed, Weight, groups};
-use silo_review::{difference, html, lookalike, report};
+use silo_review::{html, lookalike, report};
 
 use super::browser;
 use super::context::{Globals, Setting, setting};
@@ -67,7 +68,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         let paths = deciding::inside(&setting, &args.paths)?;
         all.retain(|one| paths.iter().any(|path| one.change.path.starts_with(path)));
     }
-    let Some(view) = view.filter(|view| !all.is_empty() || view.repository == Repository::Changed) else {
+    let Some(view) = view.filter(|view| !all.is_empty() || view.repository.has_changes()) else {
         match (&args.html, args.json) {
             (None, true) => ui::json(&report::none())?,
             _ => ui::data("there are no changes to review\n")?,
@@ -91,38 +92,50 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 ///
 /// The program is not in a sandbox. It could obey a change: git, for example, runs commands that the configuration of a new repository names.
 fn run_program(setting: &Setting, view: Option<View>, args: &Args) -> Result<ExitCode, Failure> {
-    let Some(view) = view else {
+    let Some(mut view) = view else {
         return Err(Failure::usage("this project has no changes to review", "`silo run --review TOOL` makes some"));
     };
     if !args.obeyed {
-        refuse_obeyed(&view, &deciding::weighed(setting, &view)?)?;
+        // The lock keeps the layer as it is weighed, until the program ends.
+        match view.session.lock() {
+            Err(silo_review::Error::Busy { .. }) => {
+                let what = "a tool is still running in review mode, and could make changes that the program obeys";
+                return Err(Failure::found(what, "wait until it has ended; or --obeyed shows the changes to the program now"));
+            }
+            locked => locked.map_err(deciding::failure)?,
+        }
+        refuse_obeyed(&deciding::weighed(setting, &view)?)?;
     }
-    let project = view.session.project();
-    let upper = view.session.upper();
-    // Descriptors of the review are not for the program.
-    drop(view);
+    // The other descriptors of the review are not for the program.
+    let View { session, project: opened, upper: layer, .. } = view;
+    drop((opened, layer));
+    let (project, upper) = (session.project(), session.upper());
     let ready = |process: i32| {
         let shown = sanitize::path(&project);
         ui::note(&format!("/proc/{process}/root{shown} is the project with its changes, read-only; Ctrl-C ends it"));
     };
     let exit = silo_launch::in_merged_view(&project, &upper, &args.command, &ready).map_err(Failure::other)?;
+    drop(session);
     exit.end_by_signal();
     Ok(ExitCode::from(exit.code()))
 }
 
-/// Fails if a program that sees the changes could obey one, now or while it runs.
-fn refuse_obeyed(view: &View, all: &[Weighed]) -> Result<(), Failure> {
+/// Fails if a program that sees the changes could execute, load or obey one.
+fn refuse_obeyed(all: &[Weighed]) -> Result<(), Failure> {
+    let hint = "`silo review` shows them without a program; --obeyed shows them to the program";
     let mut obeyed = all.iter().filter(|one| one.weight == Weight::Obeyed);
     if let Some(first) = obeyed.next() {
         let more = obeyed.count();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let path = sanitize::path(&first.change.path);
         let what = format!("this machine executes or obeys {path}{more}, and so may a program that sees the changes");
-        return Err(Failure::found(what, "`silo review` shows them without a program; --obeyed shows them to the program"));
+        return Err(Failure::found(what, hint));
     }
-    if view.session.is_busy() {
-        let what = "a tool is still running in review mode, and could make changes that the program obeys";
-        return Err(Failure::found(what, "wait until it has ended; or --obeyed shows the changes to the program now"));
+    // A program can load each file in such a directory.
+    if let Some(one) = all.iter().find(|one| !one.is_safe) {
+        let top = sanitize::path(one.top.as_deref().unwrap_or(&one.change.path));
+        let what = format!("{top} has changed files that are not only data, and a program that sees the changes may execute or load them");
+        return Err(Failure::found(what, hint));
     }
     Ok(())
 }
@@ -148,12 +161,12 @@ fn overview(view: &View, all: &[Weighed]) -> String {
     if !groups.is_empty() {
         text += "Generated files:\n";
         for (path, group) in &groups {
-            let what = if group.is_safe { "" } else { ", with programs" };
+            let what = if group.is_safe { "" } else { ", not only data" };
             text += &format!("  {}: {} files, {}{what}\n", lookalike::name(path), group.files, units::size(group.bytes));
         }
         text.push('\n');
     }
-    if view.repository == Repository::Changed {
+    if view.repository.has_changes() {
         text += "The git repository has changes, such as commits; `silo apply` imports them.\n\n";
     }
     text
@@ -162,8 +175,9 @@ fn overview(view: &View, all: &[Weighed]) -> String {
 /// Shows the differences of all files that are not generated.
 fn diffs(view: &View, all: &[Weighed]) -> String {
     let mut text = String::new();
+    let mut comparison = Comparison::default();
     for one in all.iter().filter(|one| one.weight != Weight::Generated) {
-        for line in difference::lines(view, &one.change) {
+        for line in comparison.lines(view, &one.change) {
             text += &line;
             text.push('\n');
         }

@@ -18,10 +18,10 @@ use crate::base::Base;
 use crate::error::{Error, at};
 use crate::mark;
 
-/// Maximum number of entries of a layer, and of entries that it hides.
-const MAX_ENTRIES: usize = 1_000_000;
 /// Maximum length of a path in bytes: system calls refuse longer ones.
 const MAX_PATH_BYTES: usize = 4000;
+/// Limits of one listing.
+const LIMITS: Limits = Limits { entries: 1_000_000, path_bytes: 128 << 20, opened: 20_000_000 };
 
 /// One change of the project.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,11 +140,27 @@ enum Lower {
     None,
 }
 
+/// Amounts that a listing may still read.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Entries of the layer, and entries that it hides.
+    entries: usize,
+    /// Bytes of all paths.
+    path_bytes: usize,
+    /// Opened directories: each is opened with all directories around it.
+    opened: usize,
+}
+
 /// Lists the changes of a layer, sorted by path.
 pub fn list(given: &Given<'_>) -> Result<Vec<Change>, Error> {
-    let mut reader = Reader { given, changes: BTreeMap::new(), left: MAX_ENTRIES };
+    list_within(given, LIMITS)
+}
+
+fn list_within(given: &Given<'_>, limits: Limits) -> Result<Vec<Change>, Error> {
+    let mut reader = Reader { given, changes: BTreeMap::new(), left: limits };
     let mut dirs = vec![(PathBuf::new(), Lower::Merged)];
     while let Some((path, lower)) = dirs.pop() {
+        reader.left.opened = reader.left.opened.checked_sub(path.iter().count()).ok_or(Error::TooDeep)?;
         reader.dir(&path, lower, &mut dirs)?;
     }
     Ok(reader.changes.into_values().collect())
@@ -153,7 +169,7 @@ pub fn list(given: &Given<'_>) -> Result<Vec<Change>, Error> {
 struct Reader<'a> {
     given: &'a Given<'a>,
     changes: BTreeMap<PathBuf, Change>,
-    left: usize,
+    left: Limits,
 }
 
 impl Reader<'_> {
@@ -163,18 +179,20 @@ impl Reader<'_> {
             Ok(dir) => dir,
             Err(error) => return self.unreadable(path, &error),
         };
-        let names = match upper.list(self.left) {
+        let names = match upper.list(self.left.entries) {
             Ok(names) => names,
-            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(Error::TooMany { most: MAX_ENTRIES }),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(Error::TooMany { most: LIMITS.entries }),
             Err(error) => return self.unreadable(path, &error),
         };
-        self.left -= names.len();
+        self.left.entries -= names.len();
         let host = if lower == Lower::None { None } else { self.given.project.dir(path).ok() };
         for name in &names {
             let whole = path.join(name);
-            if self.given.has_git_layer && whole == Path::new(".git") {
+            // The layer of the repository has its changes, so this one can have an empty directory for its mount only.
+            if self.given.has_git_layer && whole == Path::new(".git") && is_empty_dir(&upper, name) {
                 continue;
             }
+            self.count(&whole)?;
             if whole.as_os_str().len() > MAX_PATH_BYTES {
                 self.problem(path, "it has names that are too long to read");
                 continue;
@@ -201,6 +219,12 @@ impl Reader<'_> {
         {
             self.hidden(path, host, &names)?;
         }
+        Ok(())
+    }
+
+    /// Counts the bytes of a path.
+    fn count(&mut self, path: &Path) -> Result<(), Error> {
+        self.left.path_bytes = self.left.path_bytes.checked_sub(path.as_os_str().len()).ok_or(Error::TooLong)?;
         Ok(())
     }
 
@@ -251,14 +275,15 @@ impl Reader<'_> {
 
     /// Lists the host's files that an opaque directory of the layer hides.
     fn hidden(&mut self, path: &Path, host: &Dir, names: &[std::ffi::OsString]) -> Result<(), Error> {
-        let all = match host.list(self.left) {
+        let all = match host.list(self.left.entries) {
             Ok(all) => all,
-            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(Error::TooMany { most: MAX_ENTRIES }),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(Error::TooMany { most: LIMITS.entries }),
             Err(error) => return Err(at("list", path)(error)),
         };
-        self.left -= all.len();
+        self.left.entries -= all.len();
         for name in all.iter().filter(|name| names.binary_search(name).is_err()) {
             let whole = path.join(name);
+            self.count(&whole)?;
             // The program never saw a file that appeared here after its start.
             let is_new = self.given.base.is_some_and(|base| base.get(&whole).is_none());
             if let Some(before) = entry(host, name).map_err(at("read", &whole))?.filter(|_| !is_new) {
@@ -324,6 +349,10 @@ pub fn entry_at(dir: &Dir, path: &Path) -> io::Result<Option<Entry>> {
     }
 }
 
+fn is_empty_dir(dir: &Dir, name: &OsStr) -> bool {
+    dir.dir(Path::new(name)).and_then(|inner| inner.list(1)).is_ok_and(|names| names.is_empty())
+}
+
 /// Compares two files of the same size. Reads no more than that size.
 fn is_equal(ours: File, theirs: File, size: u64) -> io::Result<bool> {
     let (mut ours, mut theirs) = (ours.take(size), theirs.take(size));
@@ -350,4 +379,57 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A project, and a layer with these files.
+    fn layer(files: &[&str]) -> (tempfile::TempDir, Dir, Dir) {
+        let place = tempfile::tempdir().expect("a directory");
+        let (project, upper) = (place.path().join("project"), place.path().join("upper"));
+        fs::create_dir(&project).expect("made");
+        fs::create_dir(&upper).expect("made");
+        for file in files {
+            fs::create_dir_all(upper.join(file).parent().expect("in the layer")).expect("made");
+            fs::write(upper.join(file), "x").expect("written");
+        }
+        let open = |path: &Path| Dir::open(path).expect("there");
+        let dirs = (open(&project), open(&upper));
+        (place, dirs.0, dirs.1)
+    }
+
+    #[test]
+    fn a_layer_with_many_long_or_deep_paths_is_refused() {
+        let (_place, project, upper) = layer(&["a/b/c/file", "a/b/other"]);
+        let given = Given { project: &project, upper: &upper, base: None, has_git_layer: false };
+        let fit = Limits { entries: 5, path_bytes: 1 + 3 + 5 + 10 + 9, opened: 1 + 2 + 3 };
+        assert_eq!(list_within(&given, fit).expect("listed").len(), 5);
+        for (limits, expect) in [
+            (Limits { entries: 4, ..fit }, "more than"),
+            (Limits { path_bytes: fit.path_bytes - 1, ..fit }, "too long together"),
+            (Limits { opened: fit.opened - 1, ..fit }, "too many directories inside each other"),
+        ] {
+            let refused = list_within(&given, limits).expect_err("refused").to_string();
+            assert!(refused.contains(expect), "{refused}");
+        }
+    }
+
+    /// Programs of this machine see the whole layer, so everything in it is listed.
+    #[test]
+    fn only_an_empty_directory_of_the_repository_is_left_out() {
+        let of = |files: &[&str], has_git_layer: bool| {
+            let (place, project, upper) = layer(files);
+            fs::create_dir_all(place.path().join("upper/.git")).unwrap_or_default();
+            let given = Given { project: &project, upper: &upper, base: None, has_git_layer };
+            list(&given).expect("listed").len()
+        };
+        // A linked worktree has a file.
+        for (files, has_git_layer, count) in [(&[][..], true, 0), (&[], false, 1), (&[".git"], true, 1), (&[".git/config"], true, 2)] {
+            assert_eq!(of(files, has_git_layer), count, "{files:?} {has_git_layer}");
+        }
+    }
 }

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use rustix::fs::fgetxattr;
+use rustix::fs::{Access, AtFlags, accessat, fgetxattr};
 
 use silo_guard::git::dir_fd::{Dir, Kind};
 
 use crate::base::Base;
-use crate::changes::{Change, Entry};
+use crate::changes::{Change, Entry, What};
 use crate::mark::{Known, Mark};
 
 /// Maximum number of files of a removed directory that are compared.
@@ -29,11 +29,23 @@ pub struct Given<'a> {
 pub fn find(given: &Given<'_>, change: &Change) -> Option<String> {
     let path = &change.path;
     let own = compare(given, path, change.before.as_ref(), given.base.and_then(|base| base.get(path)));
-    own.or_else(|| {
+    let own = own.or_else(|| {
         let is_dir_gone = change.before.as_ref().is_some_and(|before| before.kind == Kind::Dir)
             && change.after.as_ref().is_none_or(|after| after.kind != Kind::Dir);
         if is_dir_gone { inside(given, path) } else { None }
+    });
+    own.or_else(|| {
+        if change.what != What::Mode && is_locked(given.project, path) {
+            Some("its directory cannot be written here".to_owned())
+        } else {
+            None
+        }
     })
+}
+
+/// True if this user may not change the entries of the directory around a path. One that does not exist comes with the change.
+fn is_locked(project: &Dir, path: &Path) -> bool {
+    project.parent(path).is_ok_and(|(dir, _)| accessat(&dir, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_err())
 }
 
 /// Compares a file with its mark.

@@ -19,8 +19,42 @@ const MAX_LINES: usize = 2_000;
 /// Time for one comparison; afterwards the difference is correct, but longer than necessary.
 const MOST: Duration = Duration::from_millis(500);
 
+/// Maximum size of all files that one command compares: a layer can have many links to one file.
+const MAX_ALL_BYTES: u64 = 64 << 20;
+
+/// Compares the files of one command, within a budget.
+#[derive(Debug)]
+pub struct Comparison {
+    /// Bytes that may still be read.
+    left: u64,
+}
+
+impl Default for Comparison {
+    fn default() -> Comparison {
+        Comparison { left: MAX_ALL_BYTES }
+    }
+}
+
+impl Comparison {
+    /// Returns the difference of one change, one escaped line each.
+    pub fn lines(&mut self, view: &View, change: &Change) -> Vec<String> {
+        let is_text = |entry: &&Entry| entry.kind == Kind::File && entry.size <= MAX_BYTES;
+        let size: u64 = [&change.before, &change.after].into_iter().flatten().filter(is_text).map(|entry| entry.size).sum();
+        match self.left.checked_sub(size) {
+            Some(left) => {
+                self.left = left;
+                lines(view, change)
+            }
+            None => vec![format!(
+                "{}: not compared, because the files before it are large; name its path to compare it",
+                lookalike::name(&change.path)
+            )],
+        }
+    }
+}
+
 /// Returns the difference of one change, one escaped line each.
-pub fn lines(view: &View, change: &Change) -> Vec<String> {
+fn lines(view: &View, change: &Change) -> Vec<String> {
     let mut lines = Vec::new();
     let path = lookalike::name(&change.path);
     if change.what == What::Mode {
@@ -120,5 +154,24 @@ mod tests {
         assert!(lines.iter().all(|line| line.chars().all(sanitize::is_plain)), "{lines:?}");
         let long: String = (0..100_000).map(|number| format!("{number}\n")).collect();
         assert!(unified("", &long).len() <= MAX_LINES + 1);
+    }
+
+    #[test]
+    fn the_files_of_one_command_are_compared_within_a_budget() {
+        let place = tempfile::tempdir().expect("a directory");
+        let project = place.path().join("project");
+        std::fs::create_dir(&project).expect("made");
+        let session = crate::session::Session::begin(&place.path().join("reviews"), &project, "sh").expect("begun");
+        let upper = session.upper();
+        std::fs::write(upper.join("a"), "text\n").expect("written");
+        for name in ["b", "c"] {
+            std::fs::hard_link(upper.join("a"), upper.join(name)).expect("linked");
+        }
+        let view = View::open(session).expect("opened");
+        let mut comparison = Comparison { left: 10 };
+        let lines: Vec<Vec<String>> = view.changes().expect("listed").iter().map(|change| comparison.lines(&view, change)).collect();
+        let is_compared: Vec<bool> = lines.iter().map(|lines| lines.contains(&"+text".to_owned())).collect();
+        assert_eq!(is_compared, [true, true, false]);
+        assert!(lines[2].len() == 1 && lines[2][0].starts_with("c: not compared"), "{lines:?}");
     }
 }

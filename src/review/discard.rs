@@ -1,8 +1,9 @@
 //! Discards changes: removes them from the layer. A killed command has discarded some of them, and the same command discards the rest.
 
 use silo_guard::git::dir_fd::mode_of;
+use std::collections::HashSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, at};
 use crate::release;
@@ -26,7 +27,8 @@ pub fn repository(view: &View) -> Result<(), Error> {
 
 /// Discards the chosen changes below the paths; returns their number.
 pub fn some(view: &View, all: &[Weighed], chosen: &[usize], paths: &[PathBuf]) -> Result<usize, Error> {
-    let below = |path: &PathBuf| paths.iter().any(|outer| path.starts_with(outer));
+    let outer: HashSet<&Path> = paths.iter().map(PathBuf::as_path).collect();
+    let below = |path: &PathBuf| path.ancestors().any(|dir| outer.contains(dir));
     // A new directory around a chosen path stays.
     let gone: Vec<PathBuf> = chosen.iter().map(|index| all[*index].change.path.clone()).filter(below).collect();
     for path in &gone {
@@ -37,7 +39,8 @@ pub fn some(view: &View, all: &[Weighed], chosen: &[usize], paths: &[PathBuf]) -
         if last.is_some_and(|outer| path.starts_with(outer)) {
             continue;
         }
-        let change = all.iter().map(|one| &one.change).find(|change| change.path == *path);
+        // Changes have the order of paths.
+        let change = all.binary_search_by(|one| one.change.path.cmp(path)).ok().map(|index| &all[index].change);
         // A changed directory has other changes below, which are chosen too.
         let is_whole = change.is_some_and(|change| {
             crate::choose::makes_dir(change) || change.after.as_ref().is_none_or(|after| after.kind != silo_guard::git::dir_fd::Kind::Dir)

@@ -7,7 +7,7 @@ use silo_base::{sanitize, units};
 
 use crate::changes::What;
 use crate::choose::makes_dir;
-use crate::difference;
+use crate::difference::Comparison;
 use crate::lookalike;
 use crate::view::{Repository, View};
 use crate::weigh::{Weighed, Weight, groups};
@@ -59,7 +59,7 @@ pub fn entries(all: &[Weighed], repository: Repository) -> Vec<Entry> {
         members.entry(one.top.clone().unwrap_or_default()).or_default().push(index);
     }
     for (path, group) in groups(all) {
-        let programs = if group.is_safe { "" } else { ", with programs" };
+        let programs = if group.is_safe { "" } else { ", not only data" };
         let members = members.remove(&path).unwrap_or_default();
         entries.push(Entry {
             kind: EntryKind::Generated,
@@ -71,14 +71,15 @@ pub fn entries(all: &[Weighed], repository: Repository) -> Vec<Entry> {
             members,
         });
     }
-    if repository == Repository::Changed {
+    if repository.has_changes() {
         entries.push(Entry {
             kind: EntryKind::Repository,
             word: "git",
             name: ".git".to_owned(),
             note: "commits and other changes of the repository".to_owned(),
             refusal: None,
-            is_safe: true,
+            // Nothing weighs the files of commits.
+            is_safe: repository == Repository::Index,
             members: vec![all.len()],
         });
     }
@@ -152,7 +153,7 @@ pub fn details(view: &View, all: &[Weighed], entry: &Entry) -> Vec<String> {
             }
         }
         EntryKind::Obeyed | EntryKind::Source => {
-            lines.extend(entry.members.first().map(|index| difference::lines(view, &all[*index].change)).unwrap_or_default())
+            lines.extend(entry.members.first().map(|index| Comparison::default().lines(view, &all[*index].change)).unwrap_or_default())
         }
     }
     lines

@@ -27,6 +27,12 @@ pub enum Error {
         /// Limit.
         most: usize,
     },
+    /// The paths of the layer need more memory than a review takes.
+    #[error("the paths of the changes are too long together")]
+    TooLong,
+    /// The directories of the layer need more time than a review takes.
+    #[error("the changes have too many directories inside each other")]
+    TooDeep,
     /// Changes that cannot be applied.
     #[error("nothing was applied, because these cannot be:\n  {}", .lines.join("\n  "))]
     Conflicts {

@@ -9,12 +9,13 @@ pub const EXECUTED: &[(&str, &str)] = &[
     (".github/workflows", "CI workflow"),
     (".github/actions", "CI workflow"),
     (".github/dependabot.yml", "CI workflow"),
+    (".github/dependabot.yaml", "CI workflow"),
     (".gitlab-ci.yml", "CI workflow"),
     (".gitlab-ci.yaml", "CI workflow"),
     (".gitlab/ci", "CI workflow"),
     (".circleci", "CI workflow"),
     (".travis.yml", "CI workflow"),
-    ("azure-pipelines*.yml", "CI workflow"),
+    ("azure-pipelines*.y*ml", "CI workflow"),
     ("bitbucket-pipelines.yml", "CI workflow"),
     ("Jenkinsfile*", "CI workflow"),
     (".drone.yml", "CI workflow"),
@@ -22,6 +23,12 @@ pub const EXECUTED: &[(&str, &str)] = &[
     (".forgejo/workflows", "CI workflow"),
     (".gitea/workflows", "CI workflow"),
     ("appveyor.yml", "CI workflow"),
+    (".appveyor.yml", "CI workflow"), // AppVeyor: appveyor.yml reference
+    (".cirrus.y*ml", "CI workflow"),  // Cirrus CI: writing tasks
+    (".cirrus.star", "CI workflow"),
+    (".build.yml", "CI workflow"), // builds.sr.ht manual: build manifests
+    (".builds", "CI workflow"),
+    ("buildspec*.y*ml", "CI workflow"), // AWS CodeBuild: build specification reference
     (".buildkite", "CI workflow"),
     ("cloudbuild.yaml", "CI workflow"),
     ("renovate.json*", "CI workflow"),
@@ -34,10 +41,12 @@ pub const EXECUTED: &[(&str, &str)] = &[
     ("*.mak", "build script"),
     ("justfile", "build script"),
     (".justfile", "build script"),
-    ("Taskfile.y*ml", "build script"),
+    ("Taskfile*.y*ml", "build script"), // Task: supported file names, also .dist
+    ("taskfile*.y*ml", "build script"),
     ("Rakefile", "build script"),
     ("*.rake", "build script"),
     ("Gemfile", "build script"),
+    ("gems.rb", "build script"), // Bundler: gemfile(5), the other name
     ("*.gemspec", "build script"),
     ("SConstruct", "build script"),
     ("SConscript", "build script"),
@@ -63,18 +72,25 @@ pub const EXECUTED: &[(&str, &str)] = &[
     ("build.xml", "build script"),
     ("pom.xml", "build script"),
     ("*.gradle", "build script"),
+    ("buildSrc", "build script"), // Gradle: sharing build logic with buildSrc
     ("*.gradle.kts", "build script"),
     ("gradle.properties", "build script"),
     ("gradle-wrapper.*", "build script"),
     ("gradlew*", "build script"),
     ("mvnw*", "build script"),
     (".mvn", "build script"),
-    ("build.sbt", "build script"),
+    ("*.sbt", "build script"), // sbt: build definition, plugins
+    ("project/*.scala", "build script"),
+    ("project/build.properties", "build script"),
     ("project.clj", "build script"),
     ("deps.edn", "build script"),
     ("mix.exs", "build script"),
+    ("config/*.exs", "build script"), // Mix: config/config.exs is evaluated before each task
     ("rebar.config", "build script"),
     ("dune-project", "build script"),
+    ("dune", "build script"), // Dune: rules and actions
+    ("dune-workspace", "build script"),
+    ("dune.inc", "build script"),
     ("Package.swift", "build script"),
     ("*.csproj", "build script"),
     ("*.fsproj", "build script"),
@@ -99,6 +115,17 @@ pub const EXECUTED: &[(&str, &str)] = &[
     ("Tiltfile", "build script"),
     ("Procfile*", "build script"),
     ("Earthfile", "build script"),
+    ("config.nims", "build script"), // Nim: NimScript configuration files
+    ("*.nims", "build script"),
+    ("*.nimble", "build script"),
+    ("latexmkrc", "build script"), // latexmk(1): configuration files are Perl
+    (".latexmkrc", "build script"),
+    // Shells: files that a .envrc includes, and those that direnv makes and includes. direnv-stdlib(1): source_env_if_exists, direnv_layout_dir.
+    (".envrc.*", "direnv includes it"),
+    (".direnv", "direnv includes it"),
+    // Programs that tools keep in hidden files.
+    (".pdm-python", "PDM: the Python interpreter to execute"), // PDM: working with virtual environments
+    (".sconsign*", "SCons loads it as a Python object"),       // SCons user guide: SConsignFile
     // Python: executed by an install, at each start of an interpreter, or by a test runner that an editor starts.
     ("setup.py", "build script"),
     ("setup.cfg", "build script"),
@@ -111,6 +138,8 @@ pub const EXECUTED: &[(&str, &str)] = &[
     ("tox.ini", "build script"),
     ("noxfile.py", "build script"),
     ("tasks.py", "build script"),
+    ("hatch_build.py", "build script"), // Hatch: custom build hook
+    ("conanfile.py", "build script"),   // Conan: conanfile.py reference
     ("fabfile.py", "build script"),
     ("manage.py", "build script"),
     ("requirements*.txt", "list of packages to install"),
@@ -138,6 +167,11 @@ pub const EXECUTED: &[(&str, &str)] = &[
     ("binding.gyp", "build script"),
     ("deno.json*", "build script"),
     ("bunfig.toml", "bun settings: preloaded programs"),
+    (".yarn/cache", "packages that yarn executes from their archives"), // Yarn: Zero-Installs
+    (".yarn/unplugged", "packages that yarn executes"),
+    (".storybook", "configuration that is a program"), // Storybook: configure
+    ("jsconfig.json", "editor settings: plugins of the language server"), // TypeScript: jsconfig.json
+    ("analysis_options.yaml", "editor settings: plugins of the analyzer"), // Dart: customizing static analysis
     ("lerna.json", "build script"),
     ("nx.json", "build script"),
     ("turbo.json", "build script"),

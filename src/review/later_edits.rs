@@ -235,6 +235,17 @@ fn directories_without_write_permission_are_decided() {
     // The first mark of a file of the layer counts, and the permissions are others.
     let refused = place.apply();
     assert!(matches!(refused, Err(Error::Conflicts { .. })), "{refused:?}");
+    // A new file in such a directory of the project is a conflict, so the others can be applied.
+    let mut place = Place::new(&[("locked/x", "x")], |upper| {
+        write(&upper.join("locked/new"), "inside");
+        write(&upper.join("other"), "inside");
+        lock(&upper.join("locked"));
+    });
+    lock(&place.project.join("locked"));
+    place.all = weigh(&place.view, &|_| false).expect("weighed");
+    let refused: Vec<&Path> = place.all.iter().filter(|one| one.conflict.is_some()).map(|one| one.change.path.as_path()).collect();
+    let is_root = rustix::process::geteuid().is_root();
+    assert_eq!(refused, if is_root { vec![] } else { vec![Path::new("locked/new")] });
     let place = Place::new(&[], new);
     let path = PathBuf::from("cache/pkg/file");
     let chosen = choose(&place.all, &Choice::Paths(vec![path.clone()])).expect("it is there");

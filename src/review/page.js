@@ -7,7 +7,7 @@ function make(tag, text, name) {
   if (name) element.className = name;
   return element;
 }
-document.getElementById("where").textContent = review.project + (review.repository ? " (the git repository has changes, too)" : "");
+document.getElementById("where").textContent = review.shown + (review.repository ? " (the git repository has changes, too)" : "");
 const titles = { obeyed: "This machine executes or obeys these files", source: "Sources" };
 const rows = [];
 for (const weight of ["obeyed", "source"]) {
@@ -20,7 +20,7 @@ for (const weight of ["obeyed", "source"]) {
     row.open = weight === "obeyed";
     const title = make("summary");
     title.append(make("span", change.change, "kind"), make("code", change.shown));
-    if (change.after && change.after.target) title.append(make("span", " \u2192 " + change.after.target));
+    if (change.after && change.after.shownTarget) title.append(make("span", " \u2192 " + change.after.shownTarget));
     if (change.reason) title.append(make("span", change.reason, "reason"));
     for (const text of [change.conflict, change.problem]) if (text) title.append(make("span", text, "conflict"));
     row.append(title);
@@ -40,7 +40,7 @@ if (review.generated.length > 0) {
   section.append(make("h2", "Generated files"));
   const list = make("ul");
   for (const group of review.generated) {
-    list.append(make("li", group.path + ": " + group.files + " files, " + group.bytes + " bytes" + (group.safe ? "" : ", with programs")));
+    list.append(make("li", group.shown + ": " + group.files + " files, " + group.bytes + " bytes" + (group.safe ? "" : ", not only data")));
   }
   section.append(list);
   all.append(section);

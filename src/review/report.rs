@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use silo_guard::git::dir_fd::Kind;
 
 use crate::changes::Entry;
-use crate::difference;
+use crate::difference::Comparison;
 use crate::lookalike;
-use crate::view::{Repository, View};
+use crate::view::View;
 use crate::weigh::{Weighed, Weight, groups};
 
 /// Version of the document.
@@ -15,17 +15,22 @@ const VERSION: u32 = 1;
 
 /// Returns the whole review.
 pub fn json(view: &View, all: &[Weighed]) -> Value {
-    let changes: Vec<Value> = all.iter().map(|one| change(view, one)).collect();
+    let mut comparison = Comparison::default();
+    let changes: Vec<Value> = all.iter().map(|one| change(view, one, &mut comparison)).collect();
     let generated: Vec<Value> = groups(all)
         .into_iter()
-        .map(|(path, group)| json!({ "path": path.to_string_lossy(), "files": group.files, "bytes": group.bytes, "safe": group.is_safe }))
+        .map(|(path, group)| {
+            let shown = lookalike::name(&path);
+            json!({ "path": path.to_string_lossy(), "shown": shown, "files": group.files, "bytes": group.bytes, "safe": group.is_safe })
+        })
         .collect();
     json!({
         "version": VERSION,
         "project": view.session.project().to_string_lossy(),
+        "shown": lookalike::name(&view.session.project()),
         "tool": view.session.tool(),
         "running": view.session.is_busy(),
-        "repository": view.repository == Repository::Changed,
+        "repository": view.repository.has_changes(),
         "changes": changes,
         "generated": generated,
     })
@@ -36,18 +41,18 @@ pub fn none() -> Value {
     json!({ "version": VERSION, "changes": [], "generated": [], "repository": false })
 }
 
-fn change(view: &View, one: &Weighed) -> Value {
+fn change(view: &View, one: &Weighed, comparison: &mut Comparison) -> Value {
     let change = &one.change;
-    let diff = if one.weight == Weight::Generated { None } else { Some(difference::lines(view, change)) };
+    let diff = if one.weight == Weight::Generated { None } else { Some(comparison.lines(view, change)) };
     json!({
         "path": change.path.to_string_lossy(),
         "shown": lookalike::name(&change.path),
         "change": change.what.word(),
         "weight": one.weight.word(),
-        "reason": one.reason,
+        "reason": one.reason.as_deref().map(lookalike::line),
         "safe": one.is_safe,
-        "conflict": one.conflict,
-        "problem": change.problem,
+        "conflict": one.conflict.as_deref().map(lookalike::line),
+        "problem": change.problem.as_deref().map(lookalike::line),
         "before": change.before.as_ref().map(entry),
         "after": change.after.as_ref().map(entry),
         "diff": diff,
@@ -67,5 +72,6 @@ fn entry(entry: &Entry) -> Value {
         "mode": format!("{:04o}", entry.mode),
         "bytes": entry.size,
         "target": entry.target.as_ref().map(|target| target.to_string_lossy()),
+        "shownTarget": entry.target.as_deref().map(lookalike::name),
     })
 }

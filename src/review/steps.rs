@@ -51,7 +51,7 @@ pub fn unstage(project: &Dir, plan: &Plan) {
     }
 }
 
-/// Does one operation, unless it is done; `false` if the target is not as expected. Also checks what it has moved away.
+/// Does one operation, unless it is done; `false` if the target is not as expected. Also checks a replaced file after its rename.
 pub fn step(project: &Dir, plan: &Plan, index: usize) -> io::Result<bool> {
     let operation = &plan.operations[index];
     let (dir, name) = match plan.target(project, index) {

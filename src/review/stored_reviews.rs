@@ -15,7 +15,7 @@ use crate::error::{Error, at};
 use crate::finish;
 use crate::plan::Plan;
 use crate::session::Session;
-use crate::view::{self, Repository};
+use crate::view;
 
 /// Least age of a removed review with undecided changes.
 pub const GONE_AGE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -191,7 +191,7 @@ fn state(stored: StoredReview) -> StoredReview {
         Ok(None) => State::Empty,
         Ok(Some(session)) => {
             let has_changes = fs::read_dir(session.upper()).is_ok_and(|mut listing| listing.next().is_some());
-            let waits = has_changes || view::repository(&session.git()) == Repository::Changed;
+            let waits = has_changes || view::repository(&session.git()).has_changes();
             match (finish::is_unfinished(&session), numbers(&session)) {
                 _ if session.is_gone() => State::Gone,
                 (Err(_), _) | (_, Err(_)) => State::Unreadable,

@@ -27,14 +27,23 @@ pub struct View {
 }
 
 /// State of the repository's layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Repository {
     /// There is no layer.
     None,
     /// The layer has no changes.
     Same,
-    /// The layer has changes to import.
+    /// Only the index has changes, as after `git status`: without a commit it has no effect.
+    Index,
+    /// The layer has other changes to import, such as commits.
     Changed,
+}
+
+impl Repository {
+    /// True if the layer has something to import.
+    pub fn has_changes(self) -> bool {
+        matches!(self, Repository::Index | Repository::Changed)
+    }
 }
 
 impl View {
@@ -67,16 +76,13 @@ impl View {
 
 /// Looks at the layers without locking them.
 pub(crate) fn repository(layers: &Path) -> Repository {
-    let dirs: Vec<_> = std::fs::read_dir(layers).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    let is_changed =
-        |dir: &std::path::PathBuf| Dir::open(&layer::upper(dir)).and_then(|upper| upper.list(1)).map_or(true, |all| !all.is_empty());
-    if dirs.is_empty() {
-        Repository::None
-    } else if dirs.iter().any(is_changed) {
-        Repository::Changed
-    } else {
-        Repository::Same
-    }
+    let dirs = std::fs::read_dir(layers).into_iter().flatten().flatten().map(|entry| entry.path());
+    let state = |dir: std::path::PathBuf| match Dir::open(&layer::upper(&dir)).and_then(|upper| upper.list(1)) {
+        Ok(names) if names.is_empty() => Repository::Same,
+        Ok(names) if names == ["index"] => Repository::Index,
+        _ => Repository::Changed,
+    };
+    dirs.map(state).max().unwrap_or(Repository::None)
 }
 
 /// Imports the changes of the repository's layer, and removes the layer. Returns messages about everything that was not imported unchanged.

@@ -1,5 +1,6 @@
 //! Weighs changes: first those that this machine executes or obeys, each with its reason, then sources, then generated files.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -17,8 +18,16 @@ use crate::packages;
 use crate::view::View;
 
 /// Maximum size of a package.json and of a lock file that is parsed.
-const MAX_MANIFEST_BYTES: u64 = 4 << 20;
-const MAX_LOCK_BYTES: u64 = 64 << 20;
+const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+const MAX_LOCK_BYTES: u64 = 16 << 20;
+/// Maximum size of all parsed files: a layer can have many links to one file.
+const MAX_PARSED_BYTES: u64 = 128 << 20;
+/// Extensions of data: no program executes or loads such a file by itself. Formats of settings, archives and databases are not among them.
+const DATA: [&str; 42] = [
+    "adoc", "aiff", "avif", "bmp", "csv", "flac", "gcda", "gcno", "gif", "ico", "jpeg", "jpg", "jsonl", "lcov", "log", "m4a", "md", "mov",
+    "mp3", "mp4", "ndjson", "ogg", "opus", "otf", "parquet", "pdf", "png", "profdata", "profraw", "prom", "rst", "tif", "tiff", "trace",
+    "tsv", "ttf", "txt", "wav", "webm", "webp", "woff", "woff2",
+];
 /// Number of names in [`MADE`] that are directories of programs even if no `.gitignore` names them.
 const ALWAYS_MADE: [&str; 6] = ["node_modules", ".venv", "venv", ".tox", ".nox", "__pypackages__"];
 
@@ -78,6 +87,7 @@ pub fn weigh(view: &View, guarded: &dyn Fn(&Path) -> bool) -> Result<Vec<Weighed
         listed: Names::new(guarded_paths::lines().map(|line| (line.pattern, line.of))),
         executed: Names::new(EXECUTED.iter().copied()),
         locks: Names::new(LOCKS.iter().copied()),
+        left: Cell::new(MAX_PARSED_BYTES),
     };
     let mut ignored = Ignored::new(&view.project);
     let mut all: Vec<Weighed> = Vec::with_capacity(changes.len());
@@ -95,7 +105,7 @@ pub fn weigh(view: &View, guarded: &dyn Fn(&Path) -> bool) -> Result<Vec<Weighed
         let is_safe = match weight {
             Weight::Obeyed => false,
             Weight::Source => true,
-            Weight::Generated => !is_made && !is_program(&change),
+            Weight::Generated => !is_made && is_data(&change),
         };
         all.push(Weighed { change, weight, reason, conflict, top, is_safe });
     }
@@ -120,13 +130,11 @@ fn made(path: &Path) -> Option<PathBuf> {
     around.into_iter().find(|dir| dir.file_name().is_some_and(|name| ALWAYS_MADE.iter().any(|made| name == *made))).map(Path::to_owned)
 }
 
-/// True if a generated file can be executed or loaded by a program.
-fn is_program(change: &Change) -> bool {
-    let Some(after) = &change.after else { return false };
-    let name = change.path.extension().map(|extension| extension.as_bytes().to_ascii_lowercase()).unwrap_or_default();
-    let is_library = [&b"so"[..], b"dylib", b"dll", b"node", b"pyd", b"jar", b"class", b"js", b"cjs", b"mjs", b"py", b"pyc", b"sh", b"pth"]
-        .contains(&name.as_slice());
-    after.kind != Kind::Dir && (after.is_executable() || after.kind != Kind::File || is_library)
+/// True if no program executes or loads a generated file by itself: a directory, or a file of a known kind of data.
+fn is_data(change: &Change) -> bool {
+    let Some(after) = &change.after else { return true };
+    let name = change.path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    after.kind == Kind::Dir || after.kind == Kind::File && !after.is_executable() && DATA.contains(&name.as_str())
 }
 
 struct Weigher<'a> {
@@ -136,6 +144,8 @@ struct Weigher<'a> {
     listed: Names<&'static str>,
     executed: Names<&'static str>,
     locks: Names<&'static str>,
+    /// Bytes that may still be parsed.
+    left: Cell<u64>,
 }
 
 impl Weigher<'_> {
@@ -167,14 +177,14 @@ impl Weigher<'_> {
             return None;
         }
         let name = path.file_name().unwrap_or_default();
-        if name == "package.json" && change.what != What::Mode {
+        if name.eq_ignore_ascii_case("package.json") && change.what != What::Mode {
             let (before, after) = self.contents(change, MAX_MANIFEST_BYTES);
             return match after {
                 Some(after) => packages::manifest(before.as_deref(), &after),
                 None => Some("package.json that silo cannot read".to_owned()),
             };
         }
-        if name == "package-lock.json" && change.what != What::Mode {
+        if name.eq_ignore_ascii_case("package-lock.json") && change.what != What::Mode {
             let (before, after) = self.contents(change, MAX_LOCK_BYTES);
             return match after {
                 Some(after) => packages::lock(before.as_deref(), &after),
@@ -193,9 +203,13 @@ impl Weigher<'_> {
         }
     }
 
-    /// Reads a file before and after the change.
+    /// Reads a file before and after the change. A file over the limits counts as unreadable.
     fn contents(&self, change: &Change, most: u64) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
-        let read = |dir: &silo_guard::git::dir_fd::Dir| dir.read(&change.path, most).ok().flatten();
+        let read = |dir: &silo_guard::git::dir_fd::Dir| {
+            let bytes = dir.read(&change.path, most.min(self.left.get())).ok().flatten()?;
+            self.left.set(self.left.get().saturating_sub(bytes.len() as u64));
+            Some(bytes)
+        };
         (read(&self.view.project), read(&self.view.upper))
     }
 }
@@ -260,6 +274,85 @@ pub struct Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::changes::Entry;
+
+    /// Files that a program of this machine would load, and that a list of names of programs would miss.
+    #[test]
+    fn only_known_kinds_of_data_are_safe_among_generated_files() {
+        let of = |path: &str, kind: Kind, mode: u32| {
+            let after = Entry { kind, mode, size: 3, links: 1, inode: 1, changed: 1, target: None };
+            is_data(&Change { path: path.into(), what: What::Added, before: None, after: Some(after), problem: None })
+        };
+        for path in ["debug.log", "a/b/IMAGE.PNG", "coverage.lcov", "report.csv"] {
+            assert!(of(path, Kind::File, 0o644), "{path}");
+            assert!(!of(path, Kind::File, 0o755) && !of(path, Kind::Link, 0o777), "{path}");
+        }
+        for path in [
+            "_build/dev/lib/x/ebin/x.beam",
+            "libx.so.1",
+            "libx.so",
+            "x.rb",
+            "x.pl",
+            "x.lua",
+            "x.php",
+            "x.ts",
+            "x.py",
+            "x.js",
+            ".pdm-python",
+            ".sconsign.dblite",
+            "x.db",
+            "x.pickle",
+            "x.json",
+            "x.toml",
+            "x.html",
+            "x.zip",
+            "noextension",
+            ".log",
+            "x.log.",
+        ] {
+            assert!(!of(path, Kind::File, 0o644), "{path}");
+        }
+        assert!(of("dir", Kind::Dir, 0o755));
+    }
+
+    #[test]
+    fn files_that_tools_execute_or_load_are_listed() {
+        let executed = Names::new(EXECUTED.iter().copied());
+        for path in [
+            ".envrc.private",
+            "sub/.direnv/flake-profile-1.rc",
+            ".yarn/cache/x.zip",
+            ".latexmkrc",
+            "gems.rb",
+            "config.nims",
+            "buildSrc/src/main/kotlin/x.kt",
+            "project/plugins.sbt",
+            "project/Build.scala",
+            "config/runtime.exs",
+            "lib/dune",
+            "hatch_build.py",
+            "conanfile.py",
+            ".storybook/main.ts",
+            "analysis_options.yaml",
+            "jsconfig.json",
+            ".appveyor.yml",
+            ".cirrus.yml",
+            ".build.yml",
+            "buildspec.yml",
+            "azure-pipelines-nightly.yaml",
+            ".github/dependabot.yaml",
+            "Taskfile.dist.yml",
+            "build.gradle.kts",
+            "recipes/tool.toml",
+            "conftest.py",
+            "compose.override.yaml",
+        ] {
+            assert!(executed.find(Path::new(path)).is_some(), "{path}");
+        }
+        for path in ["src/main.rs", "README.md", "recipes/soup.md", "config/app.txt", "projects/x.scala"] {
+            assert!(executed.find(Path::new(path)).is_none(), "{path}");
+        }
+    }
 
     #[test]
     fn links_that_can_point_outside_are_found() {

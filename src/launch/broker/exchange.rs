@@ -22,51 +22,67 @@ pub struct Pair {
     pub value: Value,
 }
 
-/// Puts values in place of placeholders; returns the names of the used secrets.
-pub fn reveal(headers: &mut HeaderMap, pairs: &[&Pair]) -> Vec<String> {
+/// The headers would be larger than their limit.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooLarge;
+
+/// Puts values in place of placeholders; returns the names of the used secrets. Stops as soon as all headers together have more than `most`
+/// bytes: a value can be many times as long as its placeholder.
+pub fn reveal(headers: &mut HeaderMap, pairs: &[&Pair], most: usize) -> Result<Vec<String>, TooLarge> {
     let mut used = Vec::new();
     for pair in pairs {
-        if exchange(headers, pair.placeholder.as_bytes(), pair.value.bytes()) {
+        if exchange(headers, pair.placeholder.as_bytes(), pair.value.bytes(), most)? {
             used.push(pair.name.clone());
         }
     }
-    used
+    Ok(used)
 }
 
 /// Puts placeholders in place of values.
 pub fn conceal(headers: &mut HeaderMap, pairs: &[&Pair]) {
     for pair in pairs {
-        let _ = exchange(headers, pair.value.bytes(), pair.placeholder.as_bytes());
+        // Without a limit it does not fail.
+        let _ = exchange(headers, pair.value.bytes(), pair.placeholder.as_bytes(), usize::MAX);
     }
 }
 
 /// Replaces one text by another in all values; returns true if it occurred.
-fn exchange(headers: &mut HeaderMap, from: &[u8], to: &[u8]) -> bool {
+fn exchange(headers: &mut HeaderMap, from: &[u8], to: &[u8], most: usize) -> Result<bool, TooLarge> {
     let mut found = false;
+    let mut total: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     for value in headers.values_mut() {
-        let changed = replaced(value.as_bytes(), from, to).or_else(|| in_basic(value.as_bytes(), from, to));
+        // The size of this value after the replacement.
+        let most_here = most.saturating_sub(total - value.len());
+        let mut changed = replaced(value.as_bytes(), from, to, most_here)?;
+        if changed.is_none() {
+            changed = in_basic(value.as_bytes(), from, to, most_here)?;
+        }
         // Both texts are printable ASCII, so the result is a header's value.
         if let Some(mut new) = changed.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok()) {
+            total = total - value.len() + new.len();
             new.set_sensitive(true);
             *value = new;
             found = true;
         }
     }
-    found
+    Ok(found)
 }
 
 /// Replaces all occurrences; `None` if there are none.
-fn replaced(text: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
-    let mut new = Vec::with_capacity(text.len() + to.len());
+fn replaced(text: &[u8], from: &[u8], to: &[u8], most: usize) -> Result<Option<Vec<u8>>, TooLarge> {
+    let mut new = Vec::new();
     let (mut rest, mut found) = (text, false);
     while let Some(at) = find(rest, from) {
         new.extend_from_slice(&rest[..at]);
         new.extend_from_slice(to);
         rest = &rest[at + from.len()..];
         found = true;
+        if new.len() > most {
+            return Err(TooLarge);
+        }
     }
     new.extend_from_slice(rest);
-    found.then_some(new)
+    if found && new.len() > most { Err(TooLarge) } else { Ok(found.then_some(new)) }
 }
 
 fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
@@ -74,12 +90,18 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
 }
 
 /// Replaces inside the base64 of Basic authentication.
-fn in_basic(value: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+fn in_basic(value: &[u8], from: &[u8], to: &[u8], most: usize) -> Result<Option<Vec<u8>>, TooLarge> {
+    let Some((scheme, decoded)) = basic(value) else { return Ok(None) };
+    let Some(new) = replaced(&decoded, from, to, most)? else { return Ok(None) };
+    let new = format!("{scheme}{}", STANDARD.encode(new)).into_bytes();
+    if new.len() > most { Err(TooLarge) } else { Ok(Some(new)) }
+}
+
+/// Splits Basic authentication into its scheme and its decoded text.
+fn basic(value: &[u8]) -> Option<(&str, Vec<u8>)> {
     let text = std::str::from_utf8(value).ok()?;
     let scheme = text.get(..BASIC.len()).filter(|scheme| scheme.eq_ignore_ascii_case(BASIC))?;
-    let decoded = STANDARD.decode(text[BASIC.len()..].trim()).ok()?;
-    let new = replaced(&decoded, from, to)?;
-    Some(format!("{scheme}{}", STANDARD.encode(new)).into_bytes())
+    Some((scheme, STANDARD.decode(text[BASIC.len()..].trim()).ok()?))
 }
 
 #[cfg(test)]
@@ -111,7 +133,7 @@ mod tests {
             ("silo-secret-012".to_owned(), "silo-secret-012".to_owned()),
         ] {
             let mut map = headers(&[("authorization", before.clone()), ("x", "y".to_owned())]);
-            let used = reveal(&mut map, &[&pair]);
+            let used = reveal(&mut map, &[&pair], 1000).expect("they are small");
             assert_eq!(map["authorization"].to_str().expect("text"), after);
             assert_eq!(used.len(), usize::from(before != after), "{before}");
             conceal(&mut map, &[&pair]);
@@ -120,7 +142,28 @@ mod tests {
         }
         // Every header with the value is a secret for the library's own messages.
         let mut map = headers(&[("a", PLACEHOLDER.to_owned())]);
-        let _ = reveal(&mut map, &[&pair]);
+        reveal(&mut map, &[&pair], 1000).expect("they are small");
         assert!(!format!("{map:?}{pair:?}").contains("v4lue"));
+    }
+
+    #[test]
+    fn headers_never_grow_above_their_limit() {
+        let value = Value::parse("v".repeat(1000).into_bytes()).expect("a value");
+        let pair = Pair { name: "TOKEN".to_owned(), placeholder: PLACEHOLDER.to_owned(), value };
+        let basic = format!("Basic {}", STANDARD.encode(PLACEHOLDER));
+        // The value, and the name of one letter.
+        for (values, size) in [
+            (vec![("a", PLACEHOLDER.to_owned())], 1001),
+            (vec![("a", PLACEHOLDER.repeat(50))], 50_001),
+            (vec![("a", PLACEHOLDER.to_owned()), ("b", PLACEHOLDER.to_owned()), ("c", "x".repeat(500))], 2503),
+            (vec![("a", basic)], 1 + 6 + 1336),
+        ] {
+            let revealed = |most: usize| reveal(&mut headers(&values), &[&pair], most);
+            assert_eq!(revealed(size).expect("it fits"), ["TOKEN"], "{values:?}");
+            assert_eq!(revealed(size - 1), Err(TooLarge), "{values:?}");
+            assert_eq!(revealed(0), Err(TooLarge), "{values:?}");
+        }
+        // Headers without a placeholder are the affair of their reader.
+        assert_eq!(reveal(&mut headers(&[("a", "x".repeat(99))]), &[&pair], 10), Ok(Vec::new()));
     }
 }

@@ -39,7 +39,7 @@ use silo_base::grant::{Host, split_port};
 
 use super::authority::{self, Authority};
 use super::connections::Connections;
-use super::exchange::{self, Pair};
+use super::exchange::{self, Pair, TooLarge};
 
 /// Time limit of each handshake.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -240,8 +240,10 @@ impl Place {
             return Err(StatusCode::MISDIRECTED_REQUEST);
         }
         let pairs: Vec<&Pair> = self.secrets.of(&self.host, self.port).collect();
-        let _ = exchange::reveal(request.headers_mut(), &pairs);
-        Ok(())
+        match exchange::reveal(request.headers_mut(), &pairs, MAX_HEAD_BYTES) {
+            Ok(_) => Ok(()),
+            Err(TooLarge) => Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        }
     }
 
     fn conceal<B>(&self, answer: &mut Response<B>) {
@@ -262,6 +264,9 @@ fn own(status: StatusCode, text: &str) -> Response<Body> {
 fn not_admitted(status: StatusCode) -> Response<Body> {
     match status {
         StatusCode::MISDIRECTED_REQUEST => own(status, "the request does not name the host of its connection"),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            own(status, "the headers of the request are too large with the values of secrets in them")
+        }
         _ => own(status, "this method is not carried to a host of a secret"),
     }
 }
