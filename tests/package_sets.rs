@@ -3,7 +3,7 @@
 //! The test compares a few sets. `.ci/oracle` compares all of them on all suites.
 
 use crate::oracle;
-use crate::support::{As, Silo};
+use crate::support::{self, As, Silo};
 
 /// Packages with accounts, owners, set-id programs, capabilities, caches, alternatives and generated secrets.
 const SETS: [&str; 40] = [
@@ -89,7 +89,7 @@ fn mmdebstrap_makes_the_same_roots_of_package_sets() {
             format!("it cannot be installed: {}", done.err)
         };
         silo.offer_downloads();
-        println!("{} {suite}/{set}", if left.is_empty() { "same     " } else { "DIFFERENT" });
+        support::report(&format!("{} {suite}/{set}", if left.is_empty() { "same     " } else { "DIFFERENT" }));
         if !left.is_empty() {
             wrong.push_str(&format!("{suite}/{set}:\n{left}\n"));
         }

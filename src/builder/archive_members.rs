@@ -1,6 +1,7 @@
 //! Reads the members of archives, for the search of the cause of a difference: tar, ar, and zip with the formats that are zip files, such as
 //! jar and whl.
 
+use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 
 use zip::ZipArchive;
@@ -25,6 +26,21 @@ pub(super) fn members(bytes: &[u8]) -> Option<Vec<Member>> {
         _ if bytes.starts_with(b"!<arch>\n") => of_ar(bytes),
         _ => None,
     }
+}
+
+/// The contents of members, by name and by number among those with the same name.
+pub(super) type ByName<'a> = BTreeMap<(&'a [u8], usize), &'a [u8]>;
+
+/// Returns the contents by name; several members may have the same name.
+pub(super) fn by_name(members: &[Member]) -> ByName<'_> {
+    let mut seen: BTreeMap<&[u8], usize> = BTreeMap::new();
+    let mut found = ByName::new();
+    for member in members {
+        let number = seen.entry(&member.name).or_default();
+        found.insert((&member.name, *number), &member.content);
+        *number += 1;
+    }
+    found
 }
 
 /// The members so far, and the bytes that the others may have.

@@ -1,6 +1,6 @@
 //! Causes of differences between two runs of a step. A cause is found in the differing bytes, by the known values of the runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::ops::RangeInclusive;
 
@@ -8,7 +8,7 @@ use flate2::read::MultiGzDecoder;
 
 use silo_base::timestamp;
 
-use super::archive_members::{Member, members};
+use super::archive_members::{ByName, Member, by_name, members};
 
 /// A cause of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -376,20 +376,6 @@ impl Values<'_> {
         };
         parts(self.first, old).intersection(&parts(self.second, new)).next().is_some()
     }
-}
-
-/// The contents of members, by name and by number among those with the same name.
-type ByName<'a> = BTreeMap<(&'a [u8], usize), &'a [u8]>;
-
-fn by_name(members: &[Member]) -> ByName<'_> {
-    let mut seen: BTreeMap<&[u8], usize> = BTreeMap::new();
-    let mut found = ByName::new();
-    for member in members {
-        let number = seen.entry(&member.name).or_default();
-        found.insert((&member.name, *number), &member.content);
-        *number += 1;
-    }
-    found
 }
 
 /// True for archives with members that are not read: damaged ones, and cpio.

@@ -213,7 +213,7 @@ fn words(bytes: &[u8]) -> BTreeSet<Vec<u8>> {
     if bytes.contains(&0) || std::str::from_utf8(bytes).is_err() {
         return BTreeSet::new();
     }
-    let words = bytes.split(|byte| !byte.is_ascii_alphanumeric() && !*byte != b'+');
+    let words = bytes.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'+');
     words.filter(|word| word.len() >= WORD_BYTES).map(<[u8]>::to_vec).collect()
 }
 

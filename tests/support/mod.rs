@@ -30,6 +30,11 @@ pub fn skip(why: &str) {
     writeln!(std::io::stderr(), "SKIPPED {}: {why}", std::thread::current().name().unwrap_or("a test")).expect("standard error is open");
 }
 
+/// Prints a line past the test runner's capture.
+pub fn report(line: &str) {
+    writeln!(std::io::stderr(), "{line}").expect("standard error is open");
+}
+
 /// Whether the tests run as root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
