@@ -76,8 +76,9 @@ fn images_of_two_platforms_are_kept_apart() {
     assert_ne!(rows[0].2, rows[1].2);
     // Each is the image of its platform, for every command that reads it.
     for arch in Arch::ALL {
-        let _ = ok(&silo, arch, &["export", "x", "--rootfs", "root.tar"]);
-        let mut archive = tar::Archive::new(fs::File::open(silo.project().join("root.tar")).expect("an export"));
+        let file = format!("{arch}.tar");
+        let _ = ok(&silo, arch, &["export", "x", "--rootfs", &file]);
+        let mut archive = tar::Archive::new(fs::File::open(silo.project().join(file)).expect("an export"));
         let mut entries = archive.entries().expect("a tar").flatten();
         let mut entry = entries.find(|entry| entry.path().is_ok_and(|path| path.ends_with("platform"))).expect("the file");
         assert_eq!(std::io::read_to_string(&mut entry).expect("a text"), arch.platform());
@@ -88,12 +89,12 @@ fn images_of_two_platforms_are_kept_apart() {
     // Neither is collected while it is installed, and one goes without the other.
     drop(silo.ok(["gc", "--all"]));
     assert_eq!(listed(&silo).len(), 2);
-    let _ = ok(&silo, other(), &["export", "x", "--rootfs", "root.tar"]);
+    let _ = ok(&silo, other(), &["export", "x", "--rootfs", "kept.tar"]);
     let _ = ok(&silo, other(), &["uninstall", "x"]);
     drop(silo.ok(["gc", "--all"]));
     assert_eq!(listed(&silo), rows[..1]);
     assert!(silo.path("bin/x-tool").exists());
-    let gone = run(&silo, other(), &["export", "x", "--rootfs", "root.tar"]);
+    let gone = run(&silo, other(), &["export", "x", "--rootfs", "gone.tar"]);
     let next = format!("silo install --platform {} x", other().platform());
     assert!(gone.code != 0 && gone.err.contains(&next), "{gone:?}");
 }
