@@ -2,6 +2,8 @@
 //!
 //! The test compares a few sets. `.ci/oracle` compares all of them on all suites.
 
+use std::io::Write;
+
 use crate::oracle;
 use crate::support::{As, Silo};
 
@@ -89,7 +91,7 @@ fn mmdebstrap_makes_the_same_roots_of_package_sets() {
             format!("it cannot be installed: {}", done.err)
         };
         silo.offer_downloads();
-        println!("{} {suite}/{set}", if left.is_empty() { "same     " } else { "DIFFERENT" });
+        writeln!(std::io::stdout(), "{} {suite}/{set}", if left.is_empty() { "same     " } else { "DIFFERENT" }).expect("it is open");
         if !left.is_empty() {
             wrong.push_str(&format!("{suite}/{set}:\n{left}\n"));
         }

@@ -15,9 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 use crate::broker::upstream_proxy::Proxies;
+use serde::{Deserialize, Serialize};
 use silo_base::grant::{HostGrant, Policy, Port};
 
 use super::error::Error;
