@@ -40,7 +40,7 @@ fn listed(silo: &Silo) -> Vec<(String, String, String)> {
     rows.as_array().expect("a list").iter().map(|row| (text(row, "tool"), text(row, "platform"), text(row, "image"))).collect()
 }
 
-/// A silo with the tool `x` for both platforms, made of an image of a layout; each image has a file that names its platform.
+/// A silo with the tool `boxed` for both platforms, made of an image of a layout; each image has a file that names its platform.
 fn with_both() -> Silo {
     let silo = Silo::new();
     let layer = |arch: Arch| {
@@ -53,16 +53,16 @@ fn with_both() -> Silo {
     let (own, foreign) = ([layer(Arch::host())], [layer(other())]);
     images::platforms(&silo.project().join("layout"), &[(Arch::host(), &own), (other(), &foreign)]);
     let reference = format!("oci:{}:v1", silo.project().join("layout").display());
-    let said = ok(&silo, other(), &["install", "--quiet", "x", "--image", &reference]);
+    let said = ok(&silo, other(), &["install", "--quiet", "boxed", "--image", &reference]);
     assert!(said.contains(&format!("for {} installed", other().platform())), "{said}");
     assert!(!silo.path("bin/x-tool").exists(), "a shim would start a program that does not run here");
     assert_eq!(
         listed(&silo).iter().map(|(tool, platform, _)| (tool.as_str(), platform.clone())).collect::<Vec<_>>(),
-        [("x", other().platform())]
+        [("boxed", other().platform())]
     );
-    let missing = silo.fails(["run", "--no-project", "x"]);
-    assert!(missing.err.contains("x is not installed"), "{missing:?}");
-    drop(silo.ok(["install", "--quiet", "x", "--image", &reference]));
+    let missing = silo.fails(["run", "--no-project", "boxed"]);
+    assert!(missing.err.contains("boxed is not installed"), "{missing:?}");
+    drop(silo.ok(["install", "--quiet", "boxed", "--image", &reference]));
     assert!(silo.path("bin/x-tool").exists());
     silo
 }
@@ -76,8 +76,9 @@ fn images_of_two_platforms_are_kept_apart() {
     assert_ne!(rows[0].2, rows[1].2);
     // Each is the image of its platform, for every command that reads it.
     for arch in Arch::ALL {
-        let _ = ok(&silo, arch, &["export", "x", "--rootfs", "root.tar"]);
-        let mut archive = tar::Archive::new(fs::File::open(silo.project().join("root.tar")).expect("an export"));
+        let file = format!("{arch}.tar");
+        let _ = ok(&silo, arch, &["export", "boxed", "--rootfs", &file]);
+        let mut archive = tar::Archive::new(fs::File::open(silo.project().join(file)).expect("an export"));
         let mut entries = archive.entries().expect("a tar").flatten();
         let mut entry = entries.find(|entry| entry.path().is_ok_and(|path| path.ends_with("platform"))).expect("the file");
         assert_eq!(std::io::read_to_string(&mut entry).expect("a text"), arch.platform());
@@ -88,13 +89,13 @@ fn images_of_two_platforms_are_kept_apart() {
     // Neither is collected while it is installed, and one goes without the other.
     drop(silo.ok(["gc", "--all"]));
     assert_eq!(listed(&silo).len(), 2);
-    let _ = ok(&silo, other(), &["export", "x", "--rootfs", "root.tar"]);
-    let _ = ok(&silo, other(), &["uninstall", "x"]);
+    let _ = ok(&silo, other(), &["export", "boxed", "--rootfs", "kept.tar"]);
+    let _ = ok(&silo, other(), &["uninstall", "boxed"]);
     drop(silo.ok(["gc", "--all"]));
     assert_eq!(listed(&silo), rows[..1]);
     assert!(silo.path("bin/x-tool").exists());
-    let gone = run(&silo, other(), &["export", "x", "--rootfs", "root.tar"]);
-    let next = format!("silo install --platform {} x", other().platform());
+    let gone = run(&silo, other(), &["export", "boxed", "--rootfs", "gone.tar"]);
+    let next = format!("silo install --platform {} boxed", other().platform());
     assert!(gone.code != 0 && gone.err.contains(&next), "{gone:?}");
 }
 
@@ -103,7 +104,7 @@ fn images_of_two_platforms_are_pushed_under_one_tag_and_pulled_by_platform() {
     let silo = with_both();
     let to = format!("oci:{}:v1", silo.project().join("repository").display());
     for arch in Arch::ALL {
-        let _ = ok(&silo, arch, &["push", "--no-sign", "x", &to]);
+        let _ = ok(&silo, arch, &["push", "--no-sign", "boxed", &to]);
     }
     let away = Silo::new();
     for (_, platform, image) in listed(&silo) {
@@ -118,9 +119,9 @@ fn images_of_two_platforms_are_pushed_under_one_tag_and_pulled_by_platform() {
 #[test]
 fn a_program_of_another_platform_needs_a_machine_and_the_error_names_it() {
     let silo = with_both();
-    let refused = run(&silo, other(), &["run", "--no-project", "x"]);
+    let refused = run(&silo, other(), &["run", "--no-project", "boxed"]);
     assert!(refused.code == 125 && refused.err.contains("silo install emulator"), "{refused:?}");
-    let refused = run(&silo, other(), &["run", "--no-project", "--tier", "native", "x"]);
+    let refused = run(&silo, other(), &["run", "--no-project", "--tier", "native", "boxed"]);
     let expect = format!("runs programs for {}, and none for {}", Arch::host().platform(), other().platform());
     assert!(refused.code == 125 && refused.err.contains(&expect), "{refused:?}");
     // A step is refused when it is to run, and the tool stays as it was.

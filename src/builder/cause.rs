@@ -5,7 +5,6 @@ use std::io::Read;
 use std::ops::RangeInclusive;
 
 use flate2::read::MultiGzDecoder;
-
 use silo_base::timestamp;
 
 use super::archive_members::{ByName, Member, by_name, members};

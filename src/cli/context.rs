@@ -56,6 +56,9 @@ fn platform(text: &str) -> Result<Arch, String> {
     Arch::of_platform(text).map_err(|error| error.to_string())
 }
 
+/// The default VM of build steps, or the reason why another platform has none.
+type UsualMachine = (Option<(VmFiles, ImageLocks)>, Option<NoMachine>);
+
 /// Everything a command has read at its start; it makes a [`Context`] from this.
 pub struct Setting {
     /// Silo's home directory.
@@ -236,7 +239,7 @@ impl Setting {
     }
 
     /// Returns the default VM of build steps. If another platform needs one that cannot be had, a build reports the reason at its first step.
-    fn usual_machine(&self) -> Result<(Option<(VmFiles, ImageLocks)>, Option<NoMachine>), Failure> {
+    fn usual_machine(&self) -> Result<UsualMachine, Failure> {
         if self.home.arch() == Arch::host() {
             return Ok((self.images(tier::usual_of_steps)?, None));
         }

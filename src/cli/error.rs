@@ -440,41 +440,36 @@ fn locking_hint(error: &silo_tool::lock_files::Error) -> Option<String> {
 }
 
 fn build_hint(error: &silo_build::Error) -> Option<String> {
+    use silo_build::Error as E;
     match error {
-        silo_build::Error::Fetch(error) => error.hint(),
-        silo_build::Error::Launch(error) => launch_hint(error),
-        silo_build::Error::NoMachine { hint, .. } => hint.clone(),
-        silo_build::Error::Registry(error) => error.hint(),
-        silo_build::Error::Layer(_) => Some("the image cannot be used; report it to its publisher, or name another one".to_owned()),
-        silo_build::Error::Step { kept: Some(drv), .. } => {
-            Some(format!("`silo debug {drv:.12}` opens a shell in the state of the failed step"))
-        }
-        silo_build::Error::Step { kept: None, .. } => {
-            Some("the same command with --keep-failed keeps the step's state for `silo debug`".to_owned())
-        }
-        silo_build::Error::Budget { .. } => {
-            Some("look at its output with `silo log`; build.maxStepSize in ~/.silo/silo.toml allows more".to_owned())
-        }
-        silo_build::Error::Offline { .. } => Some(
+        E::Fetch(error) => error.hint(),
+        E::Launch(error) => launch_hint(error),
+        E::NoMachine { hint, .. } => hint.clone(),
+        E::Registry(error) => error.hint(),
+        E::Layer(_) => Some("the image cannot be used; report it to its publisher, or name another one".to_owned()),
+        E::Step { kept: Some(drv), .. } => Some(format!("`silo debug {drv:.12}` opens a shell in the state of the failed step")),
+        E::Step { kept: None, .. } => Some("the same command with --keep-failed keeps the step's state for `silo debug`".to_owned()),
+        E::Budget { .. } => Some("look at its output with `silo log`; build.maxStepSize in ~/.silo/silo.toml allows more".to_owned()),
+        E::Offline { .. } => Some(
             "run the same command without --offline, or name a cache of this machine with its output: `silo vendor` fills one".to_owned(),
         ),
-        silo_build::Error::NotPinned { .. } => Some("without --frozen it is run, and its output is pinned in the lock".to_owned()),
-        silo_build::Error::OtherOutput { .. } => {
+        E::NotPinned { .. } => Some("without --frozen it is run, and its output is pinned in the lock".to_owned()),
+        E::OtherOutput { .. } => {
             Some("if the new output is correct, `silo sync --force` pins it; otherwise a file that the step fetched has changed".to_owned())
         }
-        silo_build::Error::Recorded { .. } => Some(
+        E::Recorded { .. } => Some(
             "install the package uidmap and get a range of ids (`silo doctor`), or `silo install vm`; a cache with the image works too"
                 .to_owned(),
         ),
-        silo_build::Error::NoProject { .. } => Some("run the command in the project's directory".to_owned()),
-        silo_build::Error::Ecosystem { name, .. } => {
+        E::NoProject { .. } => Some("run the command in the project's directory".to_owned()),
+        E::Ecosystem { name, .. } => {
             Some(format!("set ecosystems.{name} = [\"name\", …] in silo.toml, or ecosystems.{name}.probe in the recipe"))
         }
-        silo_build::Error::Unpack(silo_fetch::unpack::deb::Error::Digest { .. }) => {
+        E::Unpack(silo_fetch::unpack::deb::Error::Digest { .. }) => {
             Some("the file was removed; run the command again to fetch it".to_owned())
         }
         // The first error that has a hint decides; a full disk has its own hint.
-        silo_build::Error::Several(errors) => errors.iter().find_map(|error| build_hint(error).or_else(|| system_hint(error))),
+        E::Several(errors) => errors.iter().find_map(|error| build_hint(error).or_else(|| system_hint(error))),
         _ => None,
     }
 }

@@ -15,11 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 use crate::broker::upstream_proxy::Proxies;
+use serde::{Deserialize, Serialize};
 use silo_base::grant::{HostGrant, Policy, Port};
-use silo_base::system::Arch;
 
 use super::error::Error;
 use host_path::HostPath;
@@ -129,7 +127,7 @@ impl Spec {
 #[serde(deny_unknown_fields)]
 pub struct VmFiles {
     /// The architecture of the machine. One of another processor than the host's is emulated.
-    pub arch: Arch,
+    pub arch: silo_base::system::Arch,
     /// The root of the image with QEMU and the kernel's modules.
     #[serde(with = "text::one")]
     pub root: PathBuf,
