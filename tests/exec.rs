@@ -105,6 +105,24 @@ fn a_tool_runs_once_without_being_installed() {
     assert!(told.contains("1 image"), "garbage collection removes it: {told}");
 }
 
+/// The lock of a recipe pins the steps of all its versions; the image of one version has only its own.
+#[test]
+fn each_version_of_a_recipe_runs_once() {
+    let silo = Silo::seeded();
+    let step =
+        |version: &str| format!("[versions.{version}]\nsteps = [{{ run = \"echo {version} > /opt/v\", network = [\"a.example.com\"] }}]\n");
+    let recipe = format!("command = [\"sh\"]\n[debian]\npackages = [\"dash\"]\n{}{}", step("1"), step("2"));
+    silo.write(".silo/recipes/two.toml", &recipe);
+    for version in ["1", "2"] {
+        silo.ok(["install", "--quiet", &format!("two@{version}")]);
+    }
+    for _ in ["first", "again"] {
+        for version in ["1", "2"] {
+            assert_eq!(silo.ok(["x", &format!("two@{version}"), "-c", "cat /opt/v"]), format!("{version}\n"));
+        }
+    }
+}
+
 #[test]
 fn packages_of_debian_run_once_or_become_a_tool() {
     let silo = Silo::seeded();

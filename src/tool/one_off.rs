@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use silo_base::home::Home;
+use silo_base::system::Arch;
 use silo_build::image;
 use silo_model::document;
 use silo_model::lock::{self, Lock, PackageRequest};
@@ -19,7 +20,7 @@ use silo_store::private;
 
 use super::collect;
 use super::definition::{self, Definition, Scope};
-use super::install::{self, Error, InstallOptions};
+use super::install::{self, BuiltTool, Error, InstallOptions};
 use super::lock_files::{self, Resolving};
 use super::record::Installed;
 use super::{Context, View};
@@ -76,13 +77,28 @@ pub fn build(context: &Context<'_>, wish: &OneOffOptions) -> Result<(), Error> {
     };
     let options = InstallOptions { name: wish.name.clone(), version: None, resolving: Resolving::Allowed, anew: false, with: Vec::new() };
     let made = install::make(&context, &shared, &definition, lock, &options)?;
-    if own.as_ref() != Some(&made.lock) {
-        keep(&path, &definition, &made.lock).map_err(lock_files::Error::from)?;
+    let lock = own_pins(&made);
+    if own.as_ref() != Some(&lock) {
+        keep(&path, &definition, &lock).map_err(lock_files::Error::from)?;
     }
     install::learn(&context, &definition.found.recipe, made.image());
     drop(shared);
     collect::by_itself(&context);
     Ok(())
+}
+
+/// Returns the lock with the pins of this build only. A recipe's lock has those of all its versions, and the image's derivation has only
+/// those of its own.
+fn own_pins(made: &BuiltTool) -> Lock {
+    let mut lock = made.lock.clone();
+    if let Some(outputs) = &made.built.outputs {
+        lock.steps.remove(&Arch::host());
+        if !outputs.is_empty() {
+            lock.steps.insert(Arch::host(), outputs.clone());
+        }
+    }
+    made.built.note(Arch::host(), &mut lock);
+    lock
 }
 
 fn definition(view: View<'_>, wish: &OneOffOptions) -> Result<Definition, Error> {
