@@ -1,6 +1,6 @@
 //! Roots of many packages on several suites equal mmdebstrap's: paths, owners, modes, capabilities and contents.
 //!
-//! The test compares a few sets. `.ci/oracle` compares all of them on all suites.
+//! The test compares one set. `.ci/oracle` compares all of them on all suites.
 
 use crate::oracle;
 use crate::support::{self, As, Silo};
@@ -51,8 +51,8 @@ const SETS: [&str; 40] = [
 
 const SUITES: [&str; 3] = ["bookworm", "trixie", "forky"];
 
-/// The sets that the test compares without a selection, each with its suite.
-const USUAL: [(&str, &str); 2] = [("trixie", "iputils-ping fping mtr-tiny libcap2-bin"), ("forky", "sudo at plocate screen")];
+/// The set that the test compares without a selection, each with its suite.
+const USUAL: [(&str, &str); 1] = [("trixie", "iputils-ping fping mtr-tiny libcap2-bin")];
 
 /// A selection from the environment: `all`, or the beginnings of `SUITE/PACKAGES`, separated by commas.
 fn selected() -> Vec<(&'static str, &'static str)> {
@@ -76,6 +76,8 @@ fn mmdebstrap_makes_the_same_roots_of_package_sets() {
     for (suite, set) in chosen {
         let silo = Silo::of(As::Me);
         silo.seed_downloads();
+        // A mirror may hold an old index of a suite that is not released yet.
+        silo.write(".silo/silo.toml", "[mirrors]\nallowStale = true\n");
         let packages = set.replace(' ', "\", \"");
         silo.write(
             ".silo/recipes/set.toml",
