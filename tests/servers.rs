@@ -75,12 +75,12 @@ verified
         answer: "Verify return code: 0 (ok)\n",
         is_usual: true,
     },
-    // Its daemon answers the C library at a fixed path, as its own user; the configuration is what its script writes.
+    // Its daemon answers the C library at a fixed path, as its own user.
     Server {
         name: "nslcd",
         packages: "nslcd",
-        script: "nslcd --version | head -1 | cut -d' ' -f1; grep -h '^base\\|^uid' /etc/nslcd.conf\n",
-        answer: "nss-pam-ldapd\nuid nslcd\nbase dc=localdomain\n",
+        script: "nslcd --version | head -1 | cut -d' ' -f1\n",
+        answer: "nss-pam-ldapd\n",
         is_usual: true,
     },
     Server {
