@@ -22,6 +22,7 @@ use silo_store::digest::LayerId;
 use silo_store::layout::Store;
 use silo_store::path::LayerPath;
 use silo_store::path_error::PathError;
+use silo_store::rewrite::rewrite;
 
 use super::error::Error;
 use super::scrub;
@@ -61,6 +62,9 @@ const PROSE: [&str; 4] = ["usr/share/doc/", "usr/share/man/", "usr/share/locale/
 
 /// debconf's answers of type password.
 const PASSWORDS: &str = "var/cache/debconf/passwords.dat";
+
+/// Limit on their size; those of a whole distribution have a few KB.
+const MAX_PASSWORDS_BYTES: u64 = 16 << 20;
 
 /// Classification of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,14 +146,11 @@ pub(super) fn describe(paths: &[String]) -> String {
 
 /// Removes the answers from debconf's passwords and keeps the questions.
 fn blank_passwords(upper: &Path) -> Result<(), Error> {
-    let path = upper.join(PASSWORDS);
-    if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
-        return Ok(());
-    }
-    let text = fs::read(&path).map_err(|source| file_error("read", &path, source))?;
+    let failed = |source| file_error("change", &upper.join(PASSWORDS), source);
+    let path = LayerPath::parse(PASSWORDS.as_bytes()).map_err(|error| failed(io::Error::other(error.to_string())))?;
     let blank = |line: &[u8]| if line.starts_with(b"Value: ") { b"Value: \n".to_vec() } else { line.to_vec() };
-    let blanked = text.split_inclusive(|byte| *byte == b'\n').flat_map(blank).collect::<Vec<u8>>();
-    if blanked == text { Ok(()) } else { fs::write(&path, blanked).map_err(|source| file_error("write", &path, source)) }
+    let blanked = |text: &[u8]| Some(text.split_inclusive(|byte| *byte == b'\n').flat_map(blank).collect());
+    rewrite(upper, &path, MAX_PASSWORDS_BYTES, blanked).map_err(failed)
 }
 
 /// Lists the regular, non-empty files below a directory of the changes.
@@ -320,5 +321,13 @@ mod tests {
         fs::write(&path, "Name: a/b\nTemplate: a/b\nValue: hunter2\nOwners: a\n\nName: c/d\nValue: \n").expect("written");
         blank_passwords(place.path()).expect("a file");
         assert_eq!(fs::read_to_string(&path).expect("there"), "Name: a/b\nTemplate: a/b\nValue: \nOwners: a\n\nName: c/d\nValue: \n");
+        // A script that puts a symlink in place of the directory changes no file elsewhere.
+        let elsewhere = place.path().join("elsewhere");
+        fs::create_dir(&elsewhere).expect("made");
+        fs::write(elsewhere.join("passwords.dat"), "Value: hunter2\n").expect("written");
+        fs::remove_dir_all(path.parent().expect("a parent")).expect("removed");
+        std::os::unix::fs::symlink(&elsewhere, path.parent().expect("a parent")).expect("linked");
+        blank_passwords(place.path()).expect("nothing to change");
+        assert_eq!(fs::read_to_string(elsewhere.join("passwords.dat")).expect("there"), "Value: hunter2\n");
     }
 }
