@@ -323,13 +323,14 @@ import socket
 def ask(name):
     try: socket.getaddrinfo(name, 80)
     except OSError: pass
-ask('before.example')
+ask('before.example'); input()
 print('\\x1b[?1049h' + 'editor', flush=True); input()
 ask('during.example'); print('typed', flush=True); input()
 print('\\x1b[?1049l' + 'shell', flush=True); input()
 ";
     let mut session = Session::start(&bench, &with(&bench, Network::default(), program));
     session.expect("silo: before.example is not granted");
+    session.type_in("\n");
     session.expect("editor");
     session.type_in("\n");
     session.expect("typed\r\n");

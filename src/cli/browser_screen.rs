@@ -246,7 +246,7 @@ mod tests {
             "[x] added     .envrc  direnv acts on it",
             "[ ] changed   src/a.py  not applicable: it changed here too",
             "[ ] added     long/long/long/long/long/long/long/long/long/›",
-            "[ ] files     node_modules  340 files, 2.0 MiB, with progra›",
+            "[ ] files     node_modules  340 files, 2.0 MiB, not only da›",
             "────────────────────────────────────────────────────────────",
             "added .envrc",
             "+    echo \\u{1b}[31m",
