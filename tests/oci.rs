@@ -91,10 +91,10 @@ fn hostile_images_are_refused_and_nothing_is_written_outside() {
     for (name, layer, expect) in cases {
         let place = silo.project().join("layout");
         layout(&place, &[layer]);
-        let done = silo.run(["install", "--quiet", "x", "--image", &format!("oci:{}:v1", place.display())]);
+        let done = silo.run(["install", "--quiet", "mine", "--image", &format!("oci:{}:v1", place.display())]);
         assert!(done.code == 1 && done.err.contains(expect) && done.err.contains("hint:"), "{name}: {done:?}");
         silo_store::removal::remove_tree(&place).expect("our own");
-        assert!(!silo.path("recipes/x.toml").exists() && !silo.path("recipes/x.lock").exists(), "{name}");
+        assert!(!silo.path("recipes/mine.toml").exists() && !silo.path("recipes/mine.lock").exists(), "{name}");
     }
     // These stay inside too: the link's target is a path in the image.
     for (name, layer) in [
@@ -105,7 +105,7 @@ fn hostile_images_are_refused_and_nothing_is_written_outside() {
     ] {
         let place = silo.project().join("layout");
         layout(&place, &[Layer::plain(layer)]);
-        let done = silo.run(["install", "--quiet", "x", "--image", &format!("oci:{}:v1", place.display())]);
+        let done = silo.run(["install", "--quiet", "mine", "--image", &format!("oci:{}:v1", place.display())]);
         assert_eq!(done.code, 0, "{name}: {done:?}");
         silo_store::removal::remove_tree(&place).expect("our own");
         remove_recipe(&silo);
@@ -150,9 +150,9 @@ fn a_layer_of_ten_million_entries_is_refused() {
     piece.truncate(10_000 * 512);
     let piece = Layer::gzip(&piece).bytes;
     layout(&place, &[Layer { bytes: piece.repeat(PIECES), diff: Digest::of(b"not looked at") }]);
-    let done = silo.run(["install", "--quiet", "x", "--image", &format!("oci:{}:v1", place.display())]);
+    let done = silo.run(["install", "--quiet", "mine", "--image", &format!("oci:{}:v1", place.display())]);
     assert!(done.code == 1 && done.err.contains("the layer has more than 1000000 entries"), "{done:?}");
-    assert!(!silo.path("recipes/x.toml").exists());
+    assert!(!silo.path("recipes/mine.toml").exists());
 }
 
 /// Puts an image into a server that answers as a registry does.
@@ -181,13 +181,13 @@ fn errors_of_a_registry_are_retried_or_reported() {
     let silo = Silo::new();
     let server = Http::start();
     let small = || tar(&[(Regular, "usr/bin/x-tool", 0o755, &"#!/bin/sh\n".repeat(4000))]);
-    let install = |reference: &str| silo.run(["install", "--quiet", "x", "--image", reference]);
+    let install = |reference: &str| silo.run(["install", "--quiet", "mine", "--image", reference]);
     let reference = served(&server, &[Layer::plain(small())], &[Fault::Drop(9_000), Fault::Status(503)]);
     let done = install(&reference);
     assert!(done.code == 0 && done.out.contains("commands: x-tool"), "{done:?}");
     assert!(server.ranges().iter().any(|range| range == "bytes=9000-"), "{:?}", server.ranges());
-    let _ = silo.ok(["uninstall", "x"]);
-    for file in ["x.toml", "x.lock"] {
+    let _ = silo.ok(["uninstall", "mine"]);
+    for file in ["mine.toml", "mine.lock"] {
         fs::remove_file(silo.path(&format!("recipes/{file}"))).expect("the recipe");
     }
     let broken = served(&server, &[Layer::gzip(&small())], &[Fault::WrongBytes]);
@@ -212,7 +212,7 @@ fn a_registry_challenge_is_answered_with_a_token() {
     server.put("/token?service=the%20service&scope=repository:x:pull", b"{\"token\":\"the-token\"}", []);
     let host = reference.split('/').next().expect("a host");
     silo.write(".docker/config.json", &format!("{{\"auths\":{{\"{host}\":{{\"auth\":\"bWU6c2VjcmV0\"}}}}}}"));
-    let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
+    let done = silo.run(["install", "--quiet", "mine", "--image", &reference]);
     assert_eq!(done.code, 0, "{done:?}");
     let seen = server.seen();
     let pass = |part: &str| seen.iter().rev().find(|seen| seen.target.contains(part)).and_then(|seen| seen.pass.clone());
@@ -229,7 +229,7 @@ fn a_login_is_shown_to_the_registry_alone_and_to_the_token_service_it_names() {
         let host = reference.split('/').next().expect("a host");
         silo.write(".docker/config.json", &format!("{{\"auths\":{{\"{host}\":{{\"auth\":\"bWU6c2VjcmV0\"}}}}}}"));
     };
-    let install = |reference: &str| silo.run(["install", "--quiet", "x", "--image", reference]);
+    let install = |reference: &str| silo.run(["install", "--quiet", "mine", "--image", reference]);
     let shown = |server: &Http| server.seen().into_iter().filter_map(|seen| seen.pass).collect::<Vec<_>>();
 
     // The challenge of a server that it redirects to.
@@ -276,8 +276,8 @@ fn a_login_is_shown_to_the_registry_alone_and_to_the_token_service_it_names() {
 }
 
 fn remove_recipe(silo: &Silo) {
-    let _ = silo.ok(["uninstall", "x"]);
-    for file in ["x.toml", "x.lock"] {
+    let _ = silo.ok(["uninstall", "mine"]);
+    for file in ["mine.toml", "mine.lock"] {
         fs::remove_file(silo.path(&format!("recipes/{file}"))).expect("the recipe");
     }
 }
@@ -299,14 +299,14 @@ fn a_token_service_is_asked_only_where_a_login_is_safe() {
         let reference = guarded(&registry, format!("Bearer realm=\"{realm}\""));
         let host = reference.split('/').next().expect("a host");
         silo.write(".docker/config.json", &format!("{{\"auths\":{{\"{host}\":{{\"auth\":\"bWU6c2VjcmV0\"}}}}}}"));
-        let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
+        let done = silo.run(["install", "--quiet", "mine", "--image", &reference]);
         assert!(done.code == 1 && done.err.contains("the registry wants"), "{realm}: {done:?}");
     }
     assert_eq!(bait.seen(), vec![]);
     // A malformed challenge is shown shortened.
     let registry = Http::start();
     let reference = guarded(&registry, format!("Bearer {}", "a=b, ".repeat(1000)));
-    let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
+    let done = silo.run(["install", "--quiet", "mine", "--image", &reference]);
     assert!(done.code == 1 && done.err.contains("it cannot be read") && done.err.len() < 1000, "{done:?}");
 }
 
@@ -333,14 +333,14 @@ fn as_many_documents_are_asked_for_as_there_are_architectures() {
     for (entries, expect) in [(vec![entry(nested); 17_000], "17000 images"), (vec![entry(nested); 900], "of the first 32 entries")] {
         let before = asked(&server);
         server.put("/v2/x/manifests/v1", index(entries).as_bytes(), []);
-        let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
+        let done = silo.run(["install", "--quiet", "mine", "--image", &reference]);
         assert!(done.code == 1 && done.err.contains(expect), "{done:?}");
         assert!(asked(&server) - before <= 33, "{}", asked(&server) - before);
     }
     // The first image of an architecture is the one, however many follow.
     let before = asked(&server);
     server.put("/v2/x/manifests/v1", index([vec![entry(nested)], vec![entry(&manifest); 900]].concat()).as_bytes(), []);
-    let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
+    let done = silo.run(["install", "--quiet", "mine", "--image", &reference]);
     assert_eq!(done.code, 0, "{done:?}");
     assert!(asked(&server) - before < 10, "{:?}", server.seen());
 }
@@ -359,7 +359,7 @@ fn a_login_is_asked_of_the_helper_that_the_user_names() {
     );
     let helper = silo.home().join("bin/docker-credential-of-the-test");
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("our own file");
-    let mut install = silo.command(["install", "--quiet", "x", "--image", &reference]);
+    let mut install = silo.command(["install", "--quiet", "mine", "--image", &reference]);
     let path = format!("{}:{}", silo.home().join("bin").display(), std::env::var("PATH").unwrap_or_default());
     let done = crate::support::done(install.env("PATH", path));
     assert_eq!(done.code, 0, "{done:?}");
@@ -384,7 +384,7 @@ fn an_image_that_umoci_makes_is_taken() {
     let script = "umoci init --layout made && umoci new --image made:v1 && chmod 755 x-tool && umoci insert --rootless --image made:v1 x-tool /usr/bin/x-tool";
     let made = done(Command::new("sh").args(["-c", script]).current_dir(&place));
     assert_eq!(made.code, 0, "{made:?}");
-    let said = silo.ok(["install", "--quiet", "x", "--image", &format!("oci:{}:v1", place.join("made").display())]);
+    let said = silo.ok(["install", "--quiet", "mine", "--image", &format!("oci:{}:v1", place.join("made").display())]);
     assert!(said.contains("commands: x-tool"), "{said}");
 }
 
@@ -452,7 +452,7 @@ fn registry_failures_are_retried_or_reported() {
     assert_eq!(copied.code, 0, "{copied:?}");
     let between = Between::start(&registry.host);
     let reference = format!("{}/x:v1", between.host);
-    let install = || silo.run(["install", "--quiet", "x", "--image", &reference]);
+    let install = || silo.run(["install", "--quiet", "mine", "--image", &reference]);
     let denied = "{\"errors\":[{\"code\":\"DENIED\",\"message\":\"not for you\"}]}";
     let unknown = "{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\",\"message\":\"manifest unknown\"}]}";
     let basic = "WWW-Authenticate: Basic realm=\"x\"\r\n";
@@ -470,7 +470,7 @@ fn registry_failures_are_retried_or_reported() {
         between.spoil("/manifests/v1", vec![spoil.clone(); 9]);
         let done = install();
         let told = expect.iter().all(|text| done.err.contains(text));
-        assert!(done.code == 1 && told && !silo.path("recipes/x.toml").exists(), "{spoil:?}: {done:?}");
+        assert!(done.code == 1 && told && !silo.path("recipes/mine.toml").exists(), "{spoil:?}: {done:?}");
     }
     // The layer itself: a permanent cut is reported, and the partial file stays for the next run.
     between.spoil("/blobs/", vec![Spoil::Refuse; 90]);
@@ -479,11 +479,11 @@ fn registry_failures_are_retried_or_reported() {
     between.spoil("GET", [Spoil::Answer(503, "Retry-After: 0\r\n", ""), Spoil::Refuse]);
     let locked = install();
     assert_eq!(locked.code, 0, "{locked:?}");
-    let _ = silo.ok(["uninstall", "x"]);
+    let _ = silo.ok(["uninstall", "mine"]);
     let _ = silo.ok(["gc", "--all"]);
     drop(fs::remove_dir_all(silo.path("downloads")));
     between.spoil("/blobs/", [Spoil::Cut(12_000), Spoil::Answer(429, "Retry-After: 0\r\n", "")]);
-    let _ = silo.ok(["install", "--quiet", "--frozen", "x"]);
+    let _ = silo.ok(["install", "--quiet", "--frozen", "mine"]);
     let resumed = between.seen().iter().any(|line| line.contains("/blobs/") && line.to_ascii_lowercase().contains("range: bytes="));
     assert!(resumed, "{:?}", between.seen());
 }

@@ -238,11 +238,16 @@ fn a_locked_build_gives_the_pinned_output_or_fails() {
 fn a_project_never_runs_another_version_than_it_pins() {
     let silo = project("");
     assert!(silo.ok(["use", "python@3.13"]).contains("run `silo sync` next"));
+    // The installed python has this version, so it runs without a sync.
+    assert_eq!(silo.ok(["python", "-c", "print(1)"]), "1\n");
+    let plain = read(&silo, "silo.toml");
+    write(&silo, "silo.toml", &format!("{plain}packages = [\"hello\"]\n"));
     let done = silo.run(["python", "-c", "print(1)"]);
     assert!(
         done.code == 125 && done.err.contains("this project's python is not built") && done.err.contains("run `silo sync`"),
         "{done:?}"
     );
+    write(&silo, "silo.toml", &plain);
     assert!(silo.ok(["sync", "--dry-run"]).contains("would be locked"));
     assert_eq!(read(&silo, "silo.lock"), "");
     let _ = silo.ok(["sync", "--quiet"]);

@@ -409,7 +409,7 @@ fn ours(silo: &Silo, name: &str) -> Facts {
     let _ = silo.ok(["export", "xt", "--rootfs", "x.tar"]);
     let bytes = fs::read(dir.join("x.tar")).expect("an export");
     let _ = silo.ok(["uninstall", "xt"]);
-    for file in ["x.toml", "x.lock"] {
+    for file in ["xt.toml", "xt.lock"] {
         fs::remove_file(silo.path(&format!("recipes/{file}"))).expect("the recipe");
     }
     made::theirs("tar", &bytes, &dir).unwrap_or_else(|| panic!("{name}: tar cannot unpack it"))

@@ -86,9 +86,12 @@ fn a_shim_leads_to_its_tool_or_to_the_next_on_path() {
     assert!(nothing.err.contains("node is not pinned") && nothing.err.contains("silo use node && silo sync"), "{nothing:?}");
 
     // A project that claims the tool gets it, from its subdirectories too, and its own state counts.
-    fs::write(silo.project().join("silo.toml"), "tools = [\"node\"]\n").expect("our own project");
+    let settings =
+        |more: &str| fs::write(silo.project().join("silo.toml"), format!("tools = [\"node\"]\n{more}")).expect("our own project");
+    settings("[overrides.node]\npackages = [\"hello\"]\n");
     let unbuilt = call(&silo, "npm", &[], &machine);
     assert!(unbuilt.code == 125 && unbuilt.err.contains("this project's node is not built"), "{unbuilt:?}");
+    settings("");
     let _ = silo.ok(["sync", "--quiet"]);
     assert_eq!(call(&silo, "npm", &["ci"], &machine).out, "[npm][ci]\n");
     fs::create_dir(silo.project().join("sub")).expect("our own project");
@@ -516,7 +519,7 @@ fn the_home_directory_becomes_no_project_by_chance() {
     for dir in [silo.home().to_owned(), silo.home().join(".config/thing")] {
         for words in [
             &["use", "python"][..],
-            &["use", "python@3.13"],
+            &["use", "python@13"],
             &["add", "jq", "--for", "python"],
             &["build", "python", "true"],
             &["config", "network", "allow", "example.com"],
