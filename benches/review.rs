@@ -37,10 +37,11 @@ pub fn run(rounds: usize) -> bool {
         },
         rounds,
         |silo| {
-            silo.write("project/silo.toml", "tools = [\"node\"]\n");
-            silo.write("project/package.json", r#"{ "private": true, "scripts": { "test": "mocha --reporter dot test.js" } }"#);
+            write(silo, "silo.toml", "tools = [\"node\"]\n");
+            write(silo, "package.json", r#"{ "private": true, "scripts": { "test": "mocha --reporter dot test.js" } }"#);
             let test = "const assert = require('assert');\nfor (let n = 0; n < 500; n++) it(`${n}`, () => assert.equal(n + n, 2 * n));\n";
-            silo.write("project/test.js", test);
+            write(silo, "test.js", test);
+            let _ = silo.ok(["sync", "--quiet"]);
             silo.run(["npm", "install", "--no-audit", "--no-fund", "--save", "mocha@10", "express@4", "eslint@8", "webpack@5"])
         },
     );
@@ -53,43 +54,50 @@ pub fn run(rounds: usize) -> bool {
         },
         rounds,
         |silo| {
-            silo.write("project/silo.toml", "tools = [\"rust\"]\n");
-            silo.write("project/Cargo.toml", "[package]\nname = \"many\"\nversion = \"0.1.0\"\nedition = \"2021\"\n");
+            write(silo, "silo.toml", "tools = [\"rust\"]\n");
+            write(silo, "Cargo.toml", "[package]\nname = \"many\"\nversion = \"0.1.0\"\nedition = \"2021\"\n");
             let mut main = String::new();
             for number in 0..MODULES {
                 let body = format!("pub fn sum(of: &[u64]) -> u64 {{ of.iter().map(|one| one * {number}).sum() }}\n");
-                silo.write(&format!("project/src/m{number}.rs"), &body);
+                write(silo, &format!("src/m{number}.rs"), &body);
                 let _ = writeln!(main, "mod m{number};");
             }
             let calls: Vec<String> = (0..MODULES).map(|number| format!("m{number}::sum(&[1, 2, 3])")).collect();
             let _ = writeln!(main, "fn main() {{ println!(\"{{}}\", {}); }}", calls.join(" + "));
-            silo.write("project/src/main.rs", &main);
-            silo.run(["sync", "--quiet", "--yes"])
+            write(silo, "src/main.rs", &main);
+            silo.run(["sync", "--quiet"])
         },
     );
     let pytest = work(
         &Work { title: "pytest with 60 files of tests", tool: "python", command: "python3 -m pytest --quiet", made: &[".pytest_cache"] },
         rounds,
         |silo| {
-            silo.write("project/silo.toml", "tools = [\"python\"]\n[overrides.python]\npackages = [\"python3-pytest\"]\n");
+            write(silo, "silo.toml", "tools = [\"python\"]\n[overrides.python]\npackages = [\"python3-pytest\"]\n");
             for number in 0..MODULES {
                 let test = format!(
                     "import pytest\n@pytest.mark.parametrize('n', range(20))\ndef test_{number}(n, tmp_path):\n    (tmp_path / 'f').write_text(str(n))\n    assert (tmp_path / 'f').read_text() == str(n)\n"
                 );
-                silo.write(&format!("project/tests/test_{number}.py"), &test);
+                write(silo, &format!("tests/test_{number}.py"), &test);
             }
-            silo.run(["sync", "--quiet", "--yes"])
+            silo.run(["sync", "--quiet"])
         },
     );
     start && node && cargo && pytest
+}
+
+/// Writes a file of the project.
+fn write(silo: &Silo, below: &str, text: &str) {
+    let path = silo.project().join(below);
+    fs::create_dir_all(path.parent().expect("a file of the project")).expect("a directory of our own");
+    fs::write(path, text).expect("a file of our own");
 }
 
 fn start(rounds: usize) -> bool {
     let silo = Silo::seeded();
     silo.ok(["install", "--quiet", "sh"]);
     fs::create_dir_all(silo.project()).expect("a directory of our own");
-    silo.write("project/silo.toml", "");
-    silo.write("project/file", "text\n");
+    write(&silo, "silo.toml", "");
+    write(&silo, "file", "text\n");
     let mut table = Table::new("start of `sh -c true` in a project");
     let (ordinary, review) = (table.row("ordinary"), table.row("in review mode"));
     for _ in 0..rounds {
