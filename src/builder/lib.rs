@@ -22,6 +22,7 @@ mod conffiles;
 mod script;
 
 mod archive_members;
+mod word_kinds;
 
 mod ca_certificates;
 pub mod cause;

@@ -6,7 +6,7 @@ use super::INDEX;
 use super::artifact::{self, Entry, MAX_ENTRIES};
 use super::manifest::MAX_DOCUMENT_BYTES;
 
-/// Returns true for an index, also one with faults; false for a manifest, and for what is neither.
+/// Returns true for an index, also one with faults; false for a manifest, and for any other document.
 pub fn is_index(bytes: &[u8]) -> bool {
     serde_json::from_slice(bytes).is_ok_and(|value: Value| value.get("manifests").is_some())
 }
