@@ -6,7 +6,7 @@
 # ADDRESS (or SILO_BASE) has the files of one release: the tarballs and SHA256SUMS. SHA256 (or SILO_SUMS_SHA256) is the
 # digest of SHA256SUMS, from a place that you trust; without it, the digest is only printed. DIR is ~/.local by default.
 set -eu
-base=${SILO_BASE:-} sums=${SILO_SUMS_SHA256:-} to=$HOME/.local
+base=${SILO_BASE:-} sums=${SILO_SUMS_SHA256:-} to=
 fail() {
   printf 'install.sh: %s\n' "$1" >&2
   exit 1
@@ -21,6 +21,7 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
+[ -n "$to" ] || to=${HOME:?install.sh: HOME is not set, so name a directory: --to DIR}/.local
 [ -n "$base" ] || fail "name the address of a release: --base ADDRESS, or the variable SILO_BASE"
 case $base in
   *@*) fail "$base has a login, or another host than it seems" ;;
@@ -65,6 +66,9 @@ mkdir "$work/files"
 tar -xzf "$work/$file" -C "$work/files" --strip-components 1
 "$work/files/bin/silo" --version >/dev/null || fail "the program does not start on this machine"
 mkdir -p "$to"
+# What an interrupted run left is of another version.
+rm -rf "$to/.silo-new"
+mkdir "$to/.silo-new"
 cp -R "$work/files/." "$to/.silo-new"
 for part in bin libexec share; do
   [ -d "$to/.silo-new/$part" ] || continue
