@@ -82,7 +82,11 @@ pub(super) fn postgres(account: &str) -> Option<Server> {
         "-c",
         "unix_socket_directories=",
     ]);
-    Some(start(command.current_dir("/"), port, dir))
+    let server = start(command.current_dir("/"), port, dir);
+    // It listens before it takes connections.
+    let log = server.dir.path().join("log");
+    until("PostgreSQL is ready", || fs::read_to_string(&log).is_ok_and(|text| text.contains("ready to accept connections")));
+    Some(server)
 }
 
 /// Starts an sshd that accepts the key at `key`.

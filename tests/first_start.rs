@@ -27,7 +27,7 @@ for place in /etc/ssl/private/ssl-cert-snakeoil.key:/etc/ssl/certs/ssl-cert-snak
 $place
 END
   openssl s_server -quiet -accept 127.0.0.1:$port -key $key -cert $certificate -www 2> /dev/null &
-  for try in 1 2 3 4 5 6 7 8 9; do
+  for try in $(seq 120); do
     echo | openssl s_client -connect 127.0.0.1:$port -CAfile $certificate -verify_hostname localhost -verify_return_error > /tmp/client 2> /dev/null && break
     sleep 0.3
   done
@@ -41,7 +41,7 @@ controls { inet 127.0.0.1 port 9953 allow { 127.0.0.1; } keys { "rndc-key"; }; }
 options { directory "/tmp"; listen-on port 5300 { 127.0.0.1; }; listen-on-v6 { none; }; pid-file "/tmp/named.pid"; session-keyfile "/tmp/session.key"; recursion no; };
 END
 /usr/sbin/named -g -c /tmp/named.conf > /tmp/named.log 2>&1 &
-for try in 1 2 3 4 5 6 7 8 9; do
+for try in $(seq 120); do
   /usr/sbin/rndc -k /etc/bind/rndc.key -s 127.0.0.1 -p 9953 status > /tmp/status 2>&1 && break
   sleep 0.5
 done

@@ -1,7 +1,5 @@
 //! Grants of more ports, addresses and names than get a listener from the start.
 
-use std::net::TcpListener;
-
 use crate::network::{allowing, echo, errors, sandbox, server};
 use crate::support::sandbox::{bench, hosts, text};
 
@@ -9,7 +7,7 @@ use crate::support::sandbox::{bench, hosts, text};
 fn a_name_is_reached_at_all_ports_or_at_thousands() {
     let bench = bench();
     let (one, other) = (echo(), echo());
-    let dead = TcpListener::bind(("127.0.0.1", 0)).expect("a port").local_addr().expect("bound").port();
+    let dead = crate::support::free_port();
     let hello = server(|stream| drop(std::io::Write::write_all(&mut &stream, b"hello")));
     for grant in ["host.silo.internal:*", "host.silo.internal:1024-65535"] {
         let program = format!(

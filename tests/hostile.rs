@@ -212,7 +212,7 @@ fn an_output_that_others_share_is_never_waited_for() {
         let mut child = command.stdin(Stdio::null()).stdout(out).stderr(Stdio::null()).spawn().expect("silo starts");
         until("it begins", || bench.project().join("began").exists());
         std::thread::sleep(Duration::from_millis(300));
-        for _ in 0..3 {
+        for _ in 0..100 {
             signal(&child, Signal::TERM);
             std::thread::sleep(Duration::from_millis(200));
             if child.try_wait().expect("ours").is_some() {

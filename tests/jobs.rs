@@ -74,6 +74,19 @@ impl Window {
         until_else(is_back, || format!("the shell is not back: {}", self.text()));
     }
 
+    /// Waits until the terminal is another process group's than the shell's: earlier keys would be the shell's.
+    fn expect_job(&self) {
+        let output = self.tmux(&["display-message", "-p", "#{pane_pid}"]).output().expect("tmux starts");
+        let shell = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let has_left = || {
+            let stat = fs::read_to_string(format!("/proc/{shell}/stat")).unwrap_or_default();
+            let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+            // Its own process group, and the terminal's.
+            fields.len() > 5 && fields[2] != fields[5]
+        };
+        until_else(has_left, || format!("no job has the terminal: {}", self.text()));
+    }
+
     fn close(&self) {
         let _ = self.tmux(&["kill-server"]).status();
     }
@@ -149,6 +162,7 @@ fn a_job_in_the_background_that_reads_is_stopped_and_reads_in_the_foreground() {
             if shell == "zsh" { text.contains("tty input") } else { text.contains("stopped") }
         });
         window.type_line("fg");
+        window.expect_job();
         std::thread::sleep(std::time::Duration::from_millis(500));
         window.type_line("bob");
         window.expect_file("result", "got bob\n");
@@ -165,6 +179,7 @@ fn a_job_that_is_brought_to_the_foreground_while_it_runs_gets_the_keys() {
             window.type_line("sh ./start &");
             until("it runs", || window.dir.join("up").exists());
             window.type_line("fg");
+            window.expect_job();
             std::thread::sleep(std::time::Duration::from_millis(500));
             fs::write(window.dir.join("go"), "").expect("our own project");
             until("it looks at its terminal", || fs::read_to_string(window.dir.join("modes")).is_ok_and(|text| text.contains("echo")));
@@ -216,6 +231,8 @@ fn a_key_that_interrupts_a_script_ends_all_of_it() {
 fn a_program_behind_a_pipe_reads_the_terminal_by_its_name() {
     in_each_shell("read piped; read typed </dev/tty; echo \"$piped $typed\" >> result", |window, _| {
         window.type_line("echo piped | sh ./start | cat");
+        window.expect_job();
+        pid(&window.dir);
         std::thread::sleep(std::time::Duration::from_millis(1500));
         window.type_line("typed");
         window.expect_file("result", "piped typed\n");
@@ -226,8 +243,8 @@ fn a_program_behind_a_pipe_reads_the_terminal_by_its_name() {
 #[test]
 fn a_signal_for_the_process_group_reaches_the_children_and_one_for_the_process_does_not() {
     const PROGRAM: &str = "
-        sh -c 'trap \"echo child >> result; exit\" TERM USR1; touch up; while :; do sleep .1; done' &
         trap 'echo program >> result' USR1; trap 'wait; echo program >> result; exit' TERM
+        sh -c 'trap \"echo child >> result; exit\" TERM USR1; touch up; while :; do sleep .1; done' &
         while :; do sleep .1; done";
     in_each_shell(PROGRAM, |window, _| {
         window.type_line("sh ./start &");

@@ -135,8 +135,13 @@ for _ in range(50):
         if os.fork() == 0: os._exit(0)
         os._exit(0)
 for _ in range(50): os.wait()
-time.sleep(.3)
-states = [open(f'/proc/{p}/stat').read().rsplit(')')[1].split()[0] for p in os.listdir('/proc') if p.isdigit()]
+def state(p):
+    try: return open(f'/proc/{p}/stat').read().rsplit(')')[1].split()[0]
+    except OSError: return 'gone'
+for _ in range(600):
+    states = [state(p) for p in os.listdir('/proc') if p.isdigit()]
+    if len(states) == 2 and 'Z' not in states: break
+    time.sleep(.05)
 print(len(states), 'Z' in states)";
     assert_eq!(text(&bench.run(&bench.python(program), b"")), "2 False\n");
 }

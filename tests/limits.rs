@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::images::{Layer, layout, tar};
-use crate::support::{Done, Silo, done, has, is_root, program, skip};
+use crate::support::{Done, Silo, copy_program, done, has, is_root, program, skip};
 
 /// A user id that no other process uses, because a process limit counts all processes of a user.
 const USER: u32 = 54_322;
@@ -21,7 +21,7 @@ impl Place {
     fn new() -> Place {
         let dir = tempfile::Builder::new().prefix("silo-limits-").tempdir().expect("a temporary directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
-        fs::copy(program(), dir.path().join("silo")).expect("the program can be copied");
+        copy_program(&program(), &dir.path().join("silo"));
         let small = tar(&[(::tar::EntryType::Regular, "usr/bin/x-tool", 0o755, "#!/bin/sh\necho x\n")]);
         fs::create_dir(dir.path().join("image")).expect("our own directory");
         layout(&dir.path().join("image"), &[Layer::plain(small.clone()), Layer::gzip(&small), Layer::zstd(&small)]);

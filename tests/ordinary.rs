@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{As, NOBODY, PROGRAM, SHARED_HOME, Silo, done, is_root, program, skip};
+use crate::support::{As, NOBODY, PROGRAM, SHARED_HOME, Silo, copy_program, done, is_root, program, skip};
 
 #[test]
 fn sandboxes_hold_for_an_ordinary_user_too() {
@@ -15,8 +15,8 @@ fn sandboxes_hold_for_an_ordinary_user_too() {
     // The build directory may be where only its owner can look.
     let place = tempfile::Builder::new().prefix("silo-ordinary-").tempdir().expect("a temporary directory");
     let (tests, silos) = (place.path().join("tests"), place.path().join("silo"));
-    fs::copy(std::env::current_exe().expect("this program"), &tests).expect("it can be copied");
-    fs::copy(program(), &silos).expect("it can be copied");
+    copy_program(&std::env::current_exe().expect("this program"), &tests);
+    copy_program(&program(), &silos);
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
     // The home's shims point to the program that installed it, a copy for this purpose only.

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
 
 use silo_store::index::Index;
 use silo_store::path::LayerPath;
@@ -137,9 +136,8 @@ fn files_of_a_killed_step_are_swept() {
     child.kill().expect("it runs");
     child.wait().expect("it was killed");
     silo.offer_downloads();
-    std::thread::sleep(Duration::from_millis(200));
-    silo.ok(["gc"]);
-    assert!(fs::read_dir(&work).expect("there").next().is_none(), "the working directory is swept");
+    let is_swept = || silo.run(["gc"]).code == 0 && fs::read_dir(&work).expect("there").next().is_none();
+    until("the working directory is swept", is_swept);
     assert_eq!(others(&silo.path("")), Vec::<String>::new());
 }
 

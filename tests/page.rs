@@ -109,7 +109,7 @@ impl Browser {
             entries.as_array().expect("a list").iter().filter_map(|entry| serde_json::from_str::<Value>(entry["message"].as_str()?).ok());
         let sent = messages.filter(|message| message["message"]["method"] == "Network.requestWillBeSent");
         let own =
-            sent.filter(|message| message["message"]["params"]["documentURL"].as_str().is_none_or(|page| !page.starts_with("chrome://")));
+            sent.filter(|message| message["message"]["params"]["documentURL"].as_str().is_none_or(|page| !page.starts_with("chrome")));
         own.filter_map(|message| Some(message["message"]["params"]["request"]["url"].as_str()?.to_owned())).collect()
     }
 }

@@ -167,16 +167,22 @@ fn private_directories_and_planted_symlinks_are_refused() {
 
 /// Swaps two names in a loop until it is stopped.
 fn swapping<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T {
+    /// Ends the loop also when the test fails.
+    struct Done<'a>(&'a AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _done = Done(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).expect("both are there");
             }
         });
-        let worked = work();
-        done.store(true, Ordering::Relaxed);
-        worked
+        work()
     })
 }
 

@@ -45,8 +45,12 @@ fn settings(silo: &Silo, server: &Server, more: &str) {
 fn python() -> Silo {
     let shared = Silo::shared(As::Me);
     let silo = Silo::new();
-    let copied = done(Command::new("cp").arg("-al").arg(shared.path("")).arg(silo.path("")));
-    assert_eq!(copied.code, 0, "{copied:?}");
+    // A run of another test may remove a file of its own meanwhile.
+    let is_copied = || {
+        silo_store::removal::remove_tree(&silo.path("")).expect("our own");
+        done(Command::new("cp").arg("-al").arg(shared.path("")).arg(silo.path(""))).code == 0
+    };
+    assert!((0..20).any(|_| is_copied()), "the shared home cannot be copied");
     for own in ["silo.toml", "trust", "projects", "logs", "journal"] {
         let path = silo.path(own);
         drop(if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) });

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::sandbox::until;
 use crate::support::{Done, Silo, done};
 
 /// Tools that only print their arguments, under the names of the real tools' commands.
@@ -402,9 +403,7 @@ fn no_change_by_a_tool_makes_a_shim_escape_the_sandbox() {
     let script = "touch ready; while ! [ -e stop ]; do sleep 0.05; done";
     let mut running = silo.command(["run", "--shim", "sh", "node", "-c", script]);
     let mut running = running.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("silo starts");
-    while !ready.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    until("it runs", || ready.exists());
     // Any process could have changed it while a tool runs.
     fs::remove_file(silo.project().join("silo.lock")).expect("it was synced");
     for change in ["tools = []\n", ""] {

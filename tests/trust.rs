@@ -4,9 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::thread;
-use std::time::Duration;
 
+use crate::support::sandbox::until;
 use crate::support::{As, Done, NOBODY, Silo, done, is_root, skip};
 
 /// A `silo.toml` that shows itself by a variable.
@@ -17,9 +16,7 @@ fn running(silo: &Silo, dir: &Path, script: &str) -> Child {
     let script = format!("{script}; touch ready; while ! [ -e stop ]; do sleep 0.05; done");
     let mut command = silo.command(["sh", "-c", &script]);
     let child = command.current_dir(dir).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("silo starts");
-    while !dir.join("ready").exists() {
-        thread::sleep(Duration::from_millis(20));
-    }
+    until("it runs", || dir.join("ready").exists());
     child
 }
 

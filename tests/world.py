@@ -81,7 +81,7 @@ def main():
         bits, more = ("128", ["nodad"]) if ":" in address else ("32", [])
         subprocess.run(["ip", "address", "add", f"{address}/{bits}", "dev", "lo", *more], check=True)
     with open(WORLD["resolver"], "w") as file:
-        file.write("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+        file.write("nameserver 127.0.0.1\noptions timeout:20 attempts:1\n")
     subprocess.run(["mount", "--bind", WORLD["resolver"], "/etc/resolv.conf"], check=True)
     for address, port in WORLD["servers"]:
         listen(address, port)

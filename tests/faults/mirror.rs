@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -101,7 +101,8 @@ fn real(archive: Archive, path: &str) -> Option<Vec<u8>> {
 
 /// Keeps a file for other runs; where that fails it is fetched again.
 fn keep(path: &Path, bytes: &[u8]) {
-    let staged = PathBuf::from(format!("{}.{:?}", path.display(), std::thread::current().id()));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let staged = path.with_file_name(format!(".{:?}-{name}", std::thread::current().id()));
     if fs::write(&staged, bytes).is_ok() {
         let _ = fs::rename(&staged, path);
     }

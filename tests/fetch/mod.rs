@@ -39,7 +39,7 @@ fn request(bytes: &[u8], candidates: &[String]) -> Request {
 fn hurried() -> Transport {
     Transport::new(RetryPolicy {
         connect: Duration::from_secs(5),
-        idle: Duration::from_millis(400),
+        idle: Duration::from_secs(2),
         attempts: 3,
         first_pause: Duration::from_millis(5),
         ..RetryPolicy::default()

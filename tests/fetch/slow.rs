@@ -20,9 +20,9 @@ const TRICKLE: Fault = Fault::Slow(1, Duration::from_millis(20));
 fn transport() -> Transport {
     Transport::new(RetryPolicy {
         idle: Duration::from_secs(20),
-        answer: Duration::from_millis(500),
-        document: Duration::from_millis(500),
-        window: Duration::from_millis(500),
+        answer: Duration::from_secs(2),
+        document: Duration::from_secs(2),
+        window: Duration::from_secs(2),
         least: 10_000,
         first_pause: Duration::from_millis(5),
         ..RetryPolicy::default()

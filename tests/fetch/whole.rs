@@ -91,16 +91,23 @@ fn stopping_is_quick_and_leaves_a_beginning() {
     let transport = Transport::new(RetryPolicy::default());
     let cancel = AtomicBool::new(false);
     let context = Context { transport: &transport, dir: &dir.0, jobs: 1, sink: &|_| {}, cancel: &cancel };
-    let start = Instant::now();
+    let stopped = std::sync::OnceLock::new();
     let result = thread::scope(|scope| {
         scope.spawn(|| {
-            thread::sleep(Duration::from_millis(300));
+            let start = Instant::now();
+            let is_there = || fs::metadata(dir.partial(&bytes)).is_ok_and(|facts| facts.len() == 100_000);
+            while !is_there() && start.elapsed() < Duration::from_secs(60) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            let _ = stopped.set(Instant::now());
             cancel.store(true, Ordering::Relaxed);
         });
         fetch_all(&context, &[request(&bytes, std::slice::from_ref(&url))], &|_, _| {})
     });
     assert!(matches!(result, Err(Error::Cancelled)));
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    // The server is silent for longer.
+    let took = stopped.get().expect("it was stopped").elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
     assert_eq!(fs::read(dir.partial(&bytes)).ok().as_deref(), Some(&bytes[..100_000]));
     fetch(&dir.0, &[request(&bytes, &[url])]).expect("it goes on");
     assert_eq!(http.ranges(), ["", "bytes=100000-"]);
@@ -115,7 +122,7 @@ fn one_failure_stops_the_others() {
     let start = Instant::now();
     let err = fetch(&dir.0, &requests).expect_err("one is gone");
     assert!(err.is_gone(), "{err}");
-    assert!(start.elapsed() < Duration::from_secs(3));
+    assert!(start.elapsed() < Duration::from_secs(10));
     check_dir(&dir, &[&slow]);
 }
 

@@ -17,6 +17,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use silo_base::home::Home;
@@ -40,9 +41,29 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A port of this machine that nothing listens at now.
+/// A port of this machine that nothing listens at now. It is below the ports that the kernel gives by itself, so no other program gets it
+/// before it is used.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a port").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let at = std::process::id().wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let port = 10_000 + u16::try_from(at).expect("it is small");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Copies a program that is started next. Another process copies it: a program that another test starts meanwhile would inherit the file,
+/// open for writing, and the kernel refuses to execute such a file.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "the program can be copied");
+}
+
+/// Whether an entry is a file that nobody is still writing.
+fn is_whole(entry: &fs::DirEntry) -> bool {
+    entry.path().is_file() && !entry.file_name().as_encoded_bytes().starts_with(b".")
 }
 
 /// Whether a program is installed.
@@ -156,7 +177,7 @@ impl Silo {
         if who != As::Me {
             // The build directory may be where only its owner can look.
             let copy = dir.path().join("silo");
-            fs::copy(&program, &copy).expect("the program can be copied");
+            copy_program(&program, &copy);
             program = copy;
             for owned in [&home, &project] {
                 std::os::unix::fs::chown(owned, Some(NOBODY), Some(NOBODY)).expect("root may give a directory away");
@@ -279,7 +300,7 @@ impl Silo {
         let dir = self.path(below);
         fs::create_dir_all(&dir).expect("our own directory");
         self.give(&dir);
-        for entry in listing.flatten().filter(|entry| entry.path().is_file()) {
+        for entry in listing.flatten().filter(is_whole) {
             let to = dir.join(entry.file_name());
             fs::copy(entry.path(), &to).expect("a file of the pool");
             self.give(&to);
@@ -288,12 +309,15 @@ impl Silo {
 
     /// Offers this silo's fetched files and locks to other tests.
     pub fn offer_downloads(&self) {
+        // Two tests may offer the same file at the same time.
+        static OFFER: Mutex<()> = Mutex::new(());
+        let _alone = OFFER.lock().unwrap_or_else(PoisonError::into_inner);
         for of in ["downloads", "recipe-locks", "ecosystems"] {
             let pool = pool(of);
             fs::create_dir_all(&pool).expect("a directory for the pool");
             for entry in fs::read_dir(self.path(of)).into_iter().flatten().flatten() {
                 let to = pool.join(entry.file_name());
-                if entry.path().is_file() && !to.exists() {
+                if is_whole(&entry) && !to.exists() {
                     let staged = pool.join(format!(".{}-{}", std::process::id(), entry.file_name().to_string_lossy()));
                     fs::copy(entry.path(), &staged).expect("our own file");
                     fs::rename(&staged, &to).expect("our own file");

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 /// Debian's own registry, on the loopback interface.
 pub struct Registry {
@@ -24,13 +23,13 @@ impl Registry {
         );
         fs::write(&config, text).expect("our own file");
         let log = File::create(dir.path().join("log")).expect("our own file");
-        let child = Command::new("docker-registry").arg("serve").arg(&config).stdout(Stdio::null()).stderr(log).spawn().expect("it starts");
-        for _ in 0..200 {
-            if std::net::TcpStream::connect(&host).is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let mut child =
+            Command::new("docker-registry").arg("serve").arg(&config).stdout(Stdio::null()).stderr(log).spawn().expect("it starts");
+        super::sandbox::until("the registry answers", || {
+            let ended = child.try_wait().expect("our own child");
+            assert!(ended.is_none(), "it ended: {}", fs::read_to_string(dir.path().join("log")).unwrap_or_default());
+            std::net::TcpStream::connect(&host).is_ok()
+        });
         Registry { child, host, _dir: dir }
     }
 }

@@ -137,14 +137,14 @@ pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Waits until something is so, for a minute at most.
+/// Waits until something is so, for five minutes at most.
 pub fn until(what: &str, so: impl FnMut() -> bool) {
     until_else(so, || format!("never: {what}"));
 }
 
-/// Waits until something is so, for a minute at most; the text for a failure is made at the end of it.
+/// Waits until something is so, for five minutes at most; the text for a failure is made at the end of it.
 pub fn until_else(mut so: impl FnMut() -> bool, failure: impl Fn() -> String) {
-    for _ in 0..3000 {
+    for _ in 0..15_000 {
         if so() {
             return;
         }

@@ -93,7 +93,7 @@ impl Session {
     /// Waits for these words; returns the output before them.
     pub fn expect(&mut self, words: &str) -> String {
         while !self.seen.contains(words) {
-            match self.output.recv_timeout(Duration::from_secs(60)) {
+            match self.output.recv_timeout(SILENCE) {
                 Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
                 Err(_) => panic!("never printed {words:?}: {:?}", self.seen),
             }
@@ -163,7 +163,7 @@ impl Session {
         // With no end open, reading ends after the last byte.
         drop(self.slave);
         let mut left = self.seen.len();
-        while let Ok(piece) = self.output.recv_timeout(Duration::from_secs(60)) {
+        while let Ok(piece) = self.output.recv_timeout(SILENCE) {
             left += piece.len();
         }
         (status.code(), left, cooked)
