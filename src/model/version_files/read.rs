@@ -9,12 +9,14 @@ pub const FILES: [&str; 19] = [
     ".nvmrc",
     ".node-version",
     ".java-version",
-    "rust-toolchain.toml",
+    // rustup takes the file without an ending, if both are there.
     "rust-toolchain",
+    "rust-toolchain.toml",
     ".dvmrc",
-    ".tool-versions",
+    // mise takes its own file before asdf's.
     "mise.toml",
     ".mise.toml",
+    ".tool-versions",
     "pyproject.toml",
     "Pipfile",
     "package.json",
