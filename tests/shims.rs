@@ -274,6 +274,8 @@ fn every_word_of_a_command_line_is_somebodys() {
 fn shellenv_is_understood_and_twice_is_as_once() {
     let silo = Silo::new();
     let bin = silo.path("bin");
+    // A home of another name, with a space.
+    let other = silo.home().join("other home");
     for (shell, args) in [
         ("sh", &["-c"][..]),
         ("dash", &["-c"]),
@@ -285,19 +287,23 @@ fn shellenv_is_understood_and_twice_is_as_once() {
         ("pwsh", &["-NoProfile", "-Command"]),
         ("elvish", &["-norc", "-c"]),
     ] {
-        let text = silo.ok(["shellenv", shell]);
         let print = match shell {
             "fish" => "string join : $PATH",
             "pwsh" => "$env:PATH",
             "elvish" => "echo $E:PATH",
             _ => "echo \"$PATH\"",
         };
-        let mut command = Command::new(shell);
-        command.args(args).arg(format!("{text}\n{text}\n{print}")).env("HOME", silo.home()).env("PATH", "/usr/local/bin:/usr/bin:/bin");
-        let Ok(output) = command.output() else { continue };
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!(said, format!("{}:/usr/local/bin:/usr/bin:/bin\n", bin.display()), "{shell}: {output:?}");
+        for (home, bin) in [(None, &bin), (Some(&other), &other.join("bin"))] {
+            let text = done(silo.command(["shellenv", shell]).envs(home.map(|home| ("SILO_HOME", home)))).out;
+            let mut command = Command::new(shell);
+            command.args(args).arg(format!("{text}\n{text}\n{print}")).env("HOME", silo.home()).env("PATH", "/usr/local/bin:/usr/bin:/bin");
+            let Ok(output) = command.output() else { continue };
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(said, format!("{}:/usr/local/bin:/usr/bin:/bin\n", bin.display()), "{shell}: {output:?}");
+        }
     }
+    let strange = done(silo.command(["shellenv"]).env("SILO_HOME", silo.home().join("$(id)")));
+    assert!(strange.code == 2 && strange.err.contains("PATH yourself"), "{strange:?}");
     assert!(silo.ok(["shellenv", "nushell"]).contains("uniq"));
     assert_eq!(silo.fails(["shellenv", "cmd"]).code, 2);
     let by_name = done(silo.command(["shellenv"]).env("SHELL", "/bin/fish"));

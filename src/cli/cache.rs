@@ -169,7 +169,7 @@ fn report(setting: &Setting, args: &Report) -> Result<ExitCode, Failure> {
         let line = format!("{name:<13} {:>12} {:>12}  {what}", units::size(bytes), units::size(apparent));
         format!("{}\n", line.trim_end())
     };
-    let mut text = format!("{:<13} {:>12} {:>12}\n", "ROOM", "ON DISK", "APPARENT");
+    let mut text = format!("{:<13} {:>12} {:>12}\n", "DIRECTORY", "ON DISK", "APPARENT");
     for room in rooms.iter().filter(|room| room.takes.files > 0) {
         text += &line(&room.name, room.takes.fresh, room.takes.apparent, room.what);
     }
