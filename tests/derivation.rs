@@ -31,6 +31,21 @@ fn shown(bytes: &[u8]) -> String {
     text
 }
 
+/// The layers of configure steps depend on this code, and stores and caches have layers by the number of the rules.
+#[test]
+fn the_code_of_configure_steps_changes_with_the_number_of_its_rules() {
+    let mut code = String::new();
+    for file in ["scrub", "script", "conffiles", "configure", "select_packages", "split"] {
+        let path = format!("{}/src/builder/{file}.rs", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).expect("our own source");
+        let own = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+        code.extend(own.map(str::trim).filter(|line| !line.starts_with("//")).map(|line| format!("{line}\n")));
+    }
+    let rules = silo_model::derivation::rules()[1];
+    // If layers change by the change of the code, raise CONFIGURE_RULES in src/model/derivation/encode.rs; then bless.
+    golden("derivation/configure.rules", &format!("{rules} {}\n", Digest::of(code.as_bytes())));
+}
+
 #[test]
 fn encodings_are_golden() {
     let cases = [

@@ -155,6 +155,29 @@ fn a_layer_of_ten_million_entries_is_refused() {
     assert!(!silo.path("recipes/mine.toml").exists());
 }
 
+/// A global header gives its attributes to each entry, so a small layer could fill memory.
+#[test]
+fn attributes_of_a_global_header_are_bounded() {
+    let silo = Silo::new();
+    let place = silo.project().join("layout");
+    let record = format!(" SCHILY.xattr.user.a={}\n", "v".repeat(3000));
+    let record = format!("{}{record}", record.len() + 4);
+    let mut header = ::tar::Header::new_ustar();
+    header.set_entry_type(::tar::EntryType::XGlobalHeader);
+    header.set_size(record.len() as u64);
+    header.set_cksum();
+    let mut global = ::tar::Builder::new(Vec::new());
+    global.append(&header, record.as_bytes()).expect("memory");
+    let names: Vec<String> = (0..25_000).map(|number| format!("d/{number}")).collect();
+    let entries: Vec<(::tar::EntryType, &str, u32, &str)> = names.iter().map(|name| (Regular, name.as_str(), 0o644, "")).collect();
+    // Without the end of the archive, two blocks.
+    let mut bytes = global.into_inner().expect("memory");
+    bytes.truncate(bytes.len() - 1024);
+    layout(&place, &[Layer::gzip(&[bytes, tar(&entries)].concat())]);
+    let done = silo.run(["install", "--quiet", "mine", "--image", &format!("oci:{}:v1", place.display())]);
+    assert!(done.code == 1 && done.err.contains("the layer has more than 67108864 bytes of extended attributes"), "{done:?}");
+}
+
 /// Puts an image into a server that answers as a registry does.
 fn served(server: &Http, layers: &[Layer], faults: &[Fault]) -> String {
     let documents = documents(layers);

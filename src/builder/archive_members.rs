@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 
+use silo_fetch::unpack::ar_headers::CheckedHeaders;
 use zip::ZipArchive;
 
 /// Limit on the bytes of all contents of an archive.
@@ -88,7 +89,7 @@ fn of_zip(bytes: &[u8]) -> Option<Vec<Member>> {
 }
 
 fn of_ar(bytes: &[u8]) -> Option<Vec<Member>> {
-    let mut archive = ar::Archive::new(bytes);
+    let mut archive = ar::Archive::new(CheckedHeaders::new(bytes));
     let mut members = Members::new();
     while let Some(entry) = archive.next_entry() {
         let entry = entry.ok()?;

@@ -35,17 +35,28 @@ struct Item<'a> {
 }
 
 impl Item<'_> {
-    /// Returns the derivation of the layer, unpacked alone or over lower layers.
-    fn drv(&self, over: &[LayerId]) -> Derivation {
+    /// Returns the derivation of the layer, unpacked alone.
+    fn drv(&self) -> Derivation {
+        self.drv_of(Vec::new())
+    }
+
+    /// Returns the derivation of the layer, unpacked over lower layers. Over none it is another one than alone: a deletion has no effect
+    /// there, and in another image the same blob may have lower layers.
+    fn drv_over(&self, over: &[LayerId]) -> Derivation {
+        let nothing = || vec![LayerId::new(Digest::of(b""))];
+        self.drv_of(if over.is_empty() { nothing() } else { over.to_vec() })
+    }
+
+    fn drv_of(&self, over: Vec<LayerId>) -> Derivation {
         let Sha256(blob) = self.layer.sha256;
-        Derivation::Blob(derivation::Blob { blob, diff: self.layer.diff.0, over: over.to_vec() })
+        Derivation::Blob(derivation::Blob { blob, diff: self.layer.diff.0, over })
     }
 }
 
 /// Returns the derivations of the layers of a target's base image, each unpacked alone.
 pub(super) fn derivations(target: &Target<'_>) -> Vec<Digest> {
     let layers = target.lock.images.get(&target.arch).map(|base| base.layers.as_slice()).unwrap_or_default();
-    layers.iter().map(|layer| Item { at: 0, layer }.drv(&[]).id().digest()).collect()
+    layers.iter().map(|layer| Item { at: 0, layer }.drv().id().digest()).collect()
 }
 
 /// Returns the layers of the base image; fetches and unpacks missing ones.
@@ -54,7 +65,7 @@ pub(super) fn derivations(target: &Target<'_>) -> Vec<Digest> {
 pub(super) fn realise(ctx: &BuildContext<'_>, target: &Target<'_>) -> Result<State, Error> {
     let base = image_of(target)?;
     let items: Vec<Item<'_>> = base.layers.iter().enumerate().map(|(at, layer)| Item { at, layer }).collect();
-    let alone: Vec<Option<LayerId>> = items.iter().map(|item| realised(ctx, &item.drv(&[]))).collect();
+    let alone: Vec<Option<LayerId>> = items.iter().map(|item| realised(ctx, &item.drv())).collect();
     let name = target.recipe.image.clone().unwrap_or_default();
     // A layer that depends on lower ones has no realisation of its own. It is looked up later, by its lower layers.
     let missing: Vec<&Item<'_>> = items.iter().filter(|item| alone[item.at].is_none()).collect();
@@ -80,7 +91,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, target: &Target<'_>) -> Result<Sta
     for item in &items {
         let alone = match layers[item.at] {
             Some(layer) if fits(ctx, &over, layer)? => Some(layer),
-            _ => realised(ctx, &item.drv(&over)),
+            _ => realised(ctx, &item.drv_over(&over)),
         };
         let layer = match alone {
             Some(layer) => layer,
@@ -119,7 +130,7 @@ fn over_known(ctx: &BuildContext<'_>, items: &[Item<'_>], alone: &[Option<LayerI
     for item in items {
         let layer = match alone[item.at] {
             Some(layer) if fits(ctx, &over, layer)? => Some(layer),
-            _ => realised(ctx, &item.drv(&over)),
+            _ => realised(ctx, &item.drv_over(&over)),
         };
         match layer {
             Some(layer) => over.push(layer),
@@ -186,7 +197,7 @@ fn fetch(ctx: &BuildContext<'_>, target: &Target<'_>, missing: &[&Item<'_>]) -> 
 fn unpack(ctx: &BuildContext<'_>, item: &Item<'_>, name: &str, path: &Path, over: Option<&[LayerId]>) -> Result<Option<LayerId>, Error> {
     let began = Instant::now();
     let number = item.at + 1;
-    let drv = item.drv(over.unwrap_or_default());
+    let drv = over.map_or_else(|| item.drv(), |over| item.drv_over(over));
     let key = drv.id().digest();
     let lock = lock_step(ctx, &key)?;
     if let Some(layer) = realised(ctx, &drv) {
@@ -196,8 +207,6 @@ fn unpack(ctx: &BuildContext<'_>, item: &Item<'_>, name: &str, path: &Path, over
     let file = File::open(path).map_err(|source| Error::File(PathError { doing: "open", path: path.to_owned(), source }))?;
     let mut stage = ctx.store.stage_difference().map_err(|source| Error::store(doing("staging"), source))?;
     let source = Source { layer: item.layer.sha256.0, size: item.layer.size, diff_id: item.layer.diff.0 };
-    // The first layer has no lower layers, whether `over` was given or not.
-    let over = over.or_else(|| (item.at == 0).then_some(&[]));
     let merged = over.map(|over| merged(ctx, over)).transpose()?;
     let trees: Vec<PathBuf> = over.into_iter().flatten().map(|layer| ctx.store.tree(layer)).collect();
     let open = |path: &LayerPath| {

@@ -32,8 +32,9 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 
 /// A source of layers that other machines made, such as a binary cache.
 pub trait LayerSource: Sync {
-    /// Brings the layers of these derivations into the store, and returns those that it brought. It reports a failure, which counts as none.
-    fn bring(&self, derivations: &[Digest]) -> BTreeMap<Digest, LayerId>;
+    /// Brings the layers of these derivations into the store, and returns those that it brought. A derivation with a layer has this layer
+    /// or none: another one does not get into the store. It reports a failure, which counts as none.
+    fn bring(&self, derivations: &[(Digest, Option<LayerId>)]) -> BTreeMap<Digest, LayerId>;
 }
 
 /// Context of a build.
@@ -180,10 +181,9 @@ pub(super) fn brought(ctx: &BuildContext<'_>, key: Digest) -> Option<LayerId> {
 /// Brings the layers of derivations from the source of layers, all together, so that a few requests answer for all.
 pub(super) fn bring(ctx: &BuildContext<'_>, keys: &[Digest]) -> BTreeMap<Digest, LayerId> {
     let source = ctx.layers.filter(|_| ctx.check.is_none() && !keys.is_empty() && !ctx.stop.load(Ordering::Relaxed));
-    let mut brought = source.map(|source| source.bring(keys)).unwrap_or_default();
-    // A layer with recorded owners may differ from the true one, which the lock names.
-    brought.retain(|key, layer| ctx.pin(key).is_none_or(|pin| pin == *layer));
-    brought
+    // A layer with recorded owners, or of a build without the lock, may differ from the one that the lock names.
+    let wanted: Vec<(Digest, Option<LayerId>)> = keys.iter().map(|key| (*key, ctx.pin(key))).collect();
+    source.map(|source| source.bring(&wanted)).unwrap_or_default()
 }
 
 /// Looks up a realisation by its key.

@@ -5,7 +5,7 @@
 //! packages are rewritten.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use silo_store::entry::Meta;
 use silo_store::manifest::Record as Manifest;
 use silo_store::path::LayerPath;
 use silo_store::path_error::PathError;
+use silo_store::resolve_in_root;
 
 use silo_fetch::unpack::record::{self, Stanza};
 use silo_model::derivation::{self, Derivation};
@@ -89,7 +90,9 @@ pub(super) fn stanzas_of(ctx: &BuildContext<'_>, layers: &[LayerId]) -> Result<V
     let mut stanzas = BTreeMap::new();
     for layer in layers {
         let path = ctx.store.tree(layer).join(STATUS);
-        let bytes = fs::read(&path).map_err(|source| Error::File(PathError { doing: "read", path, source }))?;
+        // A step may have put a symlink or a device there.
+        let read = resolve_in_root::read(&ctx.store.tree(layer), Path::new(STATUS), record::MAX_FILE_BYTES);
+        let bytes = read.map_err(|source| Error::File(PathError { doing: "read", path, source }))?;
         for stanza in record::parse_stanzas(&bytes).map_err(|what| Error::Database { layer: *layer, what })? {
             stanzas.insert((stanza.package().to_owned(), stanza.architecture().to_owned()), stanza);
         }

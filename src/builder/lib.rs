@@ -59,7 +59,7 @@ mod configure;
 
 pub mod inputs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -224,10 +224,11 @@ fn walked(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, E
         .collect();
     let mut missing: Vec<&Item<'_>> = items.values().filter(|item| item.known.is_none()).collect();
     missing.sort_by_key(|item| rank(item.package));
+    // The same answer as for `missing`: another silo may realise a package in between.
+    let awaited: BTreeSet<Sha256> = missing.iter().map(|item| item.package.sha256).collect();
     let order = |step: &Step| match step {
         Step::Package { package, .. } => {
-            let drv = Derivation::Package(derivation::Package { deb: package.sha256.0 });
-            Order { class: WorkerClass::Work, rank: rank(package), awaited: realised(ctx, &drv).is_none() }
+            Order { class: WorkerClass::Work, rank: rank(package), awaited: awaited.contains(&package.sha256) }
         }
         Step::Configure { .. } | Step::Command { .. } => Order { class: WorkerClass::Step, rank: 0, awaited: false },
         Step::Database { .. } | Step::Base { .. } | Step::Image { .. } => Order { class: WorkerClass::Work, rank: 0, awaited: false },

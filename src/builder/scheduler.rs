@@ -202,8 +202,10 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
 
     fn one_less(&self, state: &mut State<E>, node: NodeIndex) {
         let at = node.index();
-        state.waits[at] = state.waits[at].saturating_sub(1);
-        if state.waits[at] == 0 && !state.given_up[at] {
+        // A node that waits for nothing is in the queue, or has run.
+        let Some(waits) = state.waits[at].checked_sub(1) else { return };
+        state.waits[at] = waits;
+        if waits == 0 && !state.given_up[at] {
             state.ready[self.orders[at].class as usize].push(Reverse((self.orders[at].rank, at)));
         }
     }

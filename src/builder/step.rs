@@ -102,7 +102,7 @@ pub(super) struct Prepared {
 /// Returns the layer of a step; runs the step if the layer is unknown. With a reproducibility check the step runs a second time.
 pub(super) fn realise(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result<LayerId, Error> {
     let first = match known(ctx, step) {
-        Some(layer) => Made { layer, facts: RunFacts::of_earlier(ctx, layer), has_owners: true },
+        Some(layer) => earlier(ctx, step, layer),
         None => make(ctx, step, state)?,
     };
     if let Some(check) = ctx.check {
@@ -120,6 +120,8 @@ pub(super) fn realise(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut St
 
 /// Runs a step once more, for a check.
 fn again(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State, (check, which): (&Check, WhichRun)) -> Result<Made, Error> {
+    // Two checks of one step would share the working directory.
+    let _alone = lock_step(ctx, &Digest::of(format!("check of {}", step.drv.id()).as_bytes()))?;
     let mut workdir = Workdir::other(ctx, step.drv.id(), check, which)?;
     let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
     let title = format!("{}, again", step.title);
@@ -137,16 +139,25 @@ fn known(ctx: &BuildContext<'_>, step: &StepRun<'_>) -> Option<LayerId> {
     step.kind.known(ctx).or_else(|| if ctx.records() { recorded() } else { None })
 }
 
+/// Returns a known layer. It may be another one than that of the lock, if this machine made it before it had the lock.
+fn earlier(ctx: &BuildContext<'_>, step: &StepRun<'_>, layer: LayerId) -> Made {
+    if let Some(pinned) = ctx.pin(&step.drv.id().digest()).filter(|pinned| *pinned != layer) {
+        warn_of_another(ctx, step, layer, pinned);
+    }
+    Made { layer, facts: RunFacts::of_earlier(ctx, layer), has_owners: true }
+}
+
+fn warn_of_another(ctx: &BuildContext<'_>, step: &StepRun<'_>, layer: LayerId, pinned: LayerId) {
+    let text = format!("{}: layer {:.12} differs from the locked one, {:.12}", step.title, layer.to_string(), pinned.to_string());
+    (ctx.sink)(Event::Warning { text });
+}
+
 /// Compares the layer of a step with the locked one, if a lock has one. A step that only recorded owners is run again in a VM if its layer
 /// is another one; without a VM it fails.
 fn compared(ctx: &BuildContext<'_>, step: &StepRun<'_>, root: &mut StepRoot, made: Made) -> Result<Made, Error> {
     let Some(pinned) = ctx.pin(&step.drv.id().digest()).filter(|pinned| *pinned != made.layer) else { return Ok(made) };
-    let other = |layer: LayerId| {
-        let text = format!("{}: layer {:.12} differs from the locked one, {:.12}", step.title, layer.to_string(), pinned.to_string());
-        (ctx.sink)(Event::Warning { text });
-    };
     if made.has_owners {
-        other(made.layer);
+        warn_of_another(ctx, step, made.layer, pinned);
         return Ok(made);
     }
     let name = step.title.to_owned();
@@ -157,7 +168,7 @@ fn compared(ctx: &BuildContext<'_>, step: &StepRun<'_>, root: &mut StepRoot, mad
     let mut workdir = Workdir::new(ctx, step.drv.id())?;
     let made = ctx.activity(Activity::Step, step.title, None, |_| run(ctx, step, &mut workdir, root))?;
     if made.layer != pinned {
-        other(made.layer);
+        warn_of_another(ctx, step, made.layer, pinned);
     }
     root.put_by(workdir);
     Ok(made)
@@ -168,7 +179,7 @@ fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result
     let key = step.drv.id().digest();
     let lock = lock_step(ctx, &key)?;
     if let Some(layer) = known(ctx, step) {
-        return Ok(Made { layer, facts: RunFacts::of_earlier(ctx, layer), has_owners: true });
+        return Ok(earlier(ctx, step, layer));
     }
     ctx.check_stop()?;
     ctx.check_machine()?;
@@ -303,7 +314,11 @@ pub(super) fn lock_step(ctx: &BuildContext<'_>, key: &Digest) -> Result<BuildLoc
         let locked = silo_store::flock::try_build(ctx.store, ctx.lock, key);
         match locked.map_err(|source| Error::store("locking the step", source))? {
             Some(ours) => return Ok(ours),
-            None => thread::sleep(LOCK_PAUSE),
+            None => {
+                // The other process may wait for a lock of this one. Locks end when their realisations are written.
+                ctx.realisations.record(ctx.store, ctx.lock).map_err(Error::File)?;
+                thread::sleep(LOCK_PAUSE);
+            }
         }
     }
 }

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use silo_store::capture::Lower;
 use silo_store::compose::{self, Base, Wanted};
@@ -19,6 +18,7 @@ use silo_launch::spec::Owned;
 
 use super::context::{BuildContext, read_index};
 use super::error::Error;
+use super::image::unique_dir;
 use super::workdir::Workdir;
 
 /// Limit on the layers stacked on a composed tree. Each costs a few microseconds at every mount.
@@ -27,6 +27,8 @@ const MAX_STACKED: usize = 48;
 /// The root of the next step; its tree is removed on drop.
 #[derive(Debug)]
 pub(super) struct StepRoot {
+    /// The directory with the tree. Its name is its own, so no leftover of a killed build with this process id is taken for the tree.
+    dir: PathBuf,
     tree: PathBuf,
     /// The layers of the tree, lowest first, and their merged index.
     layers: Vec<LayerId>,
@@ -41,21 +43,20 @@ pub(super) struct StepRoot {
 impl StepRoot {
     /// Makes the root of these layers; reuses as much as possible of an older root.
     pub fn new(ctx: &BuildContext<'_>, layers: &[LayerId], old: Option<StepRoot>) -> Result<StepRoot, Error> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut old = old;
         let fits = old.as_mut().map(|root| root.stack(ctx, layers)).transpose()? == Some(true);
         if let Some(root) = old.take_if(|_| fits) {
             return Ok(root);
         }
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let tree = ctx.home.work().join(format!("root-{}-{number}", std::process::id()));
+        let dir = unique_dir(ctx.home, "root-")?;
+        let tree = dir.join("root");
         let composed = match &old {
             Some(old) => compose::recompose(ctx.store, ctx.lock, &old.base(), Wanted { layers, into: &tree }, &|_| {}),
             None => compose::compose(ctx.store, ctx.lock, layers, &tree, &|_| {}),
         };
         let composed = composed.map_err(|source| Error::store("composing the step's root", source))?;
         let spent = old.map(|mut old| std::mem::take(&mut old.spent)).unwrap_or_default();
-        Ok(StepRoot { tree, layers: layers.to_vec(), index: Arc::new(composed.index), stacked: Vec::new(), spent, kept: false })
+        Ok(StepRoot { dir, tree, layers: layers.to_vec(), index: Arc::new(composed.index), stacked: Vec::new(), spent, kept: false })
     }
 
     /// Stacks the layers that the root lacks; returns false if that is not possible.
@@ -128,7 +129,7 @@ impl Drop for StepRoot {
     fn drop(&mut self) {
         if !self.kept {
             // A leftover is swept by `silo gc`. The tree may be gone already, if another one was made of it.
-            drop(silo_store::removal::remove_tree(&self.tree));
+            drop(silo_store::removal::remove_tree(&self.dir));
         }
     }
 }

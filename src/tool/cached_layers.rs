@@ -71,12 +71,16 @@ impl<'a> CachedLayers<'a> {
     }
 
     /// Takes layers from one cache, and returns those that it took.
-    fn take(&self, cache: &Cache<'_>, derivations: &[Digest]) -> Result<BTreeMap<Digest, LayerId>, Error> {
-        self.ask(cache, derivations)?;
+    fn take(&self, cache: &Cache<'_>, wanted: &[(Digest, Option<LayerId>)]) -> Result<BTreeMap<Digest, LayerId>, Error> {
+        let derivations: Vec<Digest> = wanted.iter().map(|(drv, _)| *drv).collect();
+        self.ask(cache, &derivations)?;
         let found: Vec<(Digest, Layer, String)> = {
             let answers = cache.answers();
-            let of = |drv: &Digest| answers.layers.get(drv).map(|(layer, by)| (*drv, layer.clone(), by.clone()));
-            derivations.iter().filter_map(of).collect()
+            let is_it = |layer: &Layer, pin: Option<LayerId>| pin.is_none_or(|pin| pin == layer.manifest.layer);
+            let of = |(drv, pin): &(Digest, Option<LayerId>)| {
+                answers.layers.get(drv).filter(|(layer, _)| is_it(layer, *pin)).map(|(layer, by)| (*drv, layer.clone(), by.clone()))
+            };
+            wanted.iter().filter_map(of).collect()
         };
         if found.is_empty() {
             return Ok(BTreeMap::new());
@@ -153,10 +157,10 @@ impl<'a> CachedLayers<'a> {
 }
 
 impl LayerSource for CachedLayers<'_> {
-    fn bring(&self, derivations: &[Digest]) -> BTreeMap<Digest, LayerId> {
+    fn bring(&self, derivations: &[(Digest, Option<LayerId>)]) -> BTreeMap<Digest, LayerId> {
         let mut all = BTreeMap::new();
         for cache in &self.caches {
-            let left: Vec<Digest> = derivations.iter().filter(|drv| !all.contains_key(*drv)).copied().collect();
+            let left: Vec<_> = derivations.iter().filter(|(drv, _)| !all.contains_key(drv)).copied().collect();
             if left.is_empty() || cache.answers().is_lost {
                 continue;
             }

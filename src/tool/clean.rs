@@ -135,6 +135,16 @@ pub fn reset(home: &Home) -> Result<bool, Error> {
     if !running.is_empty() {
         return Err(Error::Running { count: running.len() });
     }
+    // A home that is a symlink: the data are in its target.
+    if let Ok(target) = fs::read_link(home.root()) {
+        empty(home.root())?;
+        drop(exclusive);
+        let failed = |source| Error::File(PathError { doing: "remove", path: home.root().to_owned(), source });
+        fs::remove_file(home.root()).map_err(failed)?;
+        // The directory itself may be a mount point, or in a directory of another owner.
+        drop(fs::remove_dir(home.root().parent().unwrap_or(Path::new("/")).join(target)));
+        return Ok(true);
+    }
     match fs::rename(home.root(), &rest) {
         Ok(()) => remove_tree(&rest)?,
         // A mount point, or a parent directory of another owner: empty the directory instead of removing it.

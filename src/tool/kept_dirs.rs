@@ -199,12 +199,20 @@ fn is_named(id: &str) -> bool {
 fn set_aside(home: &Home, id: &str, project: &Path) -> Result<(), Error> {
     let Some(owner) = owner(home, id)?.filter(|owner| !is_named(id) && !owner.is_at(project)) else { return Ok(()) };
     let other = owner.identity.map_or_else(|| "unknown".to_owned(), |identity| identity.key());
-    let (from, to) = (home.kept_project(id), home.kept_project(&format!("{id}-{other}")));
-    match fs::rename(&from, &to) {
-        // Another process has renamed it already.
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PathError { doing: "set aside", path: from, source }.into()),
-        _ => Ok(()),
+    let from = home.kept_project(id);
+    // File systems reuse inode numbers, so an earlier directory may have had the same identity.
+    for number in 1_u32.. {
+        let name = if number == 1 { format!("{id}-{other}") } else { format!("{id}-{other}-{number}") };
+        match fs::rename(&from, home.kept_project(&name)) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            // Another process has renamed it already.
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(PathError { doing: "set aside", path: from, source }.into());
+            }
+            _ => break,
+        }
     }
+    Ok(())
 }
 
 #[derive(Serialize, Deserialize)]

@@ -123,9 +123,13 @@ fn of_recipe(view: View<'_>, found: &CatalogRecipe) -> Result<Option<Lock>, Erro
     if let Some(lock) = locks.remove(tool).filter(|lock| lock.asked == asked) {
         return Ok(Some(lock));
     }
+    Ok(shipped(tool)?.filter(|lock| lock.asked == asked))
+}
+
+/// Returns the lock that ships with a built-in recipe.
+fn shipped(tool: &str) -> Result<Option<Lock>, Error> {
     let Some(builtin) = catalog::built_in(tool).filter(|builtin| !builtin.lock.is_empty()) else { return Ok(None) };
-    let mut locks = lock::parse(builtin.lock, &PathBuf::from(format!("recipes/{}.lock", builtin.name)))?;
-    Ok(locks.remove(tool).filter(|lock| lock.asked == asked))
+    Ok(lock::parse(builtin.lock, &PathBuf::from(format!("recipes/{}.lock", builtin.name)))?.remove(tool))
 }
 
 /// Changed locks, by file, that are written together at the end.
@@ -191,7 +195,8 @@ pub fn resolve(context: &Context<'_>, definition: &Definition) -> Result<Lock, E
     let failed = |source| Error::Relock { tool: tool.to_owned(), source: Box::new(source) };
     let lock = resolve_lock::relock(context, &found.recipe).map_err(failed)?;
     let files = [Some(path(context.view(), found)), definition.lock_file.clone()];
-    for before in files.into_iter().flatten().filter_map(|file| last(&file, tool)) {
+    let shipped = if found.origin == Origin::BuiltIn { shipped(tool)? } else { None };
+    for before in files.into_iter().flatten().filter_map(|file| last(&file, tool)).chain(shipped) {
         resolve_lock::check_age(context, &lock, &before).map_err(failed)?;
     }
     Ok(lock)

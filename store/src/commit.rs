@@ -114,6 +114,8 @@ impl Stage {
             Ok(()) => true,
             Err(Errno::EXIST) => {
                 if !is_intact(&home, &text, &index) {
+                    // Realisations may name the layer that is replaced, so our bytes must be on the disk first.
+                    self.store.sync()?;
                     // The broken layer moves into our scratch directory and is removed with it.
                     rename(dir, &home, RenameFlags::EXCHANGE).map_err(at("replace", &home))?;
                 }

@@ -9,7 +9,7 @@
 use crate::digest::{Digest, LayerId};
 use crate::durable::TEMP_PREFIX;
 use crate::flock::{self, ExclusiveLock};
-use crate::gc_roots::{Root, RootError};
+use crate::gc_roots::{self, Root, RootError};
 use crate::layer;
 use crate::layout::{BUILD_LOCK_PREFIX, Store};
 use crate::path_error::{PathError, at, if_present};
@@ -142,6 +142,9 @@ pub fn sweep(store: &Store, permission: ExclusiveLock, things: &[Object]) -> Res
         graves.push(grave);
     }
     remove_files(&store.realisations(), TEMP_PREFIX)?;
+    for kind in gc_roots::kinds(store)? {
+        remove_files(&kind, TEMP_PREFIX)?;
+    }
     // Build locks are held only together with the store's lock, so none is held now.
     remove_files(&store.locks(), BUILD_LOCK_PREFIX)?;
     flock::remove_stale_pins(store, &permission)?;

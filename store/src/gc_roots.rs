@@ -135,6 +135,11 @@ pub fn list(store: &Store) -> Result<Vec<(RootName, Root)>, RootError> {
     Ok(found)
 }
 
+/// Returns the directories of the roots, one for each kind.
+pub(crate) fn kinds(store: &Store) -> Result<Vec<PathBuf>, RootError> {
+    Ok(names(&store.roots())?.iter().map(|kind| store.roots().join(kind)).collect())
+}
+
 fn names(dir: &Path) -> Result<Vec<String>, RootError> {
     let mut names = Vec::new();
     for item in fs::read_dir(dir).map_err(at("list", dir))? {

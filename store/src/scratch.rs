@@ -60,9 +60,14 @@ impl Drop for Scratch {
 
 /// Moves a path on the store's file system to stage/, as if a dead process had left it there; the next sweep removes it.
 pub fn abandon(store: &Store, path: &Path) -> Result<(), PathError> {
-    let grave = store.stages().join(format!("left-{}-{}", std::process::id(), crate::durable::next_number()));
-    // A name collision with a dead process of the same pid is temporary.
-    if_present(fs::rename(path, &grave).map_err(at("remove", path))).map(|_| ())
+    loop {
+        let grave = store.stages().join(format!("left-{}-{}", std::process::id(), crate::durable::next_number()));
+        // A dead process with this id may have left one.
+        if grave.symlink_metadata().is_ok() {
+            continue;
+        }
+        return if_present(fs::rename(path, &grave).map_err(at("remove", path))).map(|_| ());
+    }
 }
 
 /// Removes leftovers of dead processes under stage/; returns the removed directories.

@@ -343,9 +343,6 @@ impl Stage {
     }
 
     fn admit(&mut self, path: &LayerPath) -> Result<(), StageError> {
-        if self.drafts.len() >= MAX_ENTRIES {
-            return Err(StageError::TooMany);
-        }
         let mut missing = Vec::new();
         let mut above = path.parent();
         while let Some(dir) = above {
@@ -358,6 +355,10 @@ impl Stage {
                     missing.push(dir);
                 }
             }
+        }
+        // Implied directories cost memory and an inode each, too.
+        if self.drafts.len() + self.unrecorded.len() + missing.len() >= MAX_ENTRIES {
+            return Err(StageError::TooMany);
         }
         for dir in missing.into_iter().rev() {
             self.make_dir(&dir)?;

@@ -6,7 +6,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use silo_fetch::unpack::package;
+use silo_fetch::unpack::record::{self, Record};
 use silo_store::digest::Digest;
+use silo_store::flock;
 use silo_store::layout::Store;
 use tar::{Builder, EntryType, Header};
 
@@ -177,6 +179,36 @@ fn entries_that_no_package_has_are_refused() {
     ] {
         assert!(!refused(&deb_of_control(&[file("./control", stanza)])).is_empty(), "{stanza:?}");
     }
+}
+
+/// Commits a .deb with these configuration files, and reads dpkg's data about it back from the layer.
+fn recorded(conffiles: &str, data: &[Entry<'_>]) -> Result<Record, String> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path()).expect("a store");
+    let control = archive(&[file("./control", CONTROL), file("./conffiles", conffiles)]);
+    let deb = ar(&[("debian-binary", b"2.0\n"), ("control.tar.xz", &xz(&control)), ("data.tar.xz", &xz(&archive(data)))]);
+    let mut stage = store.stage().expect("a stage");
+    package::unpack("evil_1_all.deb", &deb[..], Digest::of(&deb), &mut stage).expect("it is unpacked");
+    let shared = flock::share(&store).expect("nobody collects");
+    let made = stage.commit(&Default::default(), &shared).expect("a layer");
+    record::read(made.id, &store.tree(&made.id), &made.index).map_err(|error| error.to_string())
+}
+
+#[test]
+fn links_of_a_package_lead_to_no_file_of_the_host() {
+    use EntryType::Symlink;
+    for target in ["/dev/zero", "/etc/hostname", "../../../../../../../../../../../../etc/hostname", "y", "."] {
+        let told = recorded("/etc/x\n", &[entry(Symlink, "./etc/x", target)]).expect_err("it has no such file");
+        assert!(told.contains("cannot read") && told.contains("etc/x"), "{target}: {told}");
+    }
+    // A link within the package is followed, as dpkg does.
+    let read = recorded("/etc/x\n", &[file("./etc/y", "a"), entry(Symlink, "./etc/x", "/etc/y")]).expect("a file");
+    assert_eq!(read.conffiles, [("/etc/x".to_owned(), "0cc175b9c0f1b6a831c399e269772661".to_owned())]);
+    let info = |name: &str| format!("./var/lib/dpkg/info/{name}");
+    let read = recorded("", &[entry(Symlink, &info("zzz.control"), "/dev/zero"), file(&info("zzz.postinst"), "x")]).expect("one package");
+    assert_eq!((read.stanza.package(), read.members.contains("postinst")), ("evil", false));
+    let told = recorded("", &[file(&info("zzz.control"), CONTROL)]).expect_err("which is it?");
+    assert!(told.contains("two packages, evil and zzz"), "{told}");
 }
 
 #[test]

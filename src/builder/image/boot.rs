@@ -169,15 +169,30 @@ pub fn keep_initial(home: &Home, id: ImageId, name: &str, bytes: &[u8]) -> Resul
     made(home, id, &format!("{INITIAL}/{name}"), |out| out.write_all(bytes).map_err(failed("write", &dir)))
 }
 
+/// Prefix of the names of files that are not finished.
+const UNFINISHED: &str = ".new-";
+
+/// Removes the unfinished files of killed processes.
+fn remove_unfinished(dir: &Path) {
+    for other in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let age = other.metadata().ok().and_then(|data| data.modified().ok()?.elapsed().ok());
+        if other.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) && age.is_some_and(|age| age > LATELY) {
+            // A file that cannot be removed here is removed with the image.
+            let _ = fs::remove_file(other.path());
+        }
+    }
+}
+
 /// Makes a file in an image's directory; after a failure the file does not exist.
 fn made(home: &Home, id: ImageId, name: &str, make: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> Result<PathBuf, Error> {
     let path = home.image(&id.to_string()).join(name);
     if path.exists() {
         return Ok(path);
     }
-    let work = home.work();
-    super::make_dir(&work)?;
-    let staged = tempfile::NamedTempFile::new_in(&work).map_err(failed("create a file in", &work))?;
+    // In the image's directory, which the caller has locked; `silo gc` takes everything in the work directory.
+    let dir = path.parent().unwrap_or(&path);
+    remove_unfinished(dir);
+    let staged = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir).map_err(failed("create a file in", dir))?;
     let mut out = BufWriter::with_capacity(PIECE_BYTES, staged.as_file());
     make(&mut out)?;
     out.flush().map_err(failed("write", &path))?;

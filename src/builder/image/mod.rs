@@ -107,17 +107,29 @@ pub fn store(
     let (id, bytes) = configuration(image);
     let dir = home.image(&id.to_string());
     if !is_intact(home, id) {
-        let staged = home.work().join(format!("image-{}-{}", id, std::process::id()));
-        let result = write(id, &bytes, &staged, compose).and_then(|()| publish(home, id, &staged, &dir));
+        let staged = unique_dir(home, "image-")?;
+        // Sync before the name appears: a whole configuration must not stand for an image with missing bytes.
+        let synced = || store.sync_images().map_err(|source| Error::Compose { id, source: Box::new(source) });
+        let result = write(id, &bytes, &staged, compose).and_then(|()| synced()).and_then(|()| publish(home, id, &staged, &dir));
         if let Err(error) = result {
             // A partial directory is never taken for an image; a leftover is swept by `silo gc`.
             drop(remove(&staged));
             return Err(error);
         }
-        // Sync before the id is returned or recorded: the image must survive a power cut from then on.
-        store.sync_images().map_err(|source| Error::Compose { id, source: Box::new(source) })?;
+        // Sync before the id is returned or recorded: the name must survive a power cut from then on.
+        let images = home.images();
+        std::fs::File::open(&images).and_then(|dir| dir.sync_all()).map_err(failed("sync", &images))?;
     }
     Ok(id)
+}
+
+/// Makes an empty directory in the home's work directory, with a name that no other process or thread uses. A killed process leaves it to
+/// `silo gc`.
+pub fn unique_dir(home: &Home, prefix: &str) -> Result<PathBuf, Error> {
+    let work = home.work();
+    make_dir(&work)?;
+    let made = tempfile::Builder::new().prefix(prefix).tempdir_in(&work);
+    Ok(made.map_err(failed("create a directory in", &work))?.keep())
 }
 
 fn write(id: ImageId, bytes: &[u8], dir: &Path, compose: impl FnOnce(&Path) -> Result<Composed, ComposeError>) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use std::io::{self, BufReader, Read};
 
 use silo_store::digest::{Digest, HashingReader};
 
+use super::ar_headers::CheckedHeaders;
 use super::compressed::{self, LimitedReader};
 
 /// Reason why a .deb cannot be unpacked.
@@ -91,7 +92,7 @@ pub fn read(name: &str, from: impl Read, expected: Digest, to: &mut dyn Members)
 
 fn members(name: &str, from: &mut dyn Read, to: &mut dyn Members) -> Result<(), Error> {
     let wrong = |what: &str| Error::Container { deb: name.to_owned(), what: what.to_owned() };
-    let mut archive = ar::Archive::new(from);
+    let mut archive = ar::Archive::new(CheckedHeaders::new(from));
     let (mut control, mut data) = (false, false);
     let mut first = true;
     while let Some(entry) = archive.next_entry() {

@@ -28,6 +28,8 @@ const AUFS: &[u8] = b".wh..wh.";
 const AUFS_FILES: &[u8] = b".wh..wh.plnk/";
 /// Temporary directory for such files during unpacking; an image with this name is rejected.
 const AUFS_KEPT: &str = ".silo-aufs";
+/// Limit on the sum of the extended attributes of all entries. A global header gives its attributes to each entry, and they are in memory.
+const MAX_ATTRIBUTE_BYTES: u64 = 64 << 20;
 /// Reason why a layer could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -101,6 +103,7 @@ pub fn unpack(source: Source, from: impl Read, lower: Option<Lower<'_>>, stage: 
         lower,
         limit: bytes.inner().limit(),
         written: 0,
+        attributes: 0,
         count: 0,
         whiteouts: BTreeSet::new(),
         opaque: BTreeSet::new(),
@@ -134,6 +137,8 @@ struct Unpacking<'a> {
     limit: u64,
     /// Sum of file sizes so far.
     written: u64,
+    /// Sum of the lengths of extended attributes so far.
+    attributes: u64,
     /// Number of entries so far, including ignored ones.
     count: usize,
     /// Entries of lower layers that this layer deletes.
@@ -182,6 +187,11 @@ impl Unpacking<'_> {
     /// Adds an entry at its resolved path.
     fn add(&mut self, spelled: &[u8], place: &LayerPath, entry: &mut Entry<'_>) -> Result<(), Error> {
         let meta = self.meta(entry);
+        let attributes = meta.xattrs.iter().map(|(name, value)| (name.len() + value.len()) as u64);
+        self.attributes = self.attributes.saturating_add(attributes.sum());
+        if self.attributes > MAX_ATTRIBUTE_BYTES {
+            return Err(self.wrong(spelled, &format!("the layer has more than {MAX_ATTRIBUTE_BYTES} bytes of extended attributes")));
+        }
         let staged = |error| staged(self.layer, spelled, error);
         let is_dir = entry.kind == Kind::Dir;
         match self.stage.holds(place) {

@@ -1,5 +1,6 @@
 //! Unpacks packages of a distribution, and layers of foreign images, into layers of ours, without running their code.
 
+pub mod ar_headers;
 pub mod compressed;
 pub mod deb;
 mod header;

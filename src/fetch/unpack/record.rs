@@ -6,12 +6,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use silo_store::digest::LayerId;
+use silo_store::entry::Node;
 use silo_store::index::Index;
+use silo_store::resolve_in_root;
 
 use super::usr_merge;
 
 /// dpkg's directory of files about each package.
 pub const INFO: &str = "var/lib/dpkg/info";
+
+/// Limit on a file of dpkg, and on a configuration file; the largest status file of the recipes has about a megabyte.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// A control stanza: its fields in order, values unchanged, including continuation lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,28 +153,38 @@ pub enum Error {
     },
 }
 
-/// Reads the record of the package in `layer`; `tree` has the layer's files.
+/// Reads the record of the package in `layer`; `tree` has the layer's files. No symlink of the layer leads out of it.
 pub fn read(layer: LayerId, tree: &Path, index: &Index) -> Result<Record, Error> {
     let wrong = |what: String| Error::NoPackage { layer, what };
-    let mut members = BTreeMap::new();
+    // By package and type. Anything but a file is not dpkg's.
+    let mut all = BTreeMap::new();
     let prefix = format!("{INFO}/");
-    for entry in index.entries() {
+    for entry in index.entries().iter().filter(|entry| matches!(entry.node, Node::File { .. } | Node::Hardlink { .. })) {
         let Some(name) = entry.path.as_bytes().strip_prefix(prefix.as_bytes()) else { continue };
         let name = String::from_utf8_lossy(name).into_owned();
-        if let Some((_, member)) = name.rsplit_once('.') {
-            members.insert(member.to_owned(), tree.join(&prefix).join(&name));
+        if let Some((package, member)) = name.rsplit_once('.') {
+            all.insert((package.to_owned(), member.to_owned()), Path::new(&prefix).join(&name));
         }
     }
-    let read = |path: &PathBuf| std::fs::read(path).map_err(|source| Error::Read { path: path.clone(), source });
+    let mut controls = all.keys().filter(|(_, member)| member == "control").map(|(package, _)| package.clone());
+    let package = controls.next().ok_or_else(|| wrong("it contains no package".to_owned()))?;
+    if let Some(other) = controls.next() {
+        return Err(wrong(format!("it contains the control files of two packages, {package} and {other}")));
+    }
+    let members: BTreeMap<String, PathBuf> =
+        all.into_iter().filter(|((of, _), _)| *of == package).map(|((_, member), path)| (member, path)).collect();
+    let read = |path: &Path| {
+        let failed = |source| Error::Read { path: tree.join(path), source };
+        resolve_in_root::read(tree, path, MAX_FILE_BYTES).map_err(failed)
+    };
     let text = |member: &str| -> Result<String, Error> {
         members.get(member).map_or_else(|| Ok(String::new()), |path| read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     };
-    let control = members.get("control").ok_or_else(|| wrong("it contains no package".to_owned()))?;
-    let stanza = parse_stanza(&read(control)?).map_err(wrong)?;
+    let stanza = parse_stanza(&read(&Path::new(&prefix).join(format!("{package}.control")))?).map_err(wrong)?;
     let mut conffiles = Vec::new();
     for path in conffile_paths(&text("conffiles")?) {
         let place = usr_merge::place(path.trim_start_matches('/').as_bytes());
-        let bytes = read(&tree.join(OsStr::from_bytes(&place)))?;
+        let bytes = read(Path::new(OsStr::from_bytes(&place)))?;
         conffiles.push((path, md5_hex(&bytes)));
     }
     let (triggers, swept) = (text("triggers")?, swept(&text("preinst")?));

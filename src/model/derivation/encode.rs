@@ -13,11 +13,11 @@ use super::types::{Blob, Configure, Database, Derivation, Image, Package, Step};
 /// Version of unpacking .debs (`unpack`).
 const PACKAGE_RULES: u64 = 2;
 /// Version of running maintainer scripts and capturing their changes (`build::configure`).
-const CONFIGURE_RULES: u64 = 7;
+const CONFIGURE_RULES: u64 = 8;
 /// Version of merging the database (`build::database`).
 const DATABASE_RULES: u64 = 2;
 /// Version of unpacking layers of images (`unpack::layer`).
-pub(super) const BLOB_RULES: u64 = 2;
+pub(super) const BLOB_RULES: u64 = 3;
 /// Version of running a command and capturing its changes (`build::command`).
 const STEP_RULES: u64 = 1;
 /// Version of assembling an image (`image`).

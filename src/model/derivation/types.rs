@@ -56,7 +56,7 @@ pub struct Blob {
     pub blob: Digest,
     /// Its digest when decompressed.
     pub diff: Digest,
-    /// The layers below, lowest first, if its meaning depends on them.
+    /// The layers below, lowest first, if its meaning depends on them. The digest of nothing stands for none.
     pub over: Vec<LayerId>,
 }
 
