@@ -194,7 +194,8 @@ fn start_of(path: &Path) -> io::Result<Vec<u8>> {
 
 fn guess(path: &Path, mode: u32, bytes: &[u8]) -> FileClass {
     let count = |part: &[u8]| bytes.windows(part.len()).filter(|window| *window == part).count();
-    let is_text = !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok();
+    // Only the start of a file is read, so its last character may be cut.
+    let is_text = !bytes.contains(&0) && std::str::from_utf8(bytes).map_or_else(|error| error.error_len().is_none(), |_| true);
     if is_text && count(b"PRIVATE KEY-----") > 0 {
         FileClass::Key
     } else if is_text && count(b"-----BEGIN CERTIFICATE-----") == 1 {
