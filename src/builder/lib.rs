@@ -76,7 +76,7 @@ use silo_model::derivation::{self, Derivation, DrvId};
 use silo_model::lock::{self, Lock, Secret, Sha256, StepOutput};
 use silo_model::plan::{self, Plan, Step};
 
-use context::{bring, environment_of, project_key, realised, realised_as};
+use context::{bring, environment_of, project_key, realised_as};
 use image::ImageId;
 use packages::{Arrived, Item};
 use scheduler::{Order, Walk, WorkerClass, Workers};
