@@ -421,6 +421,31 @@ fn uploads_survive_broken_connections() {
 }
 
 #[test]
+fn one_request_asks_for_a_small_blob_and_begins_its_upload() {
+    if !has("docker-registry") {
+        return skip("there is no docker-registry");
+    }
+    let silo = greeter(&small());
+    let registry = Registry::start();
+    let between = Between::start(&registry.host);
+    let count = |start: &str, part: &str| between.seen().iter().filter(|line| line.starts_with(start) && line.contains(part)).count();
+    let push = |name: &str| json(&silo.ok(["push", "--json", "greeter", &format!("{}/{name}:v1", between.host)]));
+    let sent = push("one")["sent"].as_u64().expect("a number");
+    let begun = count("POST /v2/one/blobs/uploads/?mount=", "&from=one");
+    assert_eq!((sent, count("HEAD", "")), (2, 0), "{:?}", between.seen());
+    assert_eq!(count("PUT /v2/one/blobs/uploads/", "digest="), begun);
+    // A home that remembers no blob sends none again.
+    fs::remove_dir_all(silo.path("blobs")).expect("blobs that were pushed");
+    assert_eq!(push("one")["sent"], 0);
+    assert_eq!((count("HEAD", ""), count("PUT /v2/one/blobs/uploads/", "digest=")), (0, begun));
+    // A registry that refuses such a request is asked first.
+    fs::remove_dir_all(silo.path("blobs")).expect("blobs that were pushed");
+    between.spoil("/v2/two/blobs/uploads/?mount=", vec![Spoil::Answer(405, "", ""); begun]);
+    assert_eq!(push("two")["sent"], sent);
+    assert_eq!((count("HEAD /v2/two/blobs/", ""), count("PUT /v2/two/blobs/uploads/", "digest=")), (begun, begun));
+}
+
+#[test]
 fn keys_sign_from_files_variables_and_programs() {
     let silo = greeter(&small());
     let place = silo.project().join("shared");

@@ -1,6 +1,7 @@
 //! Moves the blobs of an image into a repository: some are compressed while others are sent.
 //!
-//! The repository is asked once for each blob. A blob whose digest is remembered, and that the repository has, is not compressed at all.
+//! The repository is asked once for each blob, small ones by the request that begins their upload. A blob whose digest is remembered, and
+//! that the repository has, is not compressed at all.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -127,15 +128,17 @@ impl Sending<'_> {
         progress.compressed(blob.pointer.size);
         // Another version of a compressor may give other bytes than those that are remembered.
         let is_asked = known.is_some_and(|known| known.pointer.digest == blob.pointer.digest);
-        if !is_asked && self.to.has_blob(blob.pointer.digest)? {
-            progress.sent(blob.pointer.size);
-            drop(std::fs::remove_file(&file));
-            return Ok((blob, Moved::Present));
-        }
         let before = AtomicU64::new(0);
         // Two's complement: adding the wrapped difference subtracts when an upload began again.
         let report = |sent: u64| progress.sent(sent.wrapping_sub(before.swap(sent, Ordering::Relaxed)));
-        let moved = self.to.send_blob(blob.pointer, &Bytes::File(&file), self.mount, &report)?;
+        let bytes = Bytes::File(&file);
+        let moved = match is_asked {
+            true => self.to.send_blob(blob.pointer, &bytes, self.mount, &report)?,
+            false => self.to.put_blob(blob.pointer, &bytes, self.mount, &report)?,
+        };
+        if moved == Moved::Present {
+            progress.sent(blob.pointer.size);
+        }
         // The directory is removed in the end; this only frees the space earlier.
         drop(std::fs::remove_file(&file));
         Ok((blob, moved))

@@ -37,10 +37,12 @@ pub fn put(
         index.push(entry.clone());
         index.sort_by_key(|entry| (entry.arch.is_none(), entry.arch.map(|arch| arch.name())));
         let bytes = index.to_bytes().map_err(|what| Error::Document { place: place.clone(), what })?;
-        to.put_manifest(oci::INDEX, &bytes)?;
         if is_covered {
             let all = (attach.make)(to, Over::Index, Digest::of(&bytes))?;
-            attach::put(context, to, &Named::of(oci::INDEX, &bytes), &all, Vec::new())?;
+            if !all.is_empty() {
+                to.put_manifest(oci::INDEX, &bytes)?;
+                attach::put(context, to, &Named::of(oci::INDEX, &bytes), &all, Vec::new())?;
+            }
         } else if !is_written {
             let text = format!("{place} also names manifests without a signature that counts; the image is signed, and the tag is not");
             (context.sink)(Event::Warning { text });

@@ -11,8 +11,23 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+/// Returns the mode with which to create an entry that needs no change of its mode or attributes after it; `kept` are the permissions that
+/// the umask and the file system keep. `None` if the entry must be created with another mode, and dressed.
+pub(crate) fn final_mode(kind: Kind, meta: &Meta, kept: u32) -> Option<Mode> {
+    let mode = normal::disk_mode(kind, meta.mode);
+    let is_plain = normal::owner_text(meta).is_none() && !meta.xattrs.keys().any(|name| name.starts_with(b"user."));
+    // Writing to a file clears setuid bits, and `kept` has none.
+    (is_plain && mode & !kept == 0).then(|| mode_of(mode))
+}
+
 /// Sets the normalised metadata `meta` on a new file or directory.
 pub(crate) fn dress(fd: BorrowedFd<'_>, kind: Kind, meta: &Meta) -> Result<(), Errno> {
+    set_access(fd, kind, meta)?;
+    fs::futimens(fd, &times(meta.mtime))
+}
+
+/// Sets the owner, the attributes and the mode of `meta`, and not its time.
+pub(crate) fn set_access(fd: BorrowedFd<'_>, kind: Kind, meta: &Meta) -> Result<(), Errno> {
     // Attributes first: the kernel allows user.* only with write permission.
     if let Some(owner) = normal::owner_text(meta) {
         set_xattr(fd, normal::OWNER_XATTR.as_bytes(), owner.as_bytes())?;
@@ -25,10 +40,9 @@ pub(crate) fn dress(fd: BorrowedFd<'_>, kind: Kind, meta: &Meta) -> Result<(), E
     let mode = normal::disk_mode(kind, meta.mode);
     match fs::fchmod(fd, mode_of(mode)) {
         // A file system or container may forbid setuid bits; the index has them.
-        Err(Errno::PERM) => fs::fchmod(fd, mode_of(mode & 0o777))?,
-        done => done?,
+        Err(Errno::PERM) => fs::fchmod(fd, mode_of(mode & 0o777)),
+        done => done,
     }
-    fs::futimens(fd, &times(meta.mtime))
 }
 
 /// Resets an inode written by others to exactly the normalised metadata `meta`.

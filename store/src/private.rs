@@ -20,6 +20,8 @@ use std::path::Path;
 const DIR_MODE: u32 = 0o700;
 /// The mode of a private file.
 const FILE_MODE: u32 = 0o600;
+/// All permissions.
+const ALL: u32 = 0o777;
 /// The permissions of all other users.
 const OTHERS: u32 = 0o077;
 /// Permissions that allow other users to change a file.
@@ -30,6 +32,15 @@ const APART: [&str; 6] = ["baked", "images", "stage", "work", "kept", "reviews"]
 /// Makes a directory and its parents; an existing one is not changed.
 pub fn make_dir(dir: &Path) -> Result<(), PathError> {
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir).map_err(at("create", dir))
+}
+
+/// Makes a private directory in a private one. Returns the permissions that the umask and inherited access lists keep for entries in it;
+/// none if entries inherit other bits.
+pub(crate) fn make_dir_for_modes(dir: &Path) -> Result<u32, PathError> {
+    let made = fs::mkdirat(fs::CWD, dir, mode_of(ALL)).and_then(|()| fs::lstat(dir));
+    let mode = permissions(&made.map_err(at("create", dir))?);
+    fs::chmodat(fs::CWD, dir, mode_of(DIR_MODE), AtFlags::empty()).map_err(at("change the mode of", dir))?;
+    Ok(if mode & !ALL == 0 { mode } else { 0 })
 }
 
 /// Creates a new file for writing; an existing one is an error.

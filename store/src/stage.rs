@@ -13,7 +13,7 @@ use crate::normal;
 use crate::openat::Beneath;
 use crate::path::LayerPath;
 use crate::path_error::{PathError, at};
-use crate::private::make_dir;
+use crate::private::make_dir_for_modes;
 use crate::scratch::Scratch;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -21,6 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+
+/// The mode bit of a directory that directories made in it inherit.
+const SETGID: u32 = 0o2000;
 
 /// A layer under construction; dropped without a commit it leaves nothing.
 #[derive(Debug)]
@@ -36,6 +39,10 @@ pub struct Stage {
     /// The number of hard links that were moved to another main name.
     pub(crate) moved: usize,
     parents: Parents,
+    /// The permissions that a created entry keeps; the others need a change of its mode.
+    kept_modes: u32,
+    /// True if a directory gives its setgid bit to directories in it.
+    has_setgid: bool,
     pub(crate) bytes: u64,
     buffer: Vec<u8>,
 }
@@ -134,7 +141,7 @@ impl Store {
     pub(crate) fn stage_with(&self, parents: Parents) -> Result<Stage, PathError> {
         let scratch = Scratch::new(self)?;
         let tree = scratch.dir().join(TREE);
-        make_dir(&tree)?;
+        let kept_modes = make_dir_for_modes(&tree)?;
         Ok(Stage {
             store: self.clone(),
             beneath: Beneath::open(&tree).map_err(at("open", &tree))?,
@@ -144,6 +151,8 @@ impl Store {
             names: BTreeMap::new(),
             moved: 0,
             parents,
+            kept_modes,
+            has_setgid: false,
             bytes: 0,
             buffer: vec![0; CHUNK_BYTES],
         })
@@ -188,11 +197,14 @@ impl Stage {
             Some(_) => return Err(StageError::Duplicate { path: path.clone() }),
             None => {
                 self.admit(path)?;
-                if !self.unrecorded.remove(path) {
-                    self.make_dir(path)?;
+                let is_new = !self.unrecorded.remove(path);
+                if is_new {
+                    self.make_dir(path, &meta)?;
                 }
-                let node = DraftNode::Dir { opaque: false };
-                self.drafts.insert(path.clone(), Draft { meta: meta.clone(), node });
+                self.drafts.insert(path.clone(), Draft { meta: meta.clone(), node: DraftNode::Dir { opaque: false } });
+                if is_new {
+                    return Ok(());
+                }
             }
         }
         self.dress_dir(path, &meta)
@@ -204,10 +216,14 @@ impl Stage {
         self.admit_new(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let parent = self.beneath.parent(path);
-        let opened = parent.and_then(|dir| fs::openat(dir, path.name(), flags, inode::mode_of(0o600)));
+        let mode = inode::final_mode(Kind::File, &meta, self.kept_modes);
+        let opened = parent.and_then(|dir| fs::openat(dir, path.name(), flags, mode.unwrap_or(Mode::RUSR | Mode::WUSR)));
         let mut file = std::fs::File::from(opened.map_err(at("create", &self.beneath.host(path)))?);
         let filled = self.fill(path, &mut file, contents, limit).and_then(|size| {
-            let dressed = inode::dress(file.as_fd(), Kind::File, &meta);
+            let dressed = match mode {
+                Some(_) => fs::futimens(&file, &inode::times(meta.mtime)),
+                None => inode::dress(file.as_fd(), Kind::File, &meta),
+            };
             dressed.map_err(at("set the metadata of", &self.beneath.host(path)))?;
             Ok(size)
         });
@@ -361,9 +377,8 @@ impl Stage {
             return Err(StageError::TooMany);
         }
         for dir in missing.into_iter().rev() {
-            self.make_dir(&dir)?;
             let meta = normal::implied_dir();
-            self.dress_dir(&dir, &meta)?;
+            self.make_dir(&dir, &meta)?;
             match self.parents {
                 Parents::Recorded => {
                     let node = DraftNode::Dir { opaque: false };
@@ -377,14 +392,18 @@ impl Stage {
         Ok(())
     }
 
-    fn make_dir(&mut self, path: &LayerPath) -> Result<(), StageError> {
-        let made = self.beneath.parent(path).and_then(|dir| fs::mkdirat(dir, path.name(), Mode::RWXU));
+    /// Makes a directory; its time is set at the end.
+    fn make_dir(&mut self, path: &LayerPath, meta: &Meta) -> Result<(), StageError> {
+        let mode = inode::final_mode(Kind::Dir, meta, self.kept_modes).filter(|_| !self.has_setgid);
+        let made = self.beneath.parent(path).and_then(|dir| fs::mkdirat(dir, path.name(), mode.unwrap_or(Mode::RWXU)));
         made.map_err(at("make the directory", &self.beneath.host(path)))?;
-        Ok(())
+        if mode.is_some() { Ok(()) } else { self.dress_dir(path, meta) }
     }
 
+    /// Sets the metadata of a directory, except its time.
     fn dress_dir(&mut self, path: &LayerPath, meta: &Meta) -> Result<(), StageError> {
-        let dressed = self.beneath.dir(path.as_bytes()).and_then(|dir| inode::dress(dir, Kind::Dir, meta));
+        self.has_setgid |= meta.mode & SETGID != 0;
+        let dressed = self.beneath.dir(path.as_bytes()).and_then(|dir| inode::set_access(dir, Kind::Dir, meta));
         dressed.map_err(at("set the metadata of", &self.beneath.host(path)))?;
         Ok(())
     }
@@ -418,4 +437,42 @@ fn copy_in(from: &Path, dir: BorrowedFd<'_>, path: &LayerPath) -> Result<(), Err
     let mut copy = std::fs::File::from(fs::openat(dir, path.name(), flags, inode::mode_of(0o600))?);
     io::copy(&mut source, &mut copy).map_err(io)?;
     fs::unlink(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Modes that a umask takes away, special bits, and directories that give a bit to others made in them.
+    #[test]
+    fn entries_have_their_modes_whatever_is_kept_at_their_creation() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let path = |text: &str| LayerPath::parse(text.as_bytes()).unwrap();
+        let meta = |mode| Meta { mode, uid: 0, gid: 0, mtime: 1, xattrs: Default::default() };
+        let files = [("a", 0o644), ("b", 0o755), ("c", 0o666), ("d", 0o4755), ("e", 0o444), ("f", 0o000), ("s/t/g", 0o600)];
+        let dirs = [("o", 0o755), ("p", 0o1777), ("q", 0o770), ("s", 0o2775), ("s/t", 0o755), ("s/t/u", 0o2755)];
+        for kept in [None, Some(0), Some(0o700)] {
+            let mut stage = store.stage().unwrap();
+            assert_ne!(stage.kept_modes & 0o700, 0, "the umask of the tests takes the owner's permissions away");
+            stage.kept_modes = kept.unwrap_or(stage.kept_modes);
+            for (name, mode) in dirs {
+                stage.add_dir(&path(name), &meta(mode)).unwrap();
+            }
+            stage.add_file(&path("i/j/k"), &meta(0o644), &mut &b"x"[..], 1).unwrap();
+            for (name, mode) in files {
+                stage.add_file(&path(name), &meta(mode), &mut &b"x"[..], 1).unwrap();
+            }
+            stage.set_dir_times().unwrap();
+            let tree = stage.scratch.dir().join(TREE);
+            for (name, mode) in files.into_iter().chain(dirs).chain([("i", 0o755), ("i/j", 0o755), ("i/j/k", 0o644)]) {
+                let found = std::fs::symlink_metadata(tree.join(name)).unwrap();
+                assert_eq!(found.permissions().mode() & 0o7777, mode | 0o400, "{name}, {kept:?}");
+                let expect = if found.is_dir() { normal::CONSTANT_MTIME_SECS } else { 1 };
+                assert_eq!(std::os::unix::fs::MetadataExt::mtime(&found), expect, "{name}");
+            }
+            assert_eq!(std::fs::metadata(&tree).unwrap().permissions().mode() & 0o7777, 0o700);
+        }
+    }
 }

@@ -39,6 +39,10 @@ const STEPS: &str = "vnd.silo.steps";
 /// Characters of a derivation in that annotation: a large index is read as a whole.
 const SHORT_CHARS: usize = 16;
 
+/// The most bytes of a blob for which no request asks whether it is there. The request that begins its upload offers it from the repository
+/// itself, so a registry with the blob takes it from there. Registries that ignore the offer get such a blob again.
+const MAX_UNASKED_BYTES: u64 = 1 << 20;
+
 /// Tags of one page of a list.
 const TAGS_A_PAGE: usize = 1000;
 /// The most tags of a repository; an arbitrary limit, far above real ones.
@@ -195,6 +199,17 @@ impl<'a> Repository<'a> {
 
     /// Writes a blob, unless it is there; the registry may take it from the repository `from`. Reports the sent bytes to `progress`.
     pub fn put_blob(&self, pointer: Pointer, bytes: &Bytes<'_>, from: Option<&str>, progress: &dyn Fn(u64)) -> Result<Moved, Error> {
+        if let Location::Registry { repository, .. } = &self.session.location
+            && from.is_none()
+            && pointer.size <= MAX_UNASKED_BYTES
+        {
+            match upload::upload(&self.session, pointer, bytes, Some(repository), progress) {
+                Ok(Moved::Mounted) => return Ok(Moved::Present),
+                // A registry that takes no blob from the repository itself is asked first.
+                Err(Error::Status { status: 400 | 404 | 405, .. }) => {}
+                done => return done,
+            }
+        }
         if self.has_blob(pointer.digest)? { Ok(Moved::Present) } else { self.send_blob(pointer, bytes, from, progress) }
     }
 
@@ -240,6 +255,9 @@ impl<'a> Repository<'a> {
 
     /// Lists manifests with the one that they are about, for repositories that do not do it by themselves.
     pub fn list_about(&self, subject: Digest, entries: &[Entry]) -> Result<(), Error> {
+        if entries.is_empty() {
+            return Ok(());
+        }
         let tag = fallback(subject);
         for _ in 0..INDEX_ATTEMPTS {
             let wrong = |what| Error::Document { url: format!("{}: {tag}", self.session.location), what };
