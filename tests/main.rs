@@ -51,6 +51,7 @@ mod platforms;
 mod project;
 mod prose;
 mod recipes;
+mod recordings;
 mod records;
 mod reference;
 mod registry_clients;

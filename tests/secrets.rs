@@ -1,7 +1,7 @@
 //! Secrets by reference: real clients inside, a TLS server outside that records the requests, and the memory of the sandbox.
 
 mod memory;
-mod server;
+pub mod server;
 
 use std::ffi::OsString;
 use std::fs;

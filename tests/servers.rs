@@ -79,8 +79,8 @@ verified
     Server {
         name: "nslcd",
         packages: "nslcd",
-        script: "nslcd --version | head -1 | cut -d' ' -f1\n",
-        answer: "nss-pam-ldapd\n",
+        script: "nslcd --version | head -1 | cut -d' ' -f1\nls /etc/nslcd.conf\n",
+        answer: "nss-pam-ldapd\n/etc/nslcd.conf\n",
         is_usual: true,
     },
     Server {

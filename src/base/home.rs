@@ -87,6 +87,11 @@ impl Home {
         self.root.join("made")
     }
 
+    /// The records of steps with a network, by output: each file has the digest of a list among the downloads.
+    pub fn recorded(&self) -> PathBuf {
+        self.root.join("recorded")
+    }
+
     /// Digests of compressed layers, as repositories know them.
     pub fn blobs(&self) -> PathBuf {
         self.root.join("blobs")

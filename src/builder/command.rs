@@ -18,10 +18,11 @@ use silo_model::recipe::Step;
 
 use super::context::{BuildContext, Target, brought, environment_of, project_key, read_index, realised, realised_as};
 use super::error::Error;
+use super::recording::{Output, Pin, Recording};
 use super::state::State;
 use super::step::{self, Prepared, StepRun};
 use super::workdir::Workdir;
-use super::{fixed_output, network, scrub};
+use super::{fixed_output, scrub};
 
 /// Mount point of the project in a step, wherever the project is on the host.
 const PROJECT: &str = "/workspace";
@@ -79,7 +80,8 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: &Task<'_>) -> Result<State, 
     }
     // Listing all lower layers in each step of a long chain would be quadratic; the step below lists its own.
     let inputs = if task.below.steps == 0 { 0 } else { fields.layers.len().saturating_sub(1) };
-    let run = Run { task, fields: &fields, drv: &drv, pinned };
+    let pin = task.target.lock.steps.get(&task.target.arch).and_then(|steps| steps.get(&key)).filter(|_| pinned.is_some());
+    let run = Run { task, fields: &fields, drv: &drv, pinned, record: pin.and_then(|pin| pin.record), recording: Recording::default() };
     let layer = step::realise(
         ctx,
         &StepRun {
@@ -97,7 +99,9 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: &Task<'_>) -> Result<State, 
     )?;
     if fixed {
         let size = read_index(ctx, layer)?.bytes();
-        state.outputs.insert(key, StepOutput { layer: Sha256(layer.digest()), size, command: task.step.shown() });
+        // A pin stays as it is.
+        let record = if pinned.is_some() { run.record } else { run.recording.digest().map(Sha256) };
+        state.outputs.insert(key, StepOutput { layer: Sha256(layer.digest()), size, command: task.step.shown(), record });
     } else {
         state.made_layers.insert(key, Sha256(layer.digest()));
     }
@@ -113,6 +117,9 @@ struct Run<'a> {
     drv: &'a Derivation,
     /// The layer that the lock pins.
     pinned: Option<LayerId>,
+    /// The record that the lock names.
+    record: Option<Sha256>,
+    recording: Recording,
 }
 
 impl step::Kind for Run<'_> {
@@ -131,9 +138,6 @@ impl step::Kind for Run<'_> {
     }
 
     fn prepare(&self, ctx: &BuildContext<'_>, workdir: &Workdir, root: Root) -> Result<Prepared, Error> {
-        if ctx.transport.is_offline() && !self.fields.network.is_empty() {
-            return Err(Error::Offline { command: self.task.step.title() });
-        }
         let project = if self.fields.project { Some(open_project(self.task)?) } else { None };
         let mounts = project.as_ref().map(|project| Mount { host: project.host(), guest: PROJECT.into(), access: Access::ReadOnly });
         let mut spec = Spec {
@@ -144,8 +148,10 @@ impl step::Kind for Run<'_> {
             abi: Abi::of(self.task.below.foreign()),
             ..Spec::new(root, self.fields.argv.iter().map(Into::into).collect())
         };
-        if let Some(patch) = network::reach(ctx, self.task.target.recipe, &self.fields.network, &spec.root.lower)? {
-            patch.furnish(&mut spec);
+        if !self.fields.network.is_empty() {
+            let output = self.pinned.and_then(|layer| self.output_key(layer));
+            let pin = self.pinned.map(|_| Pin { record: self.record.map(|record| record.0), output });
+            self.recording.prepare(ctx, (self.task.step, self.task.target), pin.as_ref(), (workdir, &mut spec))?;
         }
         Ok(Prepared { spec, project })
     }
@@ -153,6 +159,18 @@ impl step::Kind for Run<'_> {
     fn check_changes(&self, _: &BuildContext<'_>, upper: &Path) -> Result<Vec<String>, Error> {
         refuse_secrets(upper)?;
         Ok(Vec::new())
+    }
+
+    fn ended(&self, ctx: &BuildContext<'_>, workdir: &Workdir, error: Option<&Error>) -> Result<bool, Error> {
+        if self.fields.network.is_empty() { Ok(false) } else { self.recording.ended(ctx, self.task.step, workdir, error) }
+    }
+
+    fn made(&self, ctx: &BuildContext<'_>, workdir: &Workdir, layer: LayerId) -> Result<bool, Error> {
+        if self.fields.network.is_empty() {
+            return Ok(false);
+        }
+        let output = Output { layer, pinned: self.pinned, key: self.output_key(layer) };
+        self.recording.made(ctx, self.task.step, workdir, &output)
     }
 
     fn accept(&self, ctx: &BuildContext<'_>, made: LayerId) -> Result<(), Error> {

@@ -94,6 +94,40 @@ pub enum Error {
         /// The command.
         command: String,
     },
+    /// A step asks for something that its record lacks.
+    #[error("`{command}` asks for {method} {url}, which its record lacks{}", more(*.others))]
+    NoResponse {
+        /// The command.
+        command: String,
+        /// The method of the first request.
+        method: String,
+        /// Its address.
+        url: String,
+        /// The number of other requests.
+        others: usize,
+    },
+    /// A recorded response is not on this machine.
+    #[error("the record of `{command}` has no bytes for {method} {url}: sha256:{digest} is not on this machine{}", more(*.others))]
+    LostResponse {
+        /// The command.
+        command: String,
+        /// The method of the first request.
+        method: String,
+        /// Its address.
+        url: String,
+        /// The digest of the body.
+        digest: Digest,
+        /// The number of other requests.
+        others: usize,
+    },
+    /// A record is not on this machine, or is malformed.
+    #[error("the record of `{command}` cannot be used: {what}")]
+    NoRecord {
+        /// The command.
+        command: String,
+        /// The reason.
+        what: String,
+    },
     /// The output of a step differs from the lock.
     #[error("the output of `{command}` differs from the lock: layer {made:.12}, but {pinned:.12} is locked\n{told}", made = .made.to_string(), pinned = .pinned.to_string())]
     OtherOutput {
@@ -240,6 +274,15 @@ impl Error {
     /// Wraps an error of the store with the operation.
     pub fn store(doing: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error::Store { doing: doing.into(), source: Box::new(source) }
+    }
+}
+
+/// Names the number of further requests.
+fn more(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        1 => " (and 1 other request)".to_owned(),
+        many => format!(" (and {many} other requests)"),
     }
 }
 

@@ -209,13 +209,19 @@ fn guess(path: &Path, mode: u32, bytes: &[u8]) -> FileClass {
     }
 }
 
-/// Returns the words of a text that are long enough to be generated; none for a binary file.
+/// Returns the words of a text that are long enough to be generated; none for a binary file. The padding of base64 at the end of a word
+/// belongs to it; inside, `=` is between a key and its value, as in `dc=localdomain`.
 fn words(bytes: &[u8]) -> BTreeSet<Vec<u8>> {
     if bytes.contains(&0) || std::str::from_utf8(bytes).is_err() {
         return BTreeSet::new();
     }
     let words = bytes.split(|byte| !byte.is_ascii_alphanumeric() && !b"+=".contains(byte));
-    words.filter(|word| word.len() >= WORD_BYTES).map(<[u8]>::to_vec).collect()
+    let parts = words.flat_map(|word| {
+        let value = word.iter().rposition(|byte| *byte != b'=').and_then(|end| word[..end].iter().rposition(|byte| *byte == b'='));
+        let (keys, last) = value.map_or((&word[..0], word), |at| (&word[..at], &word[at + 1..]));
+        keys.split(|byte| *byte == b'=').chain([last])
+    });
+    parts.filter(|word| word.len() >= WORD_BYTES).map(<[u8]>::to_vec).collect()
 }
 
 /// Returns the random UUIDs of a text, and its words of 32 hexadecimal digits.
@@ -310,6 +316,8 @@ mod tests {
         let all = |text: &str| words(text.as_bytes()).into_iter().map(|word| String::from_utf8(word).expect("ASCII")).collect::<Vec<_>>();
         assert_eq!(all("secret \"q1w2e3r4t5y6u7i8o9p0+=\"; short; a-long-name-of-parts"), ["q1w2e3r4t5y6u7i8o9p0+="]);
         assert_eq!(all("iqn.1993-08.org.debian:01:4d2a5b6c7d8e"), ["4d2a5b6c7d8e"]);
+        assert!(all("base dc=localdomain\nbase ou=dc=localdomain").is_empty());
+        assert_eq!(all("password=q1w2e3r4t5y6u7== == ="), ["q1w2e3r4t5y6u7=="]);
         assert!(all("password = \nuser = nobody\n").is_empty());
         assert!(words(b"\0\x01binary0123456789").is_empty());
     }

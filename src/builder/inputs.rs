@@ -1,8 +1,11 @@
-//! The input files of a build: package files and the layers of the base image, for a copy of them elsewhere.
+//! The input files of a build, for a copy of them elsewhere: package files, the layers of the base image, and the records of network steps.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use silo_store::digest::Digest;
+use silo_store::digest::{Digest, LayerId};
+
+use silo_base::event::Event;
 
 use silo_fetch::download::{self, Context, Request};
 use silo_model::lock::Archive;
@@ -10,7 +13,7 @@ use silo_model::lock::base::BaseLayer;
 
 use super::context::{BuildContext, Target};
 use super::error::Error;
-use super::{base_image, packages};
+use super::{base_image, packages, record_files};
 
 /// An input file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +58,37 @@ pub fn fetch(ctx: &BuildContext<'_>, target: &Target<'_>) -> Result<Vec<InputFil
         };
         files.extend(layers.map(layer));
     }
+    for output in target.lock.steps.get(&arch).into_iter().flat_map(BTreeMap::values) {
+        // A lock with several versions pins the steps of all of them.
+        let Some(record) = output.record.filter(|_| ctx.store.has(&LayerId::new(output.layer.0))) else { continue };
+        match of_record(ctx, &output.command, record.0) {
+            Ok(found) => files.extend(found),
+            // The output of the step is a copy's input, too.
+            Err(error @ (Error::LostResponse { .. } | Error::NoRecord { .. })) => {
+                (ctx.sink)(Event::Warning { text: format!("{error}, so the copy lacks the record") });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let mut seen = BTreeSet::new();
+    files.retain(|file| seen.insert(file.digest));
     ctx.check_stop()?;
     Ok(files)
+}
+
+/// Returns the files of a record: the list, and the bodies by their digests.
+fn of_record(ctx: &BuildContext<'_>, command: &str, digest: Digest) -> Result<Vec<InputFile>, Error> {
+    let no_record = |what: String| Error::NoRecord { command: command.to_owned(), what };
+    let stored = record_files::load(ctx, command, digest)?.ok_or_else(|| no_record("it is not on this machine".to_owned()))?;
+    let path = ctx.home.downloads().join(digest.to_string());
+    let size = path.metadata().map_err(|error| no_record(format!("{}: {error}", path.display())))?.len();
+    let list = InputFile { name: "the list of a record".to_owned(), path, digest, size };
+    let bodies = record_files::bodies(ctx, command, &stored)?.into_iter();
+    let body = |(digest, size, path): (Digest, u64, PathBuf)| InputFile {
+        name: format!("response {:.12}", digest.to_string()),
+        path,
+        digest,
+        size,
+    };
+    Ok([list].into_iter().chain(bodies.map(body)).collect())
 }

@@ -48,6 +48,8 @@ mod compare;
 mod fixed_output;
 mod locked_secrets;
 pub mod network;
+mod record_files;
+mod recording;
 
 mod dpkg_database;
 mod packages;

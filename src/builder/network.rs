@@ -3,7 +3,7 @@
 //! None of this is hashed. A derivation has the grants as written. The mirror that answers, the proxy, and the trusted CA certificates
 //! differ between hosts; the lock pins the output of the step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -17,6 +17,7 @@ use silo_base::grant::{Grant, HostGrant};
 use silo_base::home::Home;
 use silo_base::system::Arch;
 use silo_launch::Exit;
+use silo_launch::broker::recording::document::Record;
 use silo_launch::spec::{Bytes, Dir, File, GrantOrigin, Identity, Learn, Network, Root, Spec, Stdio, Upper, VmFiles};
 use silo_model::ecosystem::registries::{self, Registry};
 use silo_model::ecosystem::{self, Learned};
@@ -33,6 +34,9 @@ const ROOTS: &str = "/run/silo/ca-certificates.crt";
 
 /// Path of the same certificates as a Java keystore.
 const JAVA_ROOTS: &str = "/run/silo/cacerts";
+
+/// Path of wget's settings with these certificates.
+const WGETRC: &str = "/run/silo/wgetrc";
 
 /// Path of Debian's CA bundle in an image.
 const IMAGE_ROOTS: &str = "etc/ssl/certs/ca-certificates.crt";
@@ -77,11 +81,15 @@ impl NetworkPatch {
     }
 }
 
-/// Returns the network of a step with these grants. `root` has the directories of its root, the topmost first.
-pub(super) fn reach(ctx: &BuildContext<'_>, recipe: &Recipe, grants: &[Grant], root: &[PathBuf]) -> Result<Option<NetworkPatch>, Error> {
-    if grants.is_empty() {
-        return Ok(None);
-    }
+/// Returns the network of a step with these grants. `root` has the directories of its root, the topmost first; `authority` is a CA
+/// certificate of this run alone, as PEM text.
+pub(super) fn reach(
+    ctx: &BuildContext<'_>,
+    recipe: &Recipe,
+    grants: &[Grant],
+    root: &[PathBuf],
+    authority: Option<&str>,
+) -> Result<NetworkPatch, Error> {
     let learning =
         LearnContext { home: ctx.home, program: ctx.program, outside: ctx.outside, machine: ctx.machine, stop: ctx.stop, recipe, root };
     let names = EcosystemResolver::new(ctx.home, ctx.outside, ctx.ecosystems);
@@ -92,7 +100,33 @@ pub(super) fn reach(ctx: &BuildContext<'_>, recipe: &Recipe, grants: &[Grant], r
             Grant::Ecosystem(ecosystem) => names.or_learned(&learning, ecosystem.name(), ctx.sink)?.grant(&mut network),
         }
     }
-    Ok(Some(surround(ctx.outside, network, &names.registries, None, root)))
+    Ok(surround(ctx.outside, network, &names.registries, authority, root))
+}
+
+/// Returns the network of a step whose record answers: the places and the registries of the record, whatever this host has.
+pub(super) fn replay(ctx: &BuildContext<'_>, record: &Record, root: &[PathBuf], authority: &str) -> NetworkPatch {
+    let places: BTreeSet<String> = record
+        .responses
+        .iter()
+        .filter_map(|response| response.request.place())
+        .map(|(host, port)| format!("{}:{port}", host.as_str()))
+        .collect();
+    let network = Network { allow: places.iter().filter_map(|place| HostGrant::parse(place)).collect(), ..Network::default() };
+    let registries: Vec<Registry> = record.settings.iter().filter_map(|(variable, value)| Registry::recorded(variable, value)).collect();
+    surround(ctx.outside, network, &registries, Some(authority), root)
+}
+
+/// Returns the settings of the host's registries, for a record.
+pub(super) fn registries_of(outside: &HostNetwork) -> Vec<(String, String)> {
+    let registries = registries::read(&outside.variables, &outside.user_home);
+    registries.into_iter().map(|registry| (registry.variable.to_owned(), registry.value)).collect()
+}
+
+/// Returns the CA certificates that a step's programs trust without a record: the image's and the host's.
+pub(super) fn roots(outside: &HostNetwork, root: &[PathBuf]) -> Vec<u8> {
+    let image = root.iter().find_map(|tree| resolve_in_root::read(tree, Path::new(IMAGE_ROOTS), MAX_ROOTS_BYTES).ok());
+    let host = outside.bundle().map(|path| fs::read(path).unwrap_or_default());
+    [image.unwrap_or_default(), host.unwrap_or_default()].join(&b'\n')
 }
 
 /// Network options of a run.
@@ -277,6 +311,11 @@ fn trust(own: &[u8], root: &[PathBuf], asker: GrantOrigin, reach: &mut NetworkPa
     }
     reach.env.extend(ROOTS_VARIABLES.iter().map(|name| ((*name).to_owned(), roots.to_string_lossy().into_owned())));
     let file = |guest, bytes| File { guest, bytes: Bytes(bytes), mode: 0o644 };
+    if is_step {
+        // wget has no variable for certificates, but one for its settings.
+        reach.env.push(("WGETRC".to_owned(), WGETRC.to_owned()));
+        reach.files.push(file(WGETRC.into(), format!("ca_certificate = {ROOTS}\n").into_bytes()));
+    }
     reach.files.push(file(roots, merged));
     reach.files.extend(store.map(|bytes| file(java, bytes)));
 }

@@ -63,6 +63,16 @@ pub(super) trait Kind {
         Ok(())
     }
 
+    /// Reads what a run left besides its changes; `error` is its failure. Returns true if the step must run again.
+    fn ended(&self, _: &BuildContext<'_>, _: &Workdir, _error: Option<&Error>) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// Takes the layer of a run. Returns true if the step must run again.
+    fn made(&self, _: &BuildContext<'_>, _: &Workdir, _: LayerId) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// Returns a second key under which the new layer is recorded.
     fn second_key(&self, _: LayerId) -> Option<Digest> {
         None
@@ -122,10 +132,9 @@ pub(super) fn realise(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut St
 fn again(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State, (check, which): (&Check, WhichRun)) -> Result<Made, Error> {
     // Two checks of one step would share the working directory.
     let _alone = lock_step(ctx, &Digest::of(format!("check of {}", step.drv.id()).as_bytes()))?;
-    let mut workdir = Workdir::other(ctx, step.drv.id(), check, which)?;
     let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
     let title = format!("{}, again", step.title);
-    let made = ctx.activity(Activity::Step, &title, None, |_| run(ctx, step, &mut workdir, &mut root))?;
+    let (made, workdir) = runs(ctx, step, &title, &mut root, || Workdir::other(ctx, step.drv.id(), check, which))?;
     drop(workdir);
     state.put_root(root);
     Ok(made)
@@ -165,8 +174,7 @@ fn compared(ctx: &BuildContext<'_>, step: &StepRun<'_>, root: &mut StepRoot, mad
     let text = format!("{}: the owners of files need a virtual machine, so the step runs again in one", step.title);
     (ctx.sink)(Event::Note { text });
     let ctx = &BuildContext { machine: Some(machine), ..*ctx };
-    let mut workdir = Workdir::new(ctx, step.drv.id())?;
-    let made = ctx.activity(Activity::Step, step.title, None, |_| run(ctx, step, &mut workdir, root))?;
+    let (made, workdir) = runs(ctx, step, step.title, root, || Workdir::new(ctx, step.drv.id()))?;
     if made.layer != pinned {
         warn_of_another(ctx, step, made.layer, pinned);
     }
@@ -183,9 +191,8 @@ fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result
     }
     ctx.check_stop()?;
     ctx.check_machine()?;
-    let mut workdir = Workdir::new(ctx, step.drv.id())?;
     let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
-    let made = ctx.activity(Activity::Step, step.title, None, |_| run(ctx, step, &mut workdir, &mut root))?;
+    let (made, workdir) = runs(ctx, step, step.title, &mut root, || Workdir::new(ctx, step.drv.id()))?;
     root.put_by(workdir);
     let made = compared(ctx, step, &mut root, made)?;
     step.kind.accept(ctx, made.layer)?;
@@ -200,15 +207,36 @@ fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result
     Ok(made)
 }
 
-/// Runs a step once, and commits its changes.
-fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: &mut StepRoot) -> Result<Made, Error> {
+/// Runs a step in new working directories until its kind is content, and returns the last one.
+fn runs(
+    ctx: &BuildContext<'_>,
+    step: &StepRun<'_>,
+    title: &str,
+    root: &mut StepRoot,
+    new: impl Fn() -> Result<Workdir, Error>,
+) -> Result<(Made, Workdir), Error> {
+    loop {
+        let mut workdir = new()?;
+        if let Some(made) = ctx.activity(Activity::Step, title, None, |_| run(ctx, step, &mut workdir, root))? {
+            return Ok((made, workdir));
+        }
+        ctx.check_stop()?;
+    }
+}
+
+/// Runs a step once, and commits its changes. Returns nothing if the step must run again.
+fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: &mut StepRoot) -> Result<Option<Made>, Error> {
     let (began, began_at) = (Instant::now(), run_facts::now());
     let mut prepared = step.kind.prepare(ctx, workdir, Root { lower: root.mounts(ctx), upper: workdir.overlay() })?;
     prepared.spec.owners = root.owners();
     host_name::set(&mut prepared.spec, root, workdir.host_name());
     prepared.spec.conditions = workdir.conditions(&prepared.spec);
     let mut attempt = Attempt { ctx, workdir, root, spec: &prepared.spec };
-    attempt.launch(step)?;
+    let launched = attempt.launch(step);
+    if step.kind.ended(ctx, attempt.workdir, launched.as_ref().err())? {
+        return Ok(None);
+    }
+    launched?;
     let mut nothing: [u8; 0] = [];
     let has_owners = rustix::fs::lgetxattr(attempt.workdir.upper(), TRUE_XATTR, &mut nothing).is_ok();
     let facts = RunFacts::of_run(ctx, attempt.spec, began_at, &attempt.workdir.upper());
@@ -233,7 +261,10 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
         removed,
     };
     let committed = captured.stage.commit(&manifest, ctx.lock).map_err(|source| Error::store("committing the step's changes", source))?;
-    Ok(Made { layer: committed.id, facts, has_owners })
+    if step.kind.made(ctx, workdir, committed.id)? {
+        return Ok(None);
+    }
+    Ok(Some(Made { layer: committed.id, facts, has_owners }))
 }
 
 /// One attempt to run a step.

@@ -95,6 +95,11 @@ impl Workdir {
         silo_store::removal::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
     }
 
+    /// True for the run of an ordinary build.
+    pub fn is_first(&self) -> bool {
+        self.run == WhichRun::First
+    }
+
     /// Returns the settings of the process around the step.
     pub fn circumstances(&self) -> ProcessSettings {
         match self.run {

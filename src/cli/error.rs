@@ -450,13 +450,12 @@ fn build_hint(error: &silo_build::Error) -> Option<String> {
         E::Step { kept: Some(drv), .. } => Some(format!("`silo debug {drv:.12}` opens a shell in the state of the failed step")),
         E::Step { kept: None, .. } => Some("the same command with --keep-failed keeps the step's state for `silo debug`".to_owned()),
         E::Budget { .. } => Some("look at its output with `silo log`; build.maxStepSize in ~/.silo/silo.toml allows more".to_owned()),
-        E::Offline { .. } => Some(
+        E::Offline { .. } | E::LostResponse { .. } | E::NoRecord { .. } => Some(
             "run the same command without --offline, or name a cache of this machine with its output: `silo vendor` fills one".to_owned(),
         ),
+        E::NoResponse { .. } => Some("run the same command without --offline; `silo sync --force` pins a new record".to_owned()),
         E::NotPinned { .. } => Some("without --frozen it is run, and its output is pinned in the lock".to_owned()),
-        E::OtherOutput { .. } => {
-            Some("if the new output is correct, `silo sync --force` pins it; otherwise a file that the step fetched has changed".to_owned())
-        }
+        E::OtherOutput { .. } => Some("if it is correct, `silo sync --force` pins it; otherwise a fetched file has changed".to_owned()),
         E::Recorded { .. } => Some(
             "install the package uidmap and get a range of ids (`silo doctor`), or `silo install vm`; a cache with the image works too"
                 .to_owned(),

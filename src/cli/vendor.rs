@@ -14,7 +14,7 @@ use super::{cache, ui};
 
 /// Copy all inputs of tools into a directory or a registry, for builds without other servers
 ///
-/// The inputs are the files that the lock names by digest, and the outputs of steps with a network. A build finds them in a cache:
+/// The inputs are the files that the lock names by digest, and the outputs and records of steps with a network. A build finds them in a cache:
 /// `[[caches]]` with this location in ~/.silo/silo.toml. With --offline, it asks no server at all.
 #[derive(clap::Args)]
 pub struct Args {

@@ -9,6 +9,7 @@ mod abi;
 mod step;
 
 pub mod host_path;
+pub mod recording;
 pub mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use silo_base::grant::{HostGrant, Policy, Port};
 
 use super::error::Error;
 use host_path::HostPath;
+use recording::Recording;
 use secrets::Secrets;
 
 /// Name of the marker directory in an overlay's work directory; it exists if the overlay could not be mounted.
@@ -355,6 +357,9 @@ pub struct Network {
     /// Secrets that requests to their hosts carry.
     #[serde(default)]
     pub secrets: Option<Secrets>,
+    /// Records the responses that the program gets, or answers from a record.
+    #[serde(default)]
+    pub recording: Option<Recording>,
     /// The most bytes that the program may send and receive; the run ends after that. Port forwards do not count.
     #[serde(default)]
     pub max_bytes: Option<u64>,

@@ -69,6 +69,9 @@ pub struct StepOutput {
     pub size: u64,
     /// The command, for people who read the lock.
     pub command: String,
+    /// The digest of the list of the responses that it got from the network.
+    #[serde(default)]
+    pub record: Option<Sha256>,
 }
 
 /// A secret or identity that packages generate and the image lacks, for people who read the lock.
@@ -389,8 +392,12 @@ fn write_body(text: &mut String, prefix: &str, lock: &Lock) {
     }
     for (arch, steps) in lock.steps.iter().filter(|(_, steps)| !steps.is_empty()) {
         push(text, format_args!("\n[{prefix}steps.{arch}]\n"));
-        for (drv, StepOutput { layer, size, command }) in steps {
-            push(text, format_args!("\"{}\" = {{ layer = \"{}\", size = {size}, command = {} }}\n", drv.0, layer.0, quoted(command)));
+        for (drv, StepOutput { layer, size, command, record }) in steps {
+            let record = record.map_or_else(String::new, |record| format!(", record = \"{}\"", record.0));
+            push(
+                text,
+                format_args!("\"{}\" = {{ layer = \"{}\", size = {size}, command = {}{record} }}\n", drv.0, layer.0, quoted(command)),
+            );
         }
     }
     for (arch, layers) in lock.layers.iter().filter(|(_, layers)| !layers.is_empty()) {
@@ -435,7 +442,7 @@ mod tests {
         let source = |archive| Package { archive, ..package.clone() };
         let foreign = source(Archive::Source("https://packages.example.com/apt".into()));
         let local = Package { path: "debs/own_1.deb".into(), ..source(Archive::Local) };
-        let output = StepOutput { layer: package.sha256, size: 7, command: "echo \"x\"\ny".into() };
+        let output = StepOutput { layer: package.sha256, size: 7, command: "echo \"x\"\ny".into(), record: Some(package.sha256) };
         Lock {
             asked: PackageRequest {
                 suite: "trixie".into(),

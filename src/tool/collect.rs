@@ -14,6 +14,7 @@ use silo_store::gc::{self, Candidate, Object};
 use silo_store::locked_file::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::private;
+use silo_store::read_limited;
 use silo_store::removal::remove_tree;
 use silo_store::scratch;
 use silo_store::usage::LinkCounts;
@@ -323,6 +324,7 @@ pub fn remove(context: &Context<'_>, choice: &GcSelection, logs: Option<SystemTi
         scratch::abandon(context.store, &path)?;
     }
     collected.leftovers += half_written(context.home)?;
+    forget_records(context.home)?;
     let layers = leftover_layers::sweep(&context.home.repositories())?;
     collected.leftovers += layers.layers;
     collected.bytes += layers.bytes;
@@ -388,6 +390,17 @@ fn forget_logs(context: &Context<'_>, before: Option<SystemTime>) -> Result<(), 
             if used(&path).is_ok_and(|used| used <= before) && !is_in_use(&path) {
                 removed(&path)?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Removes the notes of records whose lists are gone; lists and bodies are downloads.
+fn forget_records(home: &Home) -> Result<(), Error> {
+    for path in list_dir(&home.recorded())? {
+        let list = read_limited::read(&path, 100).ok().and_then(|text| String::from_utf8(text).ok());
+        if !list.is_some_and(|list| Digest::parse(&list).is_ok_and(|list| home.downloads().join(list.to_string()).exists())) {
+            removed(&path)?;
         }
     }
     Ok(())

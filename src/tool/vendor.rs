@@ -6,7 +6,7 @@ use silo_store::digest::LayerId;
 use silo_store::flock as store_lock;
 
 use silo_build::inputs;
-use silo_model::lock::{self, Lock};
+use silo_model::lock::{self, Lock, StepOutput};
 use silo_model::oci::location::Location;
 use silo_model::oci::manifest::Pointer;
 use silo_ship::vendor::{self, File, Subject, Vendored};
@@ -73,7 +73,10 @@ pub fn vendor(context: &Context<'_>, tool: &str, to: &Location, signer: Option<&
 /// Returns the steps whose outputs the lock pins, and their layers.
 fn outputs(context: &Context<'_>, definition: &Definition, lock: &Lock) -> Result<Vec<(silo_store::digest::Digest, LayerId)>, Error> {
     let steps = lock.steps.get(&definition.arch).into_iter().flatten();
+    // A lock with several versions pins the steps of all of them; those of others were never built here.
+    let is_ours = |output: &StepOutput| definition.found.recipe.versions.is_empty() || context.store.has(&LayerId::new(output.layer.0));
     steps
+        .filter(|(_, output)| is_ours(output))
         .map(|(step, output)| {
             let layer = LayerId::new(output.layer.0);
             let missing = || Error::NoOutput { tool: definition.tool().to_owned(), command: output.command.clone() };

@@ -11,7 +11,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use silo_base::grant::MACHINE;
@@ -52,6 +52,8 @@ impl Server {
         let ca_key = KeyPair::generate().expect("a key");
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // OpenSSL takes a certificate with the name of its issuer for a self-signed one.
+        ca.distinguished_name.push(DnType::CommonName, "the root of a test");
         let root = ca.self_signed(&ca_key).expect("a certificate");
         let key = KeyPair::generate().expect("a key");
         let names = vec![MACHINE.to_owned()];

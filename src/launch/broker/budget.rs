@@ -92,7 +92,7 @@ impl Budget {
 
 impl ConnectionPermit {
     /// Sets small kernel buffers if the sandbox has many connections.
-    pub fn fit(&self, sockets: [&TcpStream; 2]) {
+    pub fn fit<'a>(&self, sockets: impl IntoIterator<Item = &'a TcpStream>) {
         for socket in sockets.into_iter().filter(|_| !self.is_roomy) {
             // Not fatal: the connection also works with large buffers.
             let _ = set_socket_recv_buffer_size(socket, NARROW_BYTES);

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::intercept::Secrets;
 use super::network_log::{Record, Say};
+use super::recording::Recorder;
 use super::upstream_proxy::Proxies;
 
 /// One port forward.
@@ -59,6 +60,17 @@ pub struct BrokerConfig {
     pub keys: Option<SshAgentAccess>,
     /// The secrets with their values.
     pub secrets: Option<Arc<Secrets>>,
+    /// Records the responses of hosts, or answers from a record.
+    pub recorder: Option<Arc<Recorder>>,
+}
+
+/// The files of a broker that records, or answers from a record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BrokerFiles {
+    /// The most bytes that it may append to a file.
+    pub max_bytes: u64,
+    /// A directory that it may read.
+    pub readable: Option<PathBuf>,
 }
 
 /// The ports that are open while a run learns: those of git and of package clients.

@@ -69,6 +69,20 @@ pub fn end_of_head(bytes: &[u8]) -> Result<Option<usize>, Error> {
     }
 }
 
+/// Returns true if the first bytes of a connection begin an HTTP/1 request, and false if they cannot; `None` if they are too few.
+pub fn is_start(bytes: &[u8]) -> Option<bool> {
+    /// Longer than any method.
+    const MAX_METHOD_BYTES: usize = 32;
+    let length = bytes.iter().position(|byte| !byte.is_ascii_uppercase()).unwrap_or(bytes.len());
+    match bytes.get(length) {
+        // The preface of HTTP/2 without TLS.
+        Some(b' ') => Some(length > 0 && &bytes[..length] != b"PRI"),
+        Some(_) => Some(false),
+        None if length > MAX_METHOD_BYTES => Some(false),
+        None => None,
+    }
+}
+
 /// Parses the whole head of a request to a host.
 pub fn parse(head: &[u8], host: &Host, port: u16) -> Result<Exchange, Error> {
     let text = std::str::from_utf8(head).map_err(|_| Error::Form)?;
@@ -174,6 +188,23 @@ mod tests {
         let expect = "POST http://a.example:81/?q=1 HTTP/1.1\r\nHost: a.example:81\r\nConnection: close\r\nX: y\r\n\
                       Content-Length: 3\r\nProxy-Authorization: Basic eA==\r\n\r\n";
         assert_eq!(written, expect);
+    }
+
+    #[test]
+    fn the_start_of_a_request_is_told_from_other_protocols() {
+        for (bytes, expect) in [
+            (&b""[..], None),
+            (b"GET", None),
+            (b"GET /x HTTP/1.1", Some(true)),
+            (b"M-SEARCH * HTTP/1.1", Some(false)),
+            (b"PRI * HTTP/2.0", Some(false)),
+            (b"SSH-2.0-x", Some(false)),
+            (b" GET", Some(false)),
+            (b"\x16\x03\x01", Some(false)),
+            (&[b'A'; 33], Some(false)),
+        ] {
+            assert_eq!(is_start(bytes), expect, "{bytes:?}");
+        }
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! even root in the guest reaches only granted hosts.
 //!
 //! **Invariant.** Only [`silo_wire`] parses messages from the guest. [`sni`] parses the TLS ClientHello on port 443, [`http_head`] the
-//! HTTP head for the upstream proxy, and hyper the requests to hosts of secrets ([`intercept`]). Size and time are bounded, and one budget
-//! ([`budget`]) covers all resources that the guest makes the broker hold.
+//! HTTP head for the upstream proxy, and hyper the requests to hosts of secrets ([`intercept`]) and of build steps ([`recording`]). Size and
+//! time are bounded, and one budget ([`budget`]) covers all resources that the guest makes the broker hold.
 //!
 //! A granted name is no proof of the service behind it: a server with many names may answer, inside the encrypted connection, for any of
 //! them.
@@ -26,7 +26,13 @@ mod connections;
 mod dial;
 pub mod exchange;
 
+mod http_carrier;
+
+mod tls_inspection;
+
 pub mod intercept;
+
+pub mod recording;
 
 mod config;
 
@@ -52,7 +58,7 @@ use silo_base::grant::{Host, MACHINE, that_covers};
 
 pub use agent_channel::AgentChannel;
 use budget::ConnectionPermit;
-pub use config::{BrokerConfig, PortForward, Requester, SshAgentAccess};
+pub use config::{BrokerConfig, BrokerFiles, PortForward, Requester, SshAgentAccess};
 pub use network_log::Say;
 use network_log::{Entry, Verdict};
 use relay::Place;
@@ -218,13 +224,21 @@ impl<C: AgentChannel> Shared<C> {
         if self.conversations.is_exceeded() {
             return Outcome::Refused;
         }
+        let until = || Instant::now() + PATIENCE;
+        if let Some(recorder) = self.terms.recorder.as_ref().filter(|recorder| recorder.is_replay()) {
+            if !recorder.inspects(&host, port) && !recorder.pass((&host, port), "") {
+                return Outcome::Refused;
+            }
+            self.ready.borrow_mut().insert(id, PendingConnection { dialled: None, host, port, leave, permit, until: until() });
+            return Outcome::Open;
+        }
         match dial::dial(&host, port, leave.cover, &self.terms.policy, &self.terms.proxies).await {
             Ok(dialled) => {
                 if let Some(learned) = &self.terms.learned {
                     learned(&place);
                 }
-                let until = Instant::now() + PATIENCE;
-                self.ready.borrow_mut().insert(id, PendingConnection { dialled, host, port, leave, permit, until });
+                let dialled = Some(dialled);
+                self.ready.borrow_mut().insert(id, PendingConnection { dialled, host, port, leave, permit, until: until() });
                 Outcome::Open
             }
             Err(error) => {
@@ -236,8 +250,12 @@ impl<C: AgentChannel> Shared<C> {
 
     async fn converse(&self, guest: TcpStream, ready: PendingConnection) {
         let PendingConnection { dialled, host, port, leave, permit, until: _ } = ready;
-        permit.fit([&guest, &dialled.stream]);
-        let place = Place { host: &host, port, raw: leave.raw, secrets: self.terms.secrets.as_ref() };
+        match &dialled {
+            Some(dialled) => permit.fit([&guest, &dialled.stream]),
+            None => permit.fit([&guest]),
+        }
+        let (secrets, recorder) = (self.terms.secrets.as_ref(), self.terms.recorder.as_ref());
+        let place = Place { host: &host, port, raw: leave.raw, secrets, recorder };
         let relayed = tokio::select! {
             biased;
             () = self.conversations.exceeded() => Err(relay::Error::Exceeded),
@@ -249,7 +267,11 @@ impl<C: AgentChannel> Shared<C> {
         let (verdict, sent, received) = match relayed {
             Ok((sent, received)) => (Verdict::Reached, sent, received),
             // A broken connection needs no message; both sides have seen it.
-            Err(relay::Error::Io(_) | relay::Error::Secret(intercept::Error::Io(_))) => (Verdict::Broken, 0, 0),
+            Err(
+                relay::Error::Io(_)
+                | relay::Error::Secret(intercept::Error::Io(_))
+                | relay::Error::Recording(recording::carry::Error::Io(_)),
+            ) => (Verdict::Broken, 0, 0),
             Err(error) => {
                 self.show_once(&format!("{}:{port}: {error}", host.as_str()));
                 (Verdict::Broken, 0, 0)

@@ -17,6 +17,7 @@ use super::copy::{self, Counted};
 use super::dial::DialledConnection;
 use super::http_head::{self, MAX_HEAD_BYTES};
 use super::intercept::{self, Secrets};
+use super::recording::{self, Recorder};
 use super::sni::{ClientHello, MAX_HELLO_BYTES, Reader};
 
 /// Time limit for a guest to send the first bytes, where they are checked.
@@ -49,6 +50,12 @@ pub enum Error {
     /// A connection to a host of a secret failed.
     #[error(transparent)]
     Secret(#[from] intercept::Error),
+    /// An inspected connection of a step failed.
+    #[error(transparent)]
+    Recording(#[from] recording::carry::Error),
+    /// A record answers, and the program does not speak HTTP.
+    #[error("the record of this step lacks this connection")]
+    Unrecorded,
 }
 
 /// The destination of a connection.
@@ -61,11 +68,21 @@ pub struct Place<'a> {
     pub raw: bool,
     /// The secrets of the run.
     pub secrets: Option<&'a Arc<Secrets>>,
+    /// Records responses, or answers from a record.
+    pub recorder: Option<&'a Arc<Recorder>>,
 }
 
 /// Copies both directions until they end; returns the bytes sent and received.
-pub async fn relay(mut guest: TcpStream, dialled: DialledConnection, place: Place<'_>, among: &Connections) -> Result<(u64, u64), Error> {
-    let DialledConnection { stream: mut world, proxy } = dialled;
+pub async fn relay(
+    mut guest: TcpStream,
+    dialled: Option<DialledConnection>,
+    place: Place<'_>,
+    among: &Connections,
+) -> Result<(u64, u64), Error> {
+    if let Some(recorder) = place.recorder.filter(|recorder| recorder.inspects(place.host, place.port)) {
+        return Box::pin(recorded(guest, dialled, &place, recorder, among)).await;
+    }
+    let Some(DialledConnection { stream: mut world, proxy }) = dialled else { return Err(Error::Unrecorded) };
     // Disable Nagle's algorithm: small messages must not wait for an ACK. The guest's side of a VM is no TCP socket, and has no such delay.
     let _ = guest.set_nodelay(true);
     world.set_nodelay(true)?;
@@ -118,6 +135,89 @@ pub async fn relay(mut guest: TcpStream, dialled: DialledConnection, place: Plac
             let (body, answered) = tokio::join!(body, answered);
             body.and(answered)?;
             Ok((sent.get(), received.get()))
+        }
+    }
+}
+
+/// Relays a connection of a step that is recorded, if it speaks HTTP.
+async fn recorded(
+    mut guest: TcpStream,
+    dialled: Option<DialledConnection>,
+    place: &Place<'_>,
+    recorder: &Arc<Recorder>,
+    among: &Connections,
+) -> Result<(u64, u64), Error> {
+    let at = (place.host, place.port);
+    // The guest's side of a VM is no TCP socket, and has no such delay.
+    let _ = guest.set_nodelay(true);
+    dialled.iter().try_for_each(|dialled| dialled.stream.set_nodelay(true))?;
+    let (begin, protocol) = if place.port == 443 && !place.raw {
+        (named(&mut guest, place, among.budget()).await?, Protocol::Tls)
+    } else {
+        protocol(&mut guest, dialled.as_ref(), place.host, among.budget()).await?
+    };
+    let is_tls = protocol == Protocol::Tls;
+    if protocol != Protocol::Other {
+        return Ok(
+            recording::carry::carry(recording::carry::Ends { guest: (guest, begin), world: dialled, is_tls }, at, recorder, among).await?
+        );
+    }
+    let is_passed = recorder.pass(at, "the connection speaks no HTTP");
+    let Some(DialledConnection { stream: mut world, proxy: None }) = dialled.filter(|_| is_passed) else { return Err(Error::Unrecorded) };
+    world.write_all(&begin).await?;
+    among.count(begin.len() as u64);
+    let (sent, received) = copy::both(&mut guest, &mut world, among, Counted::Yes).await?;
+    Ok((begin.len() as u64 + sent, received))
+}
+
+/// The protocol of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// TLS for the host.
+    Tls,
+    /// HTTP/1.
+    Http,
+    /// Any other.
+    Other,
+}
+
+/// Reads the first bytes of a connection, and finds its protocol.
+async fn protocol(
+    guest: &mut TcpStream,
+    dialled: Option<&DialledConnection>,
+    host: &Host,
+    budget: &Budget,
+) -> Result<(Vec<u8>, Protocol), Error> {
+    let mut begin = Vec::new();
+    if let Some(DialledConnection { stream, .. }) = dialled {
+        let mut first = [0];
+        tokio::select! {
+            biased;
+            ready = guest.readable() => ready?,
+            // Only in other protocols does the host speak first.
+            _ = stream.peek(&mut first) => return Ok((begin, Protocol::Other)),
+        }
+    }
+    let mut reader = Reader::default();
+    let mut long = None;
+    loop {
+        if begin.len() >= SHORT_BYTES && long.is_none() {
+            long = budget.long_head().await;
+        }
+        let from = begin.len();
+        more(guest, &mut begin, MAX_HELLO_BYTES).await?;
+        let found = match begin.first() {
+            Some(0x16) => match reader.take(&begin[from..]) {
+                ClientHello::Part => None,
+                ClientHello::Names(name) if name == *host => Some(Protocol::Tls),
+                // Programs name no address.
+                ClientHello::Nameless if host.is_address() => Some(Protocol::Tls),
+                ClientHello::Names(_) | ClientHello::Nameless | ClientHello::Other => Some(Protocol::Other),
+            },
+            _ => http_head::is_start(&begin).map(|is_http| if is_http { Protocol::Http } else { Protocol::Other }),
+        };
+        if let Some(found) = found {
+            return Ok((begin, found));
         }
     }
 }

@@ -54,7 +54,8 @@ impl<C> Drop for DialPermit<C> {
 
 /// A dialled connection that waits for the guest's side.
 pub struct PendingConnection {
-    pub dialled: DialledConnection,
+    /// `None` if a record answers for the host.
+    pub dialled: Option<DialledConnection>,
     pub host: Host,
     pub port: u16,
     pub leave: Permit,

@@ -156,6 +156,7 @@ mod tests {
                 doors: Vec::new(),
                 keys: None,
                 secrets: None,
+                recorder: None,
             };
             // The broker ends with its channel.
             let serve = move || broker::serve(|| Ok((Channel::new(host)?, std::future::pending())), terms);

@@ -22,6 +22,7 @@ use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, Special
 use rustix::thread::set_name;
 
 use super::signal_escalation::{ENDS, Origin, ReceivedSignal};
+use crate::broker::BrokerFiles;
 use crate::error::{Error, host};
 use crate::kernel::confine_broker;
 pub use crate::kernel::confine_broker::Agent;
@@ -397,7 +398,7 @@ pub struct BackgroundTask(Option<Pid>);
 /// and ends if that returns false. Needs a process with one thread.
 pub fn apart<W: Send + 'static>(
     kept: &[RawFd],
-    agent: Agent,
+    (agent, files): (Agent, &BrokerFiles),
     mut work: W,
     ready: fn(&mut W) -> bool,
     run: fn(W) -> io::Result<()>,
@@ -413,7 +414,7 @@ pub fn apart<W: Send + 'static>(
                 if !ready(&mut work) {
                     return Ok(());
                 }
-                confine_broker::broker(parent, agent).map_err(|failure| io::Error::other(failure.step))?;
+                confine_broker::broker(parent, agent, files).map_err(|failure| io::Error::other(failure.step))?;
                 run(work)
             }));
             sys::exit(if matches!(done, Ok(Ok(()))) { 0 } else { 1 })

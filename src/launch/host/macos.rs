@@ -19,6 +19,7 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::signal_escalation::{ENDS, Origin, ReceivedSignal};
+use crate::broker::BrokerFiles;
 use crate::check::{Check, State};
 use crate::error::{Error, host};
 use crate::linux_abi;
@@ -283,7 +284,7 @@ pub struct BackgroundTask(Option<JoinHandle<io::Result<()>>>);
 /// Runs a task in a thread, which first waits in `ready` and ends if that returns false.
 pub fn apart<W: Send + 'static>(
     _: &[RawFd],
-    _: Agent,
+    _: (Agent, &BrokerFiles),
     mut work: W,
     ready: fn(&mut W) -> bool,
     run: fn(W) -> io::Result<()>,

@@ -23,6 +23,7 @@ mod source;
 pub mod stdio;
 
 pub mod deferred_stderr;
+mod recording;
 mod secrets;
 
 pub mod network;

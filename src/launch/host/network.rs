@@ -22,11 +22,12 @@ use tokio::sync::mpsc;
 use super::broker_session::{BrokerSession, Kind, Receivers, send_message};
 use super::channel::{self, Channel};
 use super::deferred_stderr::DeferredStderr;
-use super::secrets;
 use super::system::{self, Agent, MESSAGES};
+use super::{recording, secrets};
 use crate::broker::network_log::Record;
-use crate::broker::{self, BrokerConfig, PortForward, Requester, Say, SshAgentAccess};
+use crate::broker::{self, BrokerConfig, BrokerFiles, PortForward, Requester, Say, SshAgentAccess};
 use crate::error::{Error, Limit, host};
+use crate::spec::recording::Recording;
 use crate::spec::secrets::Secrets;
 use crate::spec::{GrantOrigin, Network};
 use silo_base::grant::Port;
@@ -114,7 +115,11 @@ impl<'a> SandboxNetwork<'a> {
         let (ours, theirs) = host(system::pair(MESSAGES), "making the broker's link")?;
         let work = self.work(channel, theirs)?;
         let agent = if work.terms.keys.is_some() { Agent::Asked } else { Agent::None };
-        let apart = system::apart(&work.descriptors(), agent, work, BrokerTask::is_ready, BrokerTask::run)?;
+        let files = BrokerFiles {
+            max_bytes: network.recording.as_ref().map_or(0, |recording| recording.max_bytes),
+            readable: network.recording.as_ref().and_then(|recording| recording.from.clone()),
+        };
+        let apart = system::apart(&work.descriptors(), (agent, &files), work, BrokerTask::is_ready, BrokerTask::run)?;
         self.serving = Some(BrokerSession::new(ours, apart, ears));
         Ok(())
     }
@@ -154,8 +159,10 @@ impl<'a> SandboxNetwork<'a> {
             doors: std::mem::take(&mut self.doors),
             keys,
             secrets: None,
+            recorder: None,
         };
-        Ok(BrokerTask { channel, link, handed, terms, secrets: network.secrets.clone() })
+        let (secrets, recording) = (network.secrets.clone(), network.recording.clone());
+        Ok(BrokerTask { channel, link, handed, terms, secrets, recording })
     }
 }
 
@@ -167,6 +174,7 @@ struct BrokerTask {
     terms: BrokerConfig,
     /// Secrets without their values.
     secrets: Option<Secrets>,
+    recording: Option<Recording>,
 }
 
 impl BrokerTask {
@@ -181,11 +189,22 @@ impl BrokerTask {
         all
     }
 
-    /// Waits for a possible first request, and reads the values of secrets then. Returns false if the sandbox ends before that.
+    /// Waits for a possible first request, and then reads the values of secrets and opens the files of a recording. Returns false if the
+    /// sandbox ends before that.
     fn is_ready(&mut self) -> bool {
         let is_asked = self.is_asked();
         if let Some(secrets) = self.secrets.take().filter(|_| is_asked) {
             self.terms.secrets = secrets::read(&secrets, &self.terms.tell);
+        }
+        if let Some(from) = self.recording.take().filter(|_| is_asked) {
+            match recording::open(&from) {
+                Ok(recorder) => self.terms.recorder = Some(recorder),
+                Err(error) => {
+                    (self.terms.tell)(&format!("the network of this step is not recorded: {error}"));
+                    // Without its record a step has no network.
+                    return from.from.is_none();
+                }
+            }
         }
         is_asked
     }
@@ -216,7 +235,7 @@ impl BrokerTask {
 
     /// Serves until the sandbox has ended.
     fn run(self) -> io::Result<()> {
-        let BrokerTask { channel, link, handed, terms, secrets: _ } = self;
+        let BrokerTask { channel, link, handed, terms, secrets: _, recording: _ } = self;
         let open = move || {
             if let Some((socket, to)) = handed {
                 tokio::task::spawn_local(channel::hand_over(socket, to));

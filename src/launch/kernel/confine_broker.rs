@@ -1,7 +1,8 @@
 //! Confines the broker's process: resource limits, no capabilities, read-only files, few system calls.
 //!
 //! The broker parses input from hostile programs and servers. A compromised broker can use the network but cannot open the user's files,
-//! start a program, or access another process.
+//! start a program, or access another process. The broker of a build step can also append to the one file that it opened before, up to a
+//! limit, and read the record of the step.
 
 use std::fs::canonicalize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +16,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 
 use super::broker_seccomp_rules;
 use super::sys;
+use crate::broker::BrokerFiles;
 use crate::failure::{Failure, StepContext};
 
 pub use super::broker_seccomp_rules::Agent;
@@ -32,7 +34,7 @@ const READABLE: [&str; 9] = ["/etc", "/run", "/lib", "/lib64", "/usr/lib", "/usr
 const SETTINGS: [&str; 4] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
 /// Confines this process, a new child of `parent` with one thread, to a broker's operations.
-pub fn broker(parent: Pid, agent: Agent) -> Result<(), Failure> {
+pub fn broker(parent: Pid, agent: Agent, files: &BrokerFiles) -> Result<(), Failure> {
     let step = "confining the broker";
     set_parent_process_death_signal(Some(Signal::KILL)).during(step)?;
     if getppid() != Some(parent) {
@@ -43,11 +45,11 @@ pub fn broker(parent: Pid, agent: Agent) -> Result<(), Failure> {
     let _ = set_name(c"silo-broker");
     lower(Resource::Core, 0)?;
     lower(Resource::Data, DATA_BYTES)?;
-    lower(Resource::Fsize, 0)?;
+    lower(Resource::Fsize, files.max_bytes)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during(step)?;
     set_no_new_privs(true).during(step)?;
     drop_capabilities(agent)?;
-    landlock()?;
+    landlock(files.readable.as_deref())?;
     sys::filter(&broker_seccomp_rules::filter(agent)).during("filtering the broker's system calls")
 }
 
@@ -61,14 +63,15 @@ fn drop_capabilities(agent: Agent) -> Result<(), Failure> {
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() }).during(step)
 }
 
-/// Allows reading the files for name lookups and no other file access, if the kernel has Landlock.
-fn landlock() -> Result<(), Failure> {
+/// Allows reading the files for name lookups and those of a record, and no other file access, if the kernel has Landlock.
+fn landlock(record: Option<&Path>) -> Result<(), Failure> {
     if sys::landlock_version().is_none() {
         return Ok(());
     }
     let linked = SETTINGS.into_iter().filter_map(|path| canonicalize(path).ok()?.parent().map(Path::to_path_buf));
     // A symlink to a file in the root directory would allow everything.
     let places = READABLE.into_iter().map(PathBuf::from).chain(linked.filter(|place| place.parent().is_some()));
+    let places = places.chain(record.map(Path::to_owned));
     let open = |place: PathBuf| Some((open(&place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?, place.is_dir()));
     let places: Vec<(OwnedFd, bool)> = places.filter_map(open).collect();
     let rights = |is_dir: bool| if is_dir { READ } else { READ & !(1 << 3) };

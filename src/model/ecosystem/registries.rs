@@ -45,6 +45,13 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Returns a setting of a record, if it is one of those that [`read`] gives: a record may come from anywhere.
+    pub fn recorded(variable: &str, value: &str) -> Option<Registry> {
+        let (variable, ecosystem) = VARIABLES.into_iter().find(|(known, _)| *known == variable)?;
+        let kept = if variable == "GOPROXY" { proxies(value) } else { urls(value) };
+        (!kept.is_empty() && kept == value).then_some(Registry { ecosystem, variable, value: kept })
+    }
+
     /// Returns the path and text of the file that passes the setting, for a client without a variable.
     pub fn file(&self) -> Option<(&'static str, String)> {
         let text = || format!("[source.crates-io]\nreplace-with = \"machine\"\n\n[source.machine]\nregistry = {:?}\n", self.value);

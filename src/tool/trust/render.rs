@@ -156,6 +156,7 @@ fn of_tool(tool: &str, old: &Lock, new: &Lock, lines: &mut Vec<String>) {
         lines.push(match (old, new) {
             (None, Some(new)) => format!("{tool}: the result of `{}` is {:.12}", new.command, new.layer.0.to_string()),
             (Some(old), None) => format!("{tool}: no result of `{}`", old.command),
+            (Some(old), Some(new)) if old.layer == new.layer => format!("{tool}: `{}` has another record of the network", new.command),
             (Some(old), Some(new)) => {
                 format!(
                     "{tool}: the result of `{}` is {:.12} instead of {:.12}",
