@@ -3,7 +3,7 @@
 //! None of this is hashed. A derivation has the grants as written. The mirror that answers, the proxy, and the trusted CA certificates
 //! differ between hosts; the lock pins the output of the step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -154,6 +154,13 @@ pub fn learn_new(learning: &LearnContext<'_>, said: &BTreeMap<String, Vec<Grant>
             sink(unreached(name.name(), &error));
         }
     }
+}
+
+/// Returns the ecosystems among some grants that have no known host names.
+pub fn unknown(home: &Home, outside: &HostNetwork, said: &BTreeMap<String, Vec<Grant>>, grants: &[Grant]) -> BTreeSet<String> {
+    let names = EcosystemResolver::new(home, outside, said);
+    let wanted = grants.iter().filter_map(Grant::ecosystem).map(|ecosystem| ecosystem.name());
+    wanted.filter(|name| matches!(names.of(name), Ok(None))).map(str::to_owned).collect()
 }
 
 fn unreached(name: &str, error: &(dyn std::error::Error + 'static)) -> Event {
