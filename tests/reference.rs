@@ -154,7 +154,7 @@ fn merge(path: &str, kind: &str) -> &'static str {
             "the smaller one"
         }
         _ if path == "review" || path.ends_with(".review") => "the stricter one",
-        _ if path.starts_with("cache.") || path.starts_with("build.") || path.contains("secrets.") => "yours alone",
+        _ if ["cache.", "build.", "gc."].iter().any(|table| path.starts_with(table)) || path.contains("secrets.") => "yours alone",
         _ if kind.starts_with("list") => "joined",
         _ if path.ends_with("passSshAgent") || path.ends_with("reset") => "true if any says so",
         _ => "replaced",

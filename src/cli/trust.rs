@@ -96,7 +96,7 @@ pub fn require(setting: &Setting, tool: Option<&str>) -> Result<(), Failure> {
         return Ok(());
     }
     let (asked, broken) = unapproved(setting, tool)?;
-    ask(setting, &asked)?;
+    ask(setting, &asked, "`silo trust` shows and approves it; --no-project runs without the project and its settings")?;
     broken.map_or(Ok(()), Err)
 }
 
@@ -113,11 +113,12 @@ pub fn require_change(setting: &Setting, before: &Setting, tool: &str, changed: 
         let given = trust::given_by_change(&setting.project, &setting.user_settings, before, after)?;
         exposed.retain(|line| !given.contains(line));
     }
-    ask(before, &asked(before, exposed)?)
+    let hint = "`silo trust` shows and approves it; an add-on of the project that is new here needs `silo add --no-sync` before that";
+    ask(before, &asked(before, exposed)?, hint)
 }
 
 /// Asks on a terminal whether unapproved parts of a project are approved; fails without one.
-fn ask(setting: &Setting, asked: &Unapproved) -> Result<(), Failure> {
+fn ask(setting: &Setting, asked: &Unapproved, hint: &str) -> Result<(), Failure> {
     if asked.is_nothing() {
         return Ok(());
     }
@@ -128,7 +129,7 @@ fn ask(setting: &Setting, asked: &Unapproved) -> Result<(), Failure> {
             return asked.approve(setting);
         }
     }
-    Err(Failure::found(what, "`silo trust` shows and approves it; --no-project runs without the project and its settings"))
+    Err(Failure::found(what, hint))
 }
 
 /// Approves the permissions of a project if they have this hash, and fails if they have another one. Files that a tool could have changed
