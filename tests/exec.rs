@@ -31,9 +31,9 @@ fn programs_of_the_project_and_of_images_run_by_name() {
         (&["exec", "sh", "./own.sh", "x"][..], "own x\n"),
         (&["exec", "python", "-c", "print(1)"], "1\n"),
         (&["exec", "python", "--", "sh", "-c", "echo $0", "--"], "--\n"),
-        (&["exec", "sh", "printf", "%s", "a b"], "a b"),
+        (&["exec", "sh", "--", "printf", "%s", "a b"], "a b"),
         (&["exec", "python3", "-c", "print(2)"], "2\n"),
-        (&["exec", "sh", "/usr/bin/env", "echo", "3"], "3\n"),
+        (&["exec", "sh", "--", "/usr/bin/env", "echo", "3"], "3\n"),
     ] {
         assert_eq!(silo.ok(words), expect, "{words:?}");
     }
@@ -54,13 +54,32 @@ fn the_tools_of_the_project_come_first() {
     assert!(silo.ok(["exec", "ls", "/"]).contains("workspace\n"), "python has it too, and is no tool of the project");
     // An excluded directory is elsewhere on this machine.
     let make = "mkdir -p .venv/bin && ln -s /usr/bin/python3 .venv/bin/python && printf '#!/bin/sh\\necho inner\\n' > .venv/bin/inner && chmod 755 .venv/bin/inner";
-    silo.ok(["exec", "sh", "sh", "-c", make]);
+    silo.ok(["exec", "sh", "--", "sh", "-c", make]);
     assert_eq!(silo.ok(["exec", "inner"]), "inner\n");
     // An unbuilt tool of the project is not replaced by another one.
     fs::write(silo.project().join("silo.toml"), "[overrides.sh]\npackages = [\"hello\"]\n").expect("our own project");
     let unbuilt = silo.run(["exec", "ls"]);
     assert!(unbuilt.code == 125 && unbuilt.err.contains("this project's sh is not built"), "{unbuilt:?}");
     assert!(!unbuilt.err.contains("not approved"), "a package of the distribution needs no approval: {unbuilt:?}");
+}
+
+/// Every image has a program `test`, and `go test`, `deno test` and `go env` are commands of the tool.
+#[test]
+fn a_program_of_the_image_does_not_hide_a_subcommand() {
+    let silo = Silo::seeded();
+    silo.write(".silo/recipes/own.toml", "shims = [\"own:sh ./own\", \"other:echo\"]\n[debian]\npackages = [\"dash\"]\n");
+    silo.ok(["install", "--quiet", "own"]);
+    script(&silo.project().join("own"), "echo own \"$*\"\n");
+    for (words, expect) in [
+        (&["exec", "own", "test", "x"][..], "own test x\n"),
+        (&["exec", "own", "env"], "own env\n"),
+        (&["exec", "own", "/usr/bin/env"], "own /usr/bin/env\n"),
+        (&["exec", "own", "other", "x"], "x\n"),
+        (&["exec", "own", "--", "echo", "x"], "x\n"),
+    ] {
+        assert_eq!(silo.ok(words), expect, "{words:?}");
+    }
+    assert_eq!(silo.run(["exec", "own", "--", "test", "-e", "/nowhere"]).code, 1, "the program of the image");
 }
 
 #[test]

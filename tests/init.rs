@@ -102,3 +102,29 @@ fn detected_tools_are_confirmed_and_named_tools_are_used() {
         assert!(done.err.contains(expect) && !silo.project().join("silo.toml").exists(), "{args:?}: {done:?}");
     }
 }
+
+/// A file of an unknown project must not open a port of this machine.
+#[test]
+fn forwarded_ports_of_a_file_are_asked_for() {
+    let devcontainer = "{ \"image\": \"python:3.13\", \"forwardPorts\": [8000, 9000] }";
+    let silo = Silo::new();
+    write(&silo, ".devcontainer.json", devcontainer);
+    let said = silo.ok(["init", "--port", "8000:80"]);
+    assert!(said.contains("ports     8000:80\n") && said.contains("`silo config ports add python 9000` forwards it"), "{said}");
+    let text = read(&silo, "silo.toml");
+    assert!(text.contains("ports = [{ host = 8000, guest = 80 }]") && !text.contains("9000"), "{text}");
+    assert!(silo.ok(["trust", "--revoke"]).contains("python answers at port 8000 of this machine, from its port 80"));
+
+    fs::remove_file(silo.project().join("silo.toml")).expect("ours");
+    let mut session = Session::of(&mut silo.command(["init"]));
+    session.expect("Use python (");
+    session.type_in("\n");
+    session.expect("Forward port 8000 of this machine to python (forwardPorts)? [y/N] ");
+    session.type_in("y\n");
+    session.expect("Forward port 9000 of this machine to python (forwardPorts)? [y/N] ");
+    session.type_in("\n");
+    session.expect("builds it");
+    assert_eq!(session.end().0, Some(0));
+    let text = read(&silo, "silo.toml");
+    assert!(text.contains("ports = [{ host = 8000, guest = 8000 }]") && !text.contains("9000"), "{text}");
+}

@@ -58,6 +58,7 @@ mod registry_clients;
 mod reproducible;
 mod review;
 mod review_obeyed;
+mod rights;
 mod rows;
 mod run;
 mod run_limits;

@@ -92,12 +92,19 @@ fn a_custom_language_is_found_and_a_wrong_name_reported() {
         "recipes/addons/greeting.toml",
         "packages = [\"hello\"]\nenv = { GREETING = \"yes\" }\nsteps = [\"echo made > /opt/made\"]\n",
     );
-    let _ = silo.ok(["add", "--quiet", "greeting", "--for", "sh"]);
+    // Its commands are the project's, so the name alone does not approve them.
+    let refused = silo.fails(["add", "--quiet", "greeting", "--for", "sh"]);
+    assert!(refused.err.contains("sh runs `echo made > /opt/made` when it is built") && refused.err.contains("--no-sync"), "{refused:?}");
+    let _ = silo.ok(["add", "--no-sync", "greeting", "--for", "sh"]);
+    let _ = silo.ok(["trust", "--yes"]);
+    let _ = silo.ok(["sync", "--quiet"]);
     let said = silo.ok(["sh", "-c", "hello; echo $GREETING; cat /opt/made"]);
     assert_eq!(said, "Hello, world!\nyes\nmade\n");
-    write(&silo, "silo.toml", "[overrides.sh]\naddons = [\"greetin\"]\n");
-    let done = silo.fails(["sync"]);
-    assert!(done.err.contains("there is no add-on \"greetin\"; did you mean \"greeting\"?"), "{done:?}");
+    fs::write(silo.project().join("silo.toml"), "[overrides.sh]\naddons = [\"greetin\"]\n").expect("our own project");
+    for command in ["sync", "trust"] {
+        let done = silo.fails([command]);
+        assert!(done.err.contains("there is no add-on \"greetin\"; did you mean \"greeting\"?"), "{done:?}");
+    }
 }
 
 #[test]

@@ -190,6 +190,13 @@ pub fn learn_new(learning: &LearnContext<'_>, said: &BTreeMap<String, Vec<Grant>
     }
 }
 
+/// Returns the ecosystems among some grants that have no known host names.
+pub fn unknown(home: &Home, outside: &HostNetwork, said: &BTreeMap<String, Vec<Grant>>, grants: &[Grant]) -> BTreeSet<String> {
+    let names = EcosystemResolver::new(home, outside, said);
+    let wanted = grants.iter().filter_map(Grant::ecosystem).map(|ecosystem| ecosystem.name());
+    wanted.filter(|name| matches!(names.of(name), Ok(None))).map(str::to_owned).collect()
+}
+
 fn unreached(name: &str, error: &(dyn std::error::Error + 'static)) -> Event {
     let why = error_chain::of(error).into_iter().next().unwrap_or_default();
     Event::Note { text: format!("@{name} is not reachable: {}", why.lines().next().unwrap_or_default()) }

@@ -186,8 +186,13 @@ fn step(setting: &Setting, args: &Args, tool: &str) -> Result<Option<NewStep>, F
     let mut network =
         check_grants("--network", &args.network).map_err(|error| Failure::usage(error.to_string(), "see `silo build --help`"))?;
     if network.is_empty() && !args.no_network {
-        network = catalog::find(&setting.places, tool)?.recipe.install_allow;
-        network.extend(setting.settings.install_allow(tool));
+        // A step of the user's own settings has nothing of a project.
+        let (places, settings) = match args.global {
+            true => (setting.places.without_project(), &setting.user_settings),
+            false => (setting.places.clone(), &setting.settings),
+        };
+        network = catalog::find(&places, tool)?.recipe.install_allow;
+        network.extend(settings.install_allow(tool));
     }
     network.sort();
     network.dedup();

@@ -8,7 +8,7 @@ use silo_tool::share;
 
 use super::context::{Globals, setting};
 use super::error::Failure;
-use super::ui;
+use super::{trust, ui};
 
 /// Build an image of a registry again from its lock, and compare the layers
 ///
@@ -25,6 +25,8 @@ pub struct Args {
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
+    // A tool of the project is built as the project defines it.
+    trust::require(&setting, None)?;
     let from = share::target(&args.from)?;
     let done = setting.with(|context| Ok(challenge::challenge(context, &from)?))?;
     if args.json {

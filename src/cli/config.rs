@@ -187,15 +187,16 @@ fn show(setting: &Setting, tool: Option<&str>) -> Result<ExitCode, Failure> {
 fn learn(setting: &Setting, ecosystem: &str, tool: Option<&str>) -> Result<ExitCode, Failure> {
     let name = ecosystem.strip_prefix('@').unwrap_or(ecosystem);
     check_name(name).map_err(|error| Failure::usage(error.to_string(), "an ecosystem is written like @pypi"))?;
-    let knows = |tool: &String| catalog::find(&setting.places, tool).is_ok_and(|found| found.recipe.ecosystems.contains_key(name));
-    let tool = match tool {
-        Some(tool) => tool.to_owned(),
-        None => record::list(&setting.home)?.into_iter().map(|tool| tool.name).find(knows).ok_or_else(|| {
-            let hint = format!("install one that has, or set ecosystems.{name} = [\"name\", …] in silo.toml");
-            Failure::found(format!("no installed tool has a probe for @{name}"), hint)
-        })?,
-    };
-    let learned = setting.with(|context| Ok(ecosystems::learn(context, &tool, name)?))?;
+    let learned = setting.with(|context| {
+        let tool = match tool {
+            Some(tool) => tool.to_owned(),
+            None => ecosystems::tool_with(context, None, name)?.ok_or_else(|| {
+                let hint = format!("set ecosystems.{name} = [\"name\", …] in silo.toml");
+                Failure::found(format!("no tool has a probe for @{name}"), hint)
+            })?,
+        };
+        Ok(ecosystems::learn(context, &tool, name)?)
+    })?;
     ui::data(&format!("@{name} is {}\n", learned.listed()))?;
     Ok(ExitCode::SUCCESS)
 }

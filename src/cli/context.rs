@@ -1,5 +1,6 @@
 //! The context of a command: home, store, settings, project, progress.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -23,7 +24,7 @@ use silo_model::config::legacy::SettingsOwner;
 use silo_model::config::merge::merge;
 use silo_model::config::project::ProjectFiles;
 use silo_model::config::read::{self, LegacySettings};
-use silo_model::config::{Build, Cache, Settings, discover};
+use silo_model::config::{Build, Cache, Gc, Settings, discover};
 use silo_model::document;
 use silo_model::recipe::catalog::{self, RecipeSources};
 use silo_tool::journal;
@@ -139,6 +140,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         (project_settings.trust.is_some(), "trust"),
         (project_settings.cache != Cache::default(), "cache"),
         (project_settings.build != Build::default(), "build"),
+        (project_settings.gc != Gc::default(), "gc"),
         (project_settings.caches.iter().any(|cache| cache.push), "caches.push"),
         (!project_settings.secrets.is_empty(), "secrets"),
         (project_settings.overrides.values().any(|over| !over.secrets.is_empty()), "overrides.<tool>.secrets"),
@@ -270,11 +272,12 @@ impl Setting {
         let context = Context {
             home: &self.home,
             store: &self.store,
-            places: &self.places,
+            places: Cow::Borrowed(&self.places),
             settings: &self.settings,
             user_settings: &self.user_settings,
             project_settings: &self.project_settings,
             project: &self.project,
+            files: &self.files,
             keep_failed: self.keep_failed,
             check: self.check.as_ref(),
             machine: self.machine.as_ref().or_else(|| usual.as_ref().map(|(machine, _)| machine)),

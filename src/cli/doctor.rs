@@ -263,7 +263,7 @@ fn home_check(home: &Home) -> Check {
 
 fn mirrors(setting: &Setting) -> Result<Check, Failure> {
     let name = "Debian mirrors";
-    let mirrors = setting.read_only(|context| Ok(context.mirrors()))?;
+    let mirrors = setting.read_only(|context| Ok(context.without_project().mirrors()))?;
     let count = |archive| mirrors.candidates(&archive, "x", None).len();
     let (main, security) = (count(Archive::Main), count(Archive::Security));
     Ok(if main > 0 && security > 0 {

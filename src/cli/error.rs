@@ -289,7 +289,7 @@ fn keys_hint(error: &silo_tool::keys::Error) -> Option<String> {
 impl From<silo_tool::ecosystems::Error> for Failure {
     fn from(error: silo_tool::ecosystems::Error) -> Failure {
         let hint = match &error {
-            silo_tool::ecosystems::Error::NotInstalled { tool } => Some(format!("silo install {tool}")),
+            silo_tool::ecosystems::Error::Build(error) => build_hint(error),
             _ => None,
         };
         Failure::hinted(&error, hint)
@@ -394,12 +394,13 @@ impl Failure {
             E::Gone { tool, .. } => Some(format!("`silo lock {tool} --update` locks newer packages; or set mirrors.snapshot in silo.toml")),
             E::Definition(error) => definition_hint(error),
             E::Shims(error) => shims_hint(error),
+            E::ChangedLock { .. } => Some("`silo trust` shows the change and approves it".to_owned()),
             E::Record(_) | E::Project(_) | E::Store(_) => None,
         };
         let stopped = match error {
             E::Build(error) => matches!(error, silo_build::Error::Stopped | silo_build::Error::Fetch(silo_fetch::error::Error::Cancelled)),
             E::Lock(error) => is_stopped_locking(error),
-            E::Definition(_) | E::Record(_) | E::Project(_) | E::Shims(_) | E::Store(_) | E::Version { .. } | E::Gone { .. } => false,
+            _ => false,
         };
         let failure = Failure::hinted(error, hint);
         if stopped { failure.with_code(STOPPED) } else { failure }
@@ -461,9 +462,9 @@ fn build_hint(error: &silo_build::Error) -> Option<String> {
                 .to_owned(),
         ),
         E::NoProject { .. } => Some("run the command in the project's directory".to_owned()),
-        E::Ecosystem { name, .. } => {
-            Some(format!("set ecosystems.{name} = [\"name\", …] in silo.toml, or ecosystems.{name}.probe in the recipe"))
-        }
+        E::Ecosystem { name, .. } => Some(format!(
+            "`silo config network learn @{name}` learns them; or set ecosystems.{name} = [\"name\", …] in silo.toml, or ecosystems.{name}.probe in the recipe"
+        )),
         E::Unpack(silo_fetch::unpack::deb::Error::Digest { .. }) => {
             Some("the file was removed; run the command again to fetch it".to_owned())
         }

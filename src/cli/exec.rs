@@ -15,9 +15,12 @@ use super::run::{self, HostArgs};
 
 /// Run a program by its name: of the project (.venv/bin, node_modules/.bin), of a tool, or of a tool's image
 ///
-/// The project's tools are searched before the other installed ones. A tool before the program searches this tool only. Silo's options
-/// come before the first word; everything after the program goes to it unchanged. Exit codes are those of `silo run`.
+/// The project's tools are searched before the other installed ones. A tool before the program searches this tool only. After a tool that
+/// is a command itself (python, go), only programs of the project and other commands of the tool (pip, gofmt) are programs; another word is
+/// an argument: `silo exec go test` runs `go test`. `--` after the tool makes any word a program of its image.
+/// Silo's options come before the first word; everything after the program goes to it unchanged. Exit codes are those of `silo run`.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  silo exec pytest -q\n  silo exec go test ./...\n  silo exec python -- sh -c 'echo $VIRTUAL_ENV'")]
 pub struct Args {
     #[command(flatten)]
     visible: HostArgs,

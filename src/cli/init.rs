@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -121,15 +122,31 @@ fn plan(setting: &Setting, args: &Args, dir: &Path) -> Result<Plan, Failure> {
     }
     addons(setting, args, &detected, &found, &mut plan)?;
     plan.ports = args.port.clone();
-    let ports = found.ports.iter().map(|port| Port { host: *port, guest: *port });
-    match plan.tools.as_slice() {
-        [_] => plan.ports.extend(ports.filter(|port| !args.port.contains(port))),
-        _ => plan.notes.extend(ports.map(|port| format!("forwardPorts: `silo config ports add TOOL {}` forwards it", port.host))),
+    // An explicit forward of a port of this machine decides.
+    let is_named = |port: &NonZeroU16| args.port.iter().any(|named| named.host == *port);
+    for port in found.ports.iter().filter(|port| !is_named(port)) {
+        ask_for_port(args, *port, &mut plan)?;
     }
     if !args.no_exclude {
         plan.exclude = detect::excludes(plan.tools.iter().filter_map(|entry| entry.split('@').next()));
     }
     Ok(plan)
+}
+
+/// Asks on a terminal whether a port of this machine is forwarded to the only tool. It is never forwarded unasked: others may reach it.
+fn ask_for_port(args: &Args, port: NonZeroU16, plan: &mut Plan) -> Result<(), Failure> {
+    let tool = match plan.tools.as_slice() {
+        [only] => Some(only.split('@').next().unwrap_or(only)),
+        _ => None,
+    };
+    let question = |tool: &str| format!("Forward port {port} of this machine to {tool} (forwardPorts)? [y/N] ");
+    match tool {
+        Some(tool) if !args.no_interactive && ui::is_asking() && ui::ask(&question(tool), "y", "")? => {
+            plan.ports.push(Port { host: port, guest: port });
+        }
+        _ => plan.notes.push(format!("forwardPorts: `silo config ports add {} {port}` forwards it", tool.unwrap_or("TOOL"))),
+    }
+    Ok(())
 }
 
 /// Adds the detected tools, each in the version that the project's files decide.
@@ -268,6 +285,10 @@ fn describe(path: &Path, plan: &Plan, ignored: &[&str]) -> String {
     let mut text = format!("wrote {}\n  tools     {}\n", sanitize::path(path), listed(&plan.tools));
     for (addon, tool) in &plan.addons {
         text += &format!("  add-on    {addon}, over {tool}\n");
+    }
+    if !plan.ports.is_empty() {
+        let ports: Vec<String> = plan.ports.iter().map(ToString::to_string).collect();
+        text += &format!("  ports     {}\n", ports.join(", "));
     }
     if !plan.exclude.is_empty() {
         text += &format!("  excluded  {}\n", plan.exclude.join(", "));

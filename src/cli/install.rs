@@ -6,6 +6,7 @@ use silo_base::system::Arch;
 use silo_base::units;
 use silo_model::oci::reference;
 use silo_model::recipe::check::{check_grants, check_name, check_packages};
+use silo_tool::View;
 use silo_tool::collect;
 use silo_tool::import_image;
 use silo_tool::install::{self, InstallOptions, Outcome};
@@ -83,9 +84,11 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         give_version(&mut wishes, version, &args.tools)?;
     }
     let mut setting = setting(globals)?;
+    let places = setting.places.without_project();
+    let view = View { places: &places, ..setting.view() };
     for wish in &mut wishes {
         if let Some(version) = &wish.version {
-            wish.version = Some(requested::resolve(setting.view(), &wish.name, version)?.pin);
+            wish.version = Some(requested::resolve(view, &wish.name, version)?.pin);
         }
     }
     let _machine_in_use = args.tier.prepare(&mut setting)?;

@@ -53,6 +53,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 /// Locks a recipe.
 fn recipe(setting: &Setting, args: &Args, tool: &str) -> Result<ExitCode, Failure> {
     let line = setting.with(|context| {
+        let context = &context.without_project();
         let definition = definition::of(context.view(), tool, Scope::Global)?;
         let existing = if args.update { None } else { lock_files::existing(context.view(), &definition)? };
         let (state, lock) = match existing {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::run::target::{self, ParsedWords, Target};
 use silo_model::recipe::kept_dirs;
 use silo_tool::definition::Scope;
+use silo_tool::ecosystems;
 use silo_tool::language_server::{self, Server};
 use silo_tool::lock_files::Resolving;
 
@@ -122,7 +123,10 @@ fn built(globals: &Globals, args: &Args, resolving: Resolving) -> Result<ExitCod
     let image = if server.is_in_tool() {
         target.tool.image
     } else {
-        setting.with(|context| Ok(language_server::build(context, &server, resolving)?))?
+        setting.with(|context| {
+            ecosystems::learn_for_steps(context, server.definition());
+            Ok(language_server::build(context, &server, resolving)?)
+        })?
     };
     ui::data(&format!("the language server of {} is built (image {:.12})\n", server.tool, image.to_string()))?;
     Ok(ExitCode::SUCCESS)

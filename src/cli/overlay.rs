@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
+use silo_base::home::PROJECT_CONFIG;
 use silo_base::sanitize;
 use silo_tool::definition::{self, Scope};
 use silo_tool::install;
@@ -51,16 +52,27 @@ pub fn tool(setting: &Setting, named: Option<&str>, scope: Scope) -> Result<Stri
 /// Builds a tool with changed settings. Writes the settings and the lock only if the build succeeds.
 pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed: Option<Changed>) -> Result<ExitCode, Failure> {
     let mut fresh = setting_with(globals, &setting.project, changed.as_ref())?;
+    // The judged files are the used ones.
+    fresh.files = match changed.as_ref().filter(|changed| changed.path() == setting.project.join(PROJECT_CONFIG)) {
+        Some(changed) => setting.files.clone().with_settings(changed.texts().1)?,
+        None => setting.files.clone(),
+    };
+    fresh.places.project = fresh.files.recipes();
     fresh.keep_failed = setting.keep_failed;
     fresh.show_steps();
     fresh.machine.clone_from(&setting.machine);
     fresh.check = setting.check.take();
     let with = changed.iter().filter(|changed| changed.is_new()).map(|changed| changed.change(&fresh.home)).collect::<Result<_, _>>()?;
-    let done = match &changed {
-        Some(changed) => trust::changed(&fresh, changed),
-        None => Ok(()),
+    let required = match target.scope {
+        Scope::Global => Ok(()),
+        Scope::Project => trust::require_change(&fresh, setting, &target.tool, changed.as_ref()),
     };
-    let done = done.and_then(|()| build(&fresh, target, with));
+    let done = required.and_then(|()| build(&fresh, target, with));
+    // A command that failed changed nothing, so it approves nothing.
+    let done = match &changed {
+        Some(changed) => done.and_then(|code| trust::changed(&fresh, changed).map(|()| code)),
+        None => done,
+    };
     setting.check = fresh.check.take();
     if let (Err(_), Some(changed)) = (&done, changed)
         && changed.is_new()
@@ -79,7 +91,6 @@ fn build(setting: &Setting, target: &Target, with: Vec<Change>) -> Result<ExitCo
         ui::data(&install_command::line(&outcome))?;
         return Ok(ExitCode::SUCCESS);
     }
-    trust::require(setting, Some(&target.tool))?;
     let only = Some(BTreeSet::from([target.tool.clone()]));
     let wish = SyncOptions { only, anew: target.anew, resolving, with, ..SyncOptions::default() };
     let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;

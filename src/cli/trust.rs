@@ -13,8 +13,9 @@ use silo_model::config::{Trust, read};
 use silo_store::digest::Digest;
 use silo_tool::definition::Scope;
 use silo_tool::kept_dirs;
+use silo_tool::project_rights;
 use silo_tool::settings_file::Changed;
-use silo_tool::trust::exposure::{self, Exposures};
+use silo_tool::trust::exposure::Exposures;
 use silo_tool::trust::{self, Verdict, worktree};
 
 use super::context::{Globals, Setting, setting};
@@ -48,10 +49,10 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         return revoke(&setting);
     }
     if args.hash {
-        ui::data(&format!("{}\n", hash(&exposures(&setting, None))))?;
+        ui::data(&format!("{}\n", hash(&exposures(&setting, None)?)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut asked = asked(&setting, exposures(&setting, None))?;
+    let (mut asked, broken) = unapproved(&setting, None)?;
     if let (true, Some(why)) = (args.expose, why_hidden(&setting, &setting.project)?) {
         let line = private_dirs::approval(why);
         if !trust::approved(&setting.home, &setting.project)?.contains(&line) {
@@ -59,6 +60,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         }
     }
     if asked.is_nothing() {
+        broken.map_or(Ok(()), Err)?;
         ui::data(&format!("{}: everything is approved\n", sanitize::path(&setting.project)))?;
         let changes = trust::changes(&setting.home, &setting.files)?;
         if !changes.is_empty() {
@@ -72,7 +74,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     asked.approve(&setting)?;
     ui::data("approved\n")?;
-    Ok(ExitCode::SUCCESS)
+    broken.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 fn revoke(setting: &Setting) -> Result<ExitCode, Failure> {
@@ -93,7 +95,30 @@ pub fn require(setting: &Setting, tool: Option<&str>) -> Result<(), Failure> {
     if setting.user_settings.trust == Some(Trust::Always) {
         return Ok(());
     }
-    let asked = asked(setting, exposures(setting, tool))?;
+    let (asked, broken) = unapproved(setting, tool)?;
+    ask(setting, &asked, "`silo trust` shows and approves it; --no-project runs without the project and its settings")?;
+    broken.map_or(Ok(()), Err)
+}
+
+/// Like [`require`], for a change of the project's silo.toml by a command, which is not written yet. The command itself approves the
+/// permissions that this change gives; those of other files stay a question. `before` has the project without the change.
+pub fn require_change(setting: &Setting, before: &Setting, tool: &str, changed: Option<&Changed>) -> Result<(), Failure> {
+    setting.check_names()?;
+    if setting.user_settings.trust == Some(Trust::Always) {
+        return Ok(());
+    }
+    let mut exposed = exposures(setting, Some(tool))?;
+    if let Some(changed) = changed.filter(|changed| changed.path() != setting.home.config()) {
+        let (before, after) = changed.texts();
+        let given = trust::given_by_change(&setting.project, &setting.user_settings, before, after)?;
+        exposed.retain(|line| !given.contains(line));
+    }
+    let hint = "`silo trust` shows and approves it; an add-on of the project that is new here needs `silo add --no-sync` before that";
+    ask(before, &asked(before, exposed)?, hint)
+}
+
+/// Asks on a terminal whether unapproved parts of a project are approved; fails without one.
+fn ask(setting: &Setting, asked: &Unapproved, hint: &str) -> Result<(), Failure> {
     if asked.is_nothing() {
         return Ok(());
     }
@@ -104,14 +129,14 @@ pub fn require(setting: &Setting, tool: Option<&str>) -> Result<(), Failure> {
             return asked.approve(setting);
         }
     }
-    Err(Failure::found(what, "`silo trust` shows and approves it; --no-project runs without the project and its settings"))
+    Err(Failure::found(what, hint))
 }
 
 /// Approves the permissions of a project if they have this hash, and fails if they have another one. Files that a tool could have changed
 /// are not approved by it.
 pub fn approve_hash(setting: &Setting, expected: &Digest) -> Result<(), Failure> {
     setting.check_names()?;
-    let exposed = exposures(setting, None);
+    let exposed = exposures(setting, None)?;
     let found = hash(&exposed);
     if found != *expected {
         let project = sanitize::path(&setting.project);
@@ -204,13 +229,17 @@ fn why_hidden(setting: &Setting, dir: &Path) -> Result<Option<&'static str>, Fai
 }
 
 /// Returns the permissions that the project's files grant to a tool, or to all its tools.
-fn exposures(setting: &Setting, tool: Option<&str>) -> Exposures {
-    let mut exposed = exposure::of_settings(&setting.project_settings, &setting.user_settings);
-    let claimed = if tool.is_none() { setting.settings.claims() } else { Default::default() };
-    for tool in claimed.iter().map(String::as_str).chain(tool) {
-        exposed.extend(exposure::of_recipe(&setting.places, tool));
+fn exposures(setting: &Setting, tool: Option<&str>) -> Result<Exposures, Failure> {
+    Ok(project_rights::of(setting.view(), tool)?)
+}
+
+/// Returns the unapproved parts of a project, and the reason why its permissions are unknown. Files that a tool could have written matter
+/// even if they cannot be read as recipes.
+fn unapproved(setting: &Setting, tool: Option<&str>) -> Result<(Unapproved, Option<Failure>), Failure> {
+    match exposures(setting, tool) {
+        Ok(exposed) => Ok((asked(setting, exposed)?, None)),
+        Err(broken) => Ok((asked(setting, Exposures::new())?, Some(broken))),
     }
-    exposed
 }
 
 /// Unapproved parts of a project.

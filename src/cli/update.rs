@@ -33,6 +33,9 @@ pub struct UpgradeArgs {
 pub fn run_outdated(globals: &Globals, args: &OutdatedArgs) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let (scope, tools) = meant(&setting, &args.tools)?;
+    if scope == Scope::Project {
+        trust::require(&setting, None)?;
+    }
     let rows = setting.with(|context| {
         let mut rows = Vec::new();
         for tool in &tools {

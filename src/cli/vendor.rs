@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use silo_base::units;
 use silo_insight::image_view;
 use silo_ship::vendor::Vendored;
-use silo_tool::{definition, vendor};
+use silo_tool::definition::{self, Scope};
+use silo_tool::vendor;
 
 use super::context::{Globals, Setting, open_for_reading, setting};
 use super::error::Failure;
 use super::push::SignArgs;
-use super::{cache, ui};
+use super::{cache, trust, ui};
 
 /// Copy all inputs of tools into a directory or a registry, for builds without other servers
 ///
@@ -34,6 +35,11 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let to = cache::located(&args.to)?;
     let tools = tools(&setting, args)?;
+    for tool in &tools {
+        if definition::scope(setting.view(), tool)? == Scope::Project {
+            trust::require(&setting, Some(tool))?;
+        }
+    }
     let signer = args.sign.signer(&setting.home)?;
     let mut rows: Vec<(String, Vendored)> = Vec::new();
     setting.with(|context| {

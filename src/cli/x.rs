@@ -71,6 +71,7 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
         if update || found(setting, &wanted)?.is_none() {
             let packages = package.iter().map(|package| format!("--package={package}"));
             let options = packages.chain(suite.iter().map(|suite| format!("--suite={suite}"))).chain(update.then(|| "--update".to_owned()));
+            let options = options.chain((visible.scope() == Scope::Global).then(|| "--no-project".to_owned()));
             let words = ["--build".to_owned()].into_iter().chain(options).chain(["--".to_owned()]).map(OsString::from);
             let what = format!("{} could not be built", typed[0].to_string_lossy());
             apart::run(globals, "x", words.chain([typed[0].clone()]), (&what, "run the same command again"))?;
@@ -85,6 +86,13 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
 fn build(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let wanted = wanted(&setting, &args.package, args.suite.as_deref(), &args.words)?;
+    // A run uses the tool of the project, or the installed one.
+    if let (Wanted::Tool { name, word, version: None, rest }, false) = (&wanted, args.update)
+        && let Some(target) = current(&setting, &args.visible, name, word, rest)?
+    {
+        setting.note(format!("silo x {word} uses {} {}, which is built already", target.tool.name, target.tool.version));
+        return Ok(ExitCode::SUCCESS);
+    }
     let (places, wish) = asked(&setting, &wanted);
     let wish = OneOffOptions { update: args.update, ..wish };
     setting.with(|context| Ok(one_off::build(&context.among(&places), &wish)?))?;
@@ -127,7 +135,10 @@ fn of_tool(setting: &Setting, word: &str, rest: Vec<OsString>) -> Result<Wanted,
             None => return Err(Failure::from(error).or_hint(&format!("silo x --package PACKAGE -- {word}"))),
         },
     };
-    let version = version.map(|version| requested::resolve(setting.view(), &name, version)).transpose()?;
+    // A version of a one-off tool is never the project's.
+    let places = setting.places.without_project();
+    let view = View { places: &places, ..setting.view() };
+    let version = version.map(|version| requested::resolve(view, &name, version)).transpose()?;
     Ok(Wanted::Tool { name, word: word.to_owned(), version: version.map(|version| version.pin), rest })
 }
 

@@ -2,6 +2,9 @@
 //!
 //! A program can be in a directory of the project that a tool activates (`.venv/bin`, `node_modules/.bin`), among the commands of a tool,
 //! or in the `PATH` of its image. The project's tools come before the other installed ones.
+//!
+//! After a tool that is a command itself, such as `go` or `python`, a word is a program only if the project or the tool's commands have it.
+//! Other words are arguments of that command. `--` after the tool makes any word a program.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -71,16 +74,18 @@ pub fn find(view: View<'_>, wanted: Wanted<'_>) -> Result<Target, Error> {
         return Err(Error::usage("no program is named", "silo exec [TOOL] PROGRAM [ARGUMENTS]"));
     };
     // As for `silo run`, a `--` after the tool belongs to silo.
-    let rest = if rest.first().is_some_and(|word| word == "--") { &rest[1..] } else { rest };
+    let is_named_program = rest.first().is_some_and(|word| word == "--");
+    let rest = if is_named_program { &rest[1..] } else { rest };
     let search = Search { view, table: &table, wanted: &wanted };
     let name = first.to_str().filter(|name| check_name(name).is_ok());
     if let (Some(name), Some((program, args))) = (name, rest.split_first())
         && let Some(tool) = target::usable(view, name, wanted.scope)?
     {
         let candidate = search.candidate(tool, User::Project);
-        let found = search.place(&candidate, program);
-        // `silo exec python script.py` names a command with its argument, not a program of the tool.
-        if found.is_some() || !candidate.commands.shims.contains_key(name) {
+        let is_command = candidate.commands.shims.contains_key(name) && !is_named_program;
+        // `silo exec go test` and `silo exec python script.py` name a command with its argument: every image has a program `test`.
+        let found = search.place(&candidate, program).filter(|place| !is_command || *place != Place::Image);
+        if found.is_some() || !is_command {
             return Ok(candidate.run(found, program, args));
         }
     }
@@ -211,7 +216,7 @@ fn several(program: &OsStr, found: &[(User, Place, &Candidate)]) -> Error {
     let program = program.to_string_lossy();
     Error::usage(
         format!("{program} is a program of several tools: {}", tools.join(", ")),
-        format!("`silo exec {} {program} …` selects one", tools[0]),
+        format!("`silo exec {} -- {program} …` selects one", tools[0]),
     )
 }
 

@@ -23,7 +23,7 @@ use silo_model::lock;
 use silo_ship::find::{self, Found};
 
 use super::Context;
-use super::definition;
+use super::definition::{self, Scope};
 use super::install;
 use super::share;
 use super::shipping::shipping;
@@ -112,6 +112,8 @@ pub fn challenge(context: &Context<'_>, from: &share::Target) -> Result<Challeng
     let mut locks = lock::parse(text, &place).map_err(|source| Error::Lock { place: found.place.clone(), source })?;
     let lock = locks.remove(tool).ok_or_else(no_lock)?;
     let scope = definition::scope(context.view(), tool)?;
+    let global = (scope == Scope::Global).then(|| context.without_project());
+    let context = global.as_ref().unwrap_or(context);
     let definition = definition::of(context.view(), tool, scope)?;
     let target = Target { frozen: true, ..definition.target(&lock) };
     if !found.contents.derivations.contains(&silo_build::derivation_of(&target).digest()) {

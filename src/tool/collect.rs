@@ -162,7 +162,8 @@ const AUTOMATIC_LIMIT: usize = 200;
 ///
 /// Errors become warnings, because the command itself has succeeded. It does not wait for other users of the store.
 pub fn by_itself(context: &Context<'_>) {
-    let settings = &context.settings.gc;
+    // A project has no say about the home.
+    let settings = &context.user_settings.gc;
     let stamp = context.home.collected();
     if settings.auto == Some(false) {
         return;

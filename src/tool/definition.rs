@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use silo_base::home::PROJECT_LOCK;
-use silo_model::config::{Settings, overlay};
+use silo_model::config::{Override, Settings, overlay};
 use silo_model::document;
 use silo_model::recipe::addon;
 use silo_model::recipe::catalog::{self, CatalogRecipe};
@@ -82,11 +82,26 @@ pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Definition, Error>
 
 /// Returns the definition in the wanted version; else in the version of the settings, else in the installed one.
 pub fn of_version(view: View<'_>, tool: &str, scope: Scope, wanted: Option<&str>) -> Result<Definition, Error> {
+    let places;
+    let view = match scope {
+        // What is global is the same in every directory.
+        Scope::Global => {
+            places = view.places.without_project();
+            View { places: &places, ..view }
+        }
+        Scope::Project => view,
+    };
     let settings = settings(view, scope);
     let over = settings.overrides.get(tool).cloned().unwrap_or_default();
     let wanted = wanted.map(str::to_owned).or_else(|| over.version.clone());
     let installed = || Some(record::get(view.home, tool).ok()??.version).filter(|_| scope == Scope::Global);
-    let found = catalog::find_version(view.places, tool, wanted.clone().or_else(installed).as_deref())?;
+    let version = wanted.clone().or_else(installed);
+    let mut found = catalog::find_version(view.places, tool, version.as_deref())?;
+    if scope == Scope::Project && is_shaped_by_project(view, &found, version.as_deref()) {
+        // The client of this image is not the one that ships, and learned hosts count in all projects.
+        found.recipe.ecosystems.clear();
+        found.recipe.lsp.iter_mut().for_each(|lsp| lsp.ecosystems.clear());
+    }
     let mut addons = Vec::new();
     for name in &over.addons {
         let addon = addon::find(view.places, name)?;
@@ -100,6 +115,24 @@ pub fn of_version(view: View<'_>, tool: &str, scope: Scope, wanted: Option<&str>
         None => over.shapes_image().then(|| view.home.root().join(PROJECT_LOCK)),
     };
     Ok(Definition { arch: view.home.arch(), found: CatalogRecipe { recipe, origin: found.origin }, version: wanted, lock_file, project })
+}
+
+/// True if the project changes the recipe of a tool, or adds anything to its image.
+fn is_shaped_by_project(view: View<'_>, found: &CatalogRecipe, version: Option<&str>) -> bool {
+    let tool = &found.recipe.name;
+    let adds = view.project_settings.overrides.get(tool).is_some_and(Override::adds_to_image);
+    let of_user = || catalog::find_version(&view.places.without_project(), tool, version);
+    adds || view.places.has_project() && of_user().map_or(true, |of_user| of_user.recipe != found.recipe || has_own_addon(view, tool))
+}
+
+/// True if an add-on of a tool is a file of the project.
+fn has_own_addon(view: View<'_>, tool: &str) -> bool {
+    let addons = view.settings.overrides.get(tool).map(|over| over.addons.as_slice()).unwrap_or_default();
+    let of_user = view.places.without_project();
+    addons.iter().any(|name| match (addon::find(view.places, name), addon::find(&of_user, name)) {
+        (Ok(with), Ok(without)) => with != without,
+        _ => true,
+    })
 }
 
 fn settings(view: View<'_>, scope: Scope) -> &Settings {
@@ -160,6 +193,6 @@ pub fn scope(view: View<'_>, tool: &str) -> Result<Scope, Error> {
 fn is_claimed(view: View<'_>, tool: &str) -> Result<bool, Error> {
     let settings = view.project_settings;
     let listed = settings.tools.iter().any(|name| name == tool);
-    let shaped = settings.overrides.get(tool).is_some_and(silo_model::config::Override::shapes_image);
+    let shaped = settings.overrides.get(tool).is_some_and(Override::shapes_image);
     Ok(listed || shaped || lock_files::of_project(view)?.contains_key(tool))
 }

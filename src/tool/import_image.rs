@@ -76,6 +76,7 @@ pub struct ImportOptions {
 /// Turns an image into a tool. Builds it with a draft recipe first; writes the recipe and records the tool only if that succeeds. Returns
 /// the outcome and the shims.
 pub fn adopt(context: &Context<'_>, wish: &ImportOptions) -> Result<(Outcome, Vec<String>), Error> {
+    let context = &context.without_project();
     let path = context.home.recipes().join(format!("{}.toml", wish.name));
     let taken = || Error::Taken { tool: wish.name.clone(), path: Some(path.clone()).filter(|path| path.exists()) };
     if catalog::built_in(&wish.name).is_some() {
@@ -113,7 +114,7 @@ fn of_install(wish: &ImportOptions) -> install::InstallOptions {
 fn made(context: &Context<'_>, wish: &ImportOptions, path: &Path) -> Result<(Outcome, Vec<String>), Error> {
     let draft = |command: (&[String], Option<&[String]>), shims: &[String]| {
         let draft = Draft { name: wish.name.clone(), text: recipe(wish, command, shims) };
-        RecipeSources { draft: Some(draft), ..context.places.clone() }
+        RecipeSources { draft: Some(draft), ..context.places.as_ref().clone() }
     };
     let of = |context: &Context<'_>| definition::of(context.view(), &wish.name, Scope::Global).map_err(|error| failed(error.into()));
     let shared = store_lock::share(context.store).map_err(|source| failed(install::Error::Store(Box::new(source))))?;

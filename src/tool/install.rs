@@ -1,6 +1,7 @@
 //! Installs a tool: makes its lock, its image, its record, in this order. Only with the record it is installed.
 
 use std::cell::OnceCell;
+use std::path::PathBuf;
 
 use silo_store::flock::{self as store_lock, SharedLock};
 use silo_store::gc_roots::{self, Root, RootName};
@@ -64,6 +65,12 @@ pub enum Error {
     /// Its shims could not be made.
     #[error(transparent)]
     Shims(#[from] shims::Error),
+    /// A file changed after it was judged.
+    #[error("{path} was changed while silo worked, and a tool could write it", path = .path.display())]
+    ChangedLock {
+        /// The lock file.
+        path: PathBuf,
+    },
     /// A locked file is not available any more.
     #[error("{tool}: a locked package was not found on any mirror or in the snapshot archive")]
     Gone {
@@ -113,6 +120,7 @@ pub struct Outcome {
 
 /// Installs a tool, unless it is installed already.
 pub fn install(context: &Context<'_>, wish: &InstallOptions) -> Result<Outcome, Error> {
+    let context = &context.without_project();
     let definition = definition::of_version(context.view(), &wish.name, Scope::Global, wish.version.as_deref())?;
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
     let lock = lock_files::obtain(context, &definition, wish.resolving)?;
@@ -216,6 +224,7 @@ pub(super) fn learn(context: &Context<'_>, recipe: &Recipe, image: ImageId) {
 
 /// Makes a new lock of a tool from today's indexes, and installs that.
 pub fn upgrade(context: &Context<'_>, name: &str) -> Result<Outcome, Error> {
+    let context = &context.without_project();
     let definition = definition::of(context.view(), name, Scope::Global)?;
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
     let lock = lock_files::resolve(context, &definition)?;

@@ -14,9 +14,10 @@ use silo_base::home::PROJECT_LOCK;
 use silo_base::system::Arch;
 use silo_build::image::{self, ImageId};
 use silo_build::{Built, Target};
+use silo_model::config::Settings;
 use silo_model::lock::{self, Lock, Package, PackageRequest, PackageTier};
-use silo_model::recipe::Lsp;
 use silo_model::recipe::lsp;
+use silo_model::recipe::{Lsp, Recipe};
 
 use super::definition::{self, Definition, Scope};
 use super::gc_roots::SERVER;
@@ -42,22 +43,21 @@ pub struct Server {
 /// Returns a tool's language server, if its recipe or the settings define one. With `Scope::Global`, only the user's settings count.
 pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Option<Server>, Error> {
     let has_server = || view.project_settings.overrides.get(tool).is_some_and(|over| over.lsp.is_some());
-    let (settings, own, scope) = match scope {
-        Scope::Global => (view.user_settings, false, Scope::Global),
-        Scope::Project => (view.settings, has_server(), definition::scope(view, tool)?),
+    let (own, scope) = match scope {
+        Scope::Global => (false, Scope::Global),
+        Scope::Project => (has_server(), definition::scope(view, tool)?),
     };
+    let settings = if own || scope == Scope::Project { view.settings } else { view.user_settings };
     let found = definition::of(view, tool, scope)?;
     let base = lock_files::existing(view, &found)?;
-    let recipe = &found.found.recipe;
-    let mut network = recipe.install_allow.clone();
-    network.extend(settings.install_allow(tool));
-    network.sort();
-    network.dedup();
-    let over = settings.overrides.get(tool).and_then(|over| over.lsp.as_ref());
-    let wrong = |source| definition::Error::Overlay { tool: tool.to_owned(), source };
-    let Some(lsp) = lsp::over(recipe.lsp.clone(), over, &network).map_err(wrong)?.filter(|lsp| !lsp.command.is_empty()) else {
+    let Some(mut lsp) = laid_over(&found.found.recipe, settings)?.filter(|lsp| !lsp.command.is_empty()) else {
         return Ok(None);
     };
+    if own {
+        // A project has no probes: learned hosts count in all projects.
+        lsp.ecosystems.clear();
+    }
+    let wrong = |source| definition::Error::Overlay { tool: tool.to_owned(), source };
     let mut definition = laid(found, &lsp).map_err(wrong)?;
     if own {
         // A server configured by the project is locked in the project, even if the tool is global.
@@ -65,6 +65,17 @@ pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Option<Server>, Er
     }
     let scope = if own { Scope::Project } else { scope };
     Ok(Some(Server { tool: tool.to_owned(), lsp, scope, definition, base }))
+}
+
+/// Returns the language server of a recipe with these settings over it.
+pub(super) fn laid_over(recipe: &Recipe, settings: &Settings) -> Result<Option<Lsp>, definition::Error> {
+    let tool = &recipe.name;
+    let mut network = recipe.install_allow.clone();
+    network.extend(settings.install_allow(tool));
+    network.sort();
+    network.dedup();
+    let over = settings.overrides.get(tool).and_then(|over| over.lsp.as_ref());
+    lsp::over(recipe.lsp.clone(), over, &network).map_err(|source| definition::Error::Overlay { tool: tool.clone(), source })
 }
 
 /// Adds a server's packages and steps to its tool.
@@ -84,6 +95,11 @@ fn laid(mut definition: Definition, lsp: &Lsp) -> Result<Definition, silo_model:
 }
 
 impl Server {
+    /// Returns the definition of the server's image.
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
     /// Returns true if the tool's own image has the server.
     pub fn is_in_tool(&self) -> bool {
         self.lsp.packages.is_empty() && self.lsp.steps.is_empty()
@@ -112,6 +128,8 @@ impl Server {
 
 /// Builds a server's image, unless it exists, and keeps it as long as its tool is needed.
 pub fn build(context: &Context<'_>, server: &Server, resolving: Resolving) -> Result<ImageId, Error> {
+    let global = (server.scope == Scope::Global).then(|| context.without_project());
+    let context = global.as_ref().unwrap_or(context);
     let view = context.view();
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
     let mut lock = match server.locked(view)? {

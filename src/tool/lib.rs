@@ -37,12 +37,14 @@ pub mod versions;
 
 pub mod catalog_entry;
 pub mod collect;
-pub mod ecosystems;
 pub mod install;
 pub mod verify;
 
 pub mod language_server;
 pub mod one_off;
+
+pub mod ecosystems;
+pub mod project_rights;
 
 pub mod clean;
 pub mod compress;
@@ -58,7 +60,9 @@ pub mod vendor;
 
 pub mod challenge;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 
 use silo_store::layout::Store;
@@ -81,7 +85,7 @@ pub struct Context<'a> {
     /// Its layer store.
     pub store: &'a Store,
     /// The locations of recipes.
-    pub places: &'a RecipeSources,
+    pub places: Cow<'a, RecipeSources>,
     /// The settings in force: the user's, overridden by the project's.
     pub settings: &'a Settings,
     /// The user's settings only.
@@ -90,6 +94,8 @@ pub struct Context<'a> {
     pub project_settings: &'a Settings,
     /// The directory of the project.
     pub project: &'a std::path::Path,
+    /// The files of the project as they were read and judged.
+    pub files: &'a ProjectFiles,
     /// True if the root of a failed step is kept for `silo debug`.
     pub keep_failed: bool,
     /// Results of the reproducibility check, if enabled. Each step then runs twice.
@@ -137,20 +143,47 @@ pub struct View<'a> {
     pub project_settings: &'a Settings,
     /// The directory of the project.
     pub project: &'a std::path::Path,
-    /// The files of the project as they were read and judged; `None` for a command that changes them, which reads the disk.
+    /// The files of the project as they were read and judged; `None` reads the disk.
     pub files: Option<&'a ProjectFiles>,
 }
+
+/// The settings of no project.
+static NO_SETTINGS: LazyLock<Settings> = LazyLock::new(Settings::default);
+
+/// The files of no project.
+static NO_FILES: LazyLock<ProjectFiles> = LazyLock::new(ProjectFiles::default);
 
 impl Context<'_> {
     /// Returns the same context with other recipes.
     pub fn among<'b>(&'b self, places: &'b RecipeSources) -> Context<'b> {
+        self.with(Cow::Borrowed(places), self.settings, self.project_settings, self.files)
+    }
+
+    /// Returns the same context without a project: nothing that is built with it depends on the directory.
+    pub fn without_project(&self) -> Context<'_> {
+        self.with(Cow::Owned(self.places.without_project()), self.user_settings, &NO_SETTINGS, &NO_FILES)
+    }
+
+    /// Returns the same context with other files of a project.
+    pub fn with_files<'b>(&'b self, files: &'b ProjectFiles) -> Context<'b> {
+        self.with(Cow::Borrowed(&*self.places), self.settings, self.project_settings, files)
+    }
+
+    fn with<'b>(
+        &'b self,
+        places: Cow<'b, RecipeSources>,
+        settings: &'b Settings,
+        project_settings: &'b Settings,
+        files: &'b ProjectFiles,
+    ) -> Context<'b> {
         Context {
             places,
+            settings,
+            project_settings,
+            files,
             home: self.home,
             store: self.store,
-            settings: self.settings,
             user_settings: self.user_settings,
-            project_settings: self.project_settings,
             project: self.project,
             keep_failed: self.keep_failed,
             check: self.check,
@@ -174,12 +207,12 @@ impl Context<'_> {
     pub fn view(&self) -> View<'_> {
         View {
             home: self.home,
-            places: self.places,
+            places: &self.places,
             settings: self.settings,
             user_settings: self.user_settings,
             project_settings: self.project_settings,
             project: self.project,
-            files: None,
+            files: Some(self.files),
         }
     }
 

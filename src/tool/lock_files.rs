@@ -191,12 +191,18 @@ pub fn keep(view: View<'_>, definition: &Definition, lock: &Lock) -> Result<bool
 
 /// Makes a tool's lock from today's indexes, which must not be older than those of its last lock.
 pub fn resolve(context: &Context<'_>, definition: &Definition) -> Result<Lock, Error> {
+    resolve_after(context, definition, &[])
+}
+
+/// Makes a tool's lock from today's indexes, which must not be older than those of these locks and of its last one.
+pub fn resolve_after(context: &Context<'_>, definition: &Definition, earlier: &[Lock]) -> Result<Lock, Error> {
     let (found, tool) = (&definition.found, definition.tool());
     let failed = |source| Error::Relock { tool: tool.to_owned(), source: Box::new(source) };
     let lock = resolve_lock::relock(context, &found.recipe).map_err(failed)?;
     let files = [Some(path(context.view(), found)), definition.lock_file.clone()];
     let shipped = if found.origin == Origin::BuiltIn { shipped(tool)? } else { None };
-    for before in files.into_iter().flatten().filter_map(|file| last(&file, tool)).chain(shipped) {
+    let last = files.into_iter().flatten().filter_map(|file| last(&file, tool));
+    for before in last.chain(shipped).chain(earlier.iter().cloned()) {
         resolve_lock::check_age(context, &lock, &before).map_err(failed)?;
     }
     Ok(lock)
@@ -229,7 +235,7 @@ pub fn forget(home: &Home, path: &Path, tool: &str) -> Result<Option<Change>, Er
     Ok(Some(Change::new(home, path, before, after)?))
 }
 
-/// Reads the locks of the project: from the approved text of its files, or from disk for a command that changes them.
+/// Reads the locks of the project, from the text of its files that was judged.
 pub fn of_project(view: View<'_>) -> Result<BTreeMap<String, Lock>, Error> {
     let path = view.project.join(PROJECT_LOCK);
     match view.files.map(|files| files.text(PROJECT_LOCK)).transpose()? {

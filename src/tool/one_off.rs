@@ -12,7 +12,6 @@ use silo_build::image;
 use silo_model::document;
 use silo_model::lock::{self, Lock, PackageRequest};
 use silo_model::recipe::Recipe;
-use silo_model::recipe::catalog::RecipeSources;
 use silo_store::digest::Digest;
 use silo_store::flock as store_lock;
 use silo_store::path_error::PathError;
@@ -47,12 +46,10 @@ pub struct OneOff {
 
 /// Returns a one-off tool, if its image exists. A project's own recipes do not count.
 pub fn find(view: View<'_>, wish: &OneOffOptions) -> Result<Option<OneOff>, Error> {
-    let places = RecipeSources { project: None, ..view.places.clone() };
-    let view = View { places: &places, ..view };
     let definition = definition(view, wish)?;
     let path = path(view.home, &definition);
     let own = lock_files::existing(view, &definition)?;
-    for lock in own.into_iter().chain(stored(&path, &definition)) {
+    for lock in newest_first(own, stored(&path, &definition)) {
         let version = install::check_version(&definition, &lock)?;
         if let Some(image) = silo_build::known(view.home, &definition.target(&lock)).filter(|id| image::is_there(view.home, *id)) {
             image::stamp(&path);
@@ -65,19 +62,19 @@ pub fn find(view: View<'_>, wish: &OneOffOptions) -> Result<Option<OneOff>, Erro
 
 /// Builds the image of a one-off tool.
 pub fn build(context: &Context<'_>, wish: &OneOffOptions) -> Result<(), Error> {
-    let places = RecipeSources { project: None, ..context.places.clone() };
-    let context = context.among(&places);
+    let context = context.without_project();
     let definition = definition(context.view(), wish)?;
     let path = path(context.home, &definition);
     let own = lock_files::existing(context.view(), &definition)?;
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
-    let lock = match own.clone().or_else(|| stored(&path, &definition).filter(|_| !wish.update)) {
-        Some(lock) => lock,
-        None => lock_files::resolve(&context, &definition)?,
+    let earlier = newest_first(own.clone(), stored(&path, &definition));
+    let lock = match earlier.first().filter(|_| !wish.update) {
+        Some(lock) => lock.clone(),
+        None => lock_files::resolve_after(&context, &definition, &earlier)?,
     };
     let options = InstallOptions { name: wish.name.clone(), version: None, resolving: Resolving::Allowed, anew: false, with: Vec::new() };
     let made = install::make(&context, &shared, &definition, lock, &options)?;
-    let lock = own_pins(&made);
+    let lock = own_pins(&made, definition.arch);
     if own.as_ref() != Some(&lock) {
         keep(&path, &definition, &lock).map_err(lock_files::Error::from)?;
     }
@@ -87,17 +84,24 @@ pub fn build(context: &Context<'_>, wish: &OneOffOptions) -> Result<(), Error> {
     Ok(())
 }
 
+/// Orders the lock of a recipe and the one of an earlier run: the recipe's first, unless the other one has later packages.
+fn newest_first(own: Option<Lock>, stored: Option<Lock>) -> Vec<Lock> {
+    let mut locks: Vec<Lock> = own.into_iter().chain(stored).collect();
+    locks.sort_by_key(|lock| std::cmp::Reverse(lock.epoch));
+    locks
+}
+
 /// Returns the lock with the pins of this build only. A recipe's lock has those of all its versions, and the image's derivation has only
 /// those of its own.
-fn own_pins(made: &BuiltTool) -> Lock {
+fn own_pins(made: &BuiltTool, arch: Arch) -> Lock {
     let mut lock = made.lock.clone();
     if let Some(outputs) = &made.built.outputs {
-        lock.steps.remove(&Arch::host());
+        lock.steps.remove(&arch);
         if !outputs.is_empty() {
-            lock.steps.insert(Arch::host(), outputs.clone());
+            lock.steps.insert(arch, outputs.clone());
         }
     }
-    made.built.note(Arch::host(), &mut lock);
+    made.built.note(arch, &mut lock);
     lock
 }
 

@@ -29,6 +29,8 @@ impl Row {
 
 /// Compares a tool's lock with a new one.
 pub fn outdated(context: &Context<'_>, tool: &str, scope: Scope) -> Result<Vec<Row>, Error> {
+    let global = (scope == Scope::Global).then(|| context.without_project());
+    let context = global.as_ref().unwrap_or(context);
     let definition = definition::of(context.view(), tool, scope)?;
     let old = lock_files::existing(context.view(), &definition)?;
     let new = lock_files::resolve(context, &definition)?;

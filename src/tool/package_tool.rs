@@ -78,6 +78,7 @@ pub fn tool_name(package: &str) -> Option<&str> {
 
 /// Makes a tool of packages and installs it. The recipe is written only if the build succeeds. Returns the outcome and the commands.
 pub fn adopt(context: &Context<'_>, wish: &PackageTool) -> Result<(Outcome, Vec<String>), Error> {
+    let context = &context.without_project();
     let path = context.home.recipes().join(format!("{}.toml", wish.name));
     let taken = || Error::Taken { tool: wish.name.clone(), path: Some(path.clone()).filter(|path| path.exists()) };
     if catalog::built_in(&wish.name).is_some() {
@@ -96,12 +97,12 @@ pub fn adopt(context: &Context<'_>, wish: &PackageTool) -> Result<(Outcome, Vec<
 fn made(context: &Context<'_>, wish: &PackageTool, path: &Path) -> Result<(Outcome, Vec<String>), Error> {
     let of = |context: &Context<'_>| definition::of(context.view(), &wish.name, Scope::Global).map_err(|error| failed(error.into()));
     let shared = store_lock::share(context.store).map_err(|source| failed(install::Error::Store(Box::new(source))))?;
-    let places = wish.among(context.places, &[]);
+    let places = wish.among(&context.places, &[]);
     let trying = context.among(&places);
     let lock = lock_files::obtain(&trying, &of(&trying)?, Resolving::Allowed).map_err(|error| failed(error.into()))?;
     let made = install::make(&trying, &shared, &of(&trying)?, lock, &options(wish)).map_err(failed)?;
     let shims = programs(context.home, made.image(), &wish.packages);
-    let places = wish.among(context.places, &shims);
+    let places = wish.among(&context.places, &shims);
     let trying = context.among(&places);
     private::make_dir(&context.home.recipes())?;
     let change = Change::new(context.home, path, None, Some(wish.recipe(&shims)))?;
@@ -128,8 +129,11 @@ fn shims_of(text: &str) -> Vec<String> {
 /// of the image that are not in every image.
 pub fn programs(home: &Home, id: ImageId, packages: &[String]) -> Vec<String> {
     let root = image::root(home, id);
-    let mut found: Vec<String> =
-        packages.iter().filter_map(|package| Some(package_spec::parse(package)?.name)).flat_map(|name| listed(&root, name)).collect();
+    let mut found: Vec<String> = packages
+        .iter()
+        .filter_map(|package| Some(package_spec::parse(package)?.name))
+        .flat_map(|name| listed(&root, name, home.arch()))
+        .collect();
     found.sort();
     found.dedup();
     if found.is_empty() {
@@ -141,9 +145,9 @@ pub fn programs(home: &Home, id: ImageId, packages: &[String]) -> Vec<String> {
 }
 
 /// Returns the names of the programs in dpkg's list of a package.
-fn listed(root: &Path, package: &str) -> Vec<String> {
+fn listed(root: &Path, package: &str, arch: Arch) -> Vec<String> {
     // The name has the architecture if the package can be there for several.
-    let lists = [format!("{package}.list"), format!("{package}:{}.list", Arch::host())];
+    let lists = [format!("{package}.list"), format!("{package}:{arch}.list")];
     let read = |list: &String| resolve_in_root::read(root, &PathBuf::from("var/lib/dpkg/info").join(list), MAX_LIST_BYTES).ok();
     let text = lists.iter().find_map(read).unwrap_or_default();
     String::from_utf8_lossy(&text).lines().filter_map(program).map(str::to_owned).collect()

@@ -9,15 +9,18 @@ use silo_store::digest::Digest;
 use silo_store::flock::{self as store_lock, BuildLock, SharedLock};
 
 use crate::journal::Change;
+use silo_base::home::PROJECT_LOCK;
 use silo_base::system::Arch;
 use silo_build::image::ImageId;
 use silo_build::{Built, Target};
+use silo_model::config::Trust;
+use silo_model::config::project::ProjectFiles;
 use silo_model::lock::Lock;
-use silo_model::recipe::catalog::Origin;
 
 use super::Context;
 use super::caches;
 use super::definition::{self, Definition, Scope};
+use super::ecosystems;
 use super::install::{self, Error};
 use super::lock_files::{self, Resolving, Staged};
 use super::projects::{self, Pinned, Project};
@@ -101,6 +104,8 @@ pub fn sync(context: &Context<'_>, wish: &SyncOptions) -> Result<Vec<Synced>, Er
     let shared = store_lock::share(context.store).map_err(|error| store(Box::new(error)))?;
     // Two syncs of one project would write the same lock file.
     let _ours = if wish.dry_run { None } else { Some(alone(context, &shared)?) };
+    let files = with_todays_lock(context)?;
+    let context = &context.with_files(&files);
     let prepared: Vec<(String, Result<Prepared, Error>)> =
         tools.into_iter().map(|tool| (tool.clone(), prepare(context, &tool, wish))).collect();
     let ready: Vec<&Prepared> = prepared.iter().filter_map(|(_, prepared)| prepared.as_ref().ok()).collect();
@@ -154,6 +159,20 @@ fn alone(context: &Context<'_>, shared: &SharedLock) -> Result<BuildLock, Error>
     }
 }
 
+/// Returns the judged files of the project with the silo.lock that another sync has just written, if that counts, too.
+fn with_todays_lock(context: &Context<'_>) -> Result<ProjectFiles, Error> {
+    let today = ProjectFiles::read(context.project).map_err(definition::Error::from)?;
+    if today.digest(PROJECT_LOCK) == context.files.digest(PROJECT_LOCK) {
+        return Ok(context.files.clone());
+    }
+    let is_trusted = context.user_settings.trust == Some(Trust::Always);
+    let counts = is_trusted || trust::judge(context.home, &today).map_err(lock_files::Error::from)? == trust::Verdict::Counts;
+    if !counts {
+        return Err(Error::ChangedLock { path: context.project.join(PROJECT_LOCK) });
+    }
+    Ok(context.files.clone().with_file_of(PROJECT_LOCK, &today))
+}
+
 fn prepare(context: &Context<'_>, tool: &str, wish: &SyncOptions) -> Result<Prepared, Error> {
     let definition = definition::of(context.view(), tool, Scope::Project)?;
     let lock = match wish.update {
@@ -165,6 +184,7 @@ fn prepare(context: &Context<'_>, tool: &str, wish: &SyncOptions) -> Result<Prep
 }
 
 fn build_all(context: &Context<'_>, shared: &SharedLock, wish: &SyncOptions, ready: &[&Prepared]) -> Vec<Result<Built, silo_build::Error>> {
+    ready.iter().for_each(|one| ecosystems::learn_for_steps(context, &one.definition));
     let mirrors = OnceCell::new();
     let shop = install::workshop(context, shared, &mirrors);
     let frozen = wish.resolving == Resolving::Frozen;
@@ -206,18 +226,11 @@ fn finish(context: &Context<'_>, prepared: Prepared, built: Built, locks: &mut S
         }
     }
     let locked = locks.put(context.view(), &definition, &lock)?;
-    if is_as_it_ships(context, &definition) {
+    // Without its probes, the client of the image is not the one that ships.
+    if !definition.found.recipe.ecosystems.is_empty() {
         install::learn(context, &definition.found.recipe, built.image);
     }
     Ok(ToolChanges { version, image: Some(built.image), locked, made: built.made, fresh })
-}
-
-/// Returns true if the tool's client is unmodified. A modified client could report the hosts that a project wants, and learned hosts count
-/// in all projects, so only an unmodified client may be asked.
-fn is_as_it_ships(context: &Context<'_>, definition: &Definition) -> bool {
-    let over = context.settings.overrides.get(definition.tool());
-    let is_changed = over.is_some_and(|over| !(over.packages.is_empty() && over.addons.is_empty() && over.post_install.is_empty()));
-    !is_changed && definition.found.origin != Origin::Project
 }
 
 /// Keeps the images of all tools of the project, including tools that were not just synced.

@@ -13,7 +13,7 @@ use silo_ship::vendor::{self, File, Subject, Vendored};
 use silo_sign::external::Signer;
 
 use super::Context;
-use super::definition::{self, Definition};
+use super::definition::{self, Definition, Scope};
 use super::install;
 use super::lock_files::{self, Resolving};
 use super::shipping::shipping;
@@ -49,6 +49,8 @@ pub enum Error {
 /// Copies the inputs of a tool: the files that its lock names, and the outputs of its steps with a network.
 pub fn vendor(context: &Context<'_>, tool: &str, to: &Location, signer: Option<&Signer>) -> Result<Vendored, Error> {
     let scope = definition::scope(context.view(), tool)?;
+    let global = (scope == Scope::Global).then(|| context.without_project());
+    let context = global.as_ref().unwrap_or(context);
     let definition = definition::of(context.view(), tool, scope)?;
     let lock = lock_files::obtain(context, &definition, Resolving::Frozen)?;
     let shared = store_lock::share(context.store)?;

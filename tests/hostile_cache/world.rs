@@ -304,10 +304,12 @@ impl<'a> Asking<'a> {
 
     fn context<'b>(&'b self, transport: &'b Transport, sink: Sink<'b>) -> Context<'b> {
         static PLACES: RecipeSources = RecipeSources { user: None, project: None, draft: None };
+        static FILES: std::sync::LazyLock<silo_model::config::project::ProjectFiles> = std::sync::LazyLock::new(Default::default);
         Context {
             home: &self.home,
             store: &self.store,
-            places: &PLACES,
+            places: std::borrow::Cow::Borrowed(&PLACES),
+            files: &FILES,
             settings: &self.settings,
             user_settings: &self.settings,
             project_settings: &self.settings,

@@ -82,11 +82,11 @@ fn merge_override(mut under: Override, over: Override) -> Override {
         pass_ssh_agent: under.pass_ssh_agent || over.pass_ssh_agent,
         secrets: tables(under.secrets, over.secrets),
         workdir: over.workdir.or(under.workdir),
-        cpus: over.cpus.or(under.cpus),
-        memory_mb: over.memory_mb.or(under.memory_mb),
+        cpus: smaller(under.cpus, over.cpus),
+        memory_mb: smaller(under.memory_mb, over.memory_mb),
         time_seconds: smaller(under.time_seconds, over.time_seconds),
         network_mb: smaller(under.network_mb, over.network_mb),
-        rootfs_size_mb: over.rootfs_size_mb.or(under.rootfs_size_mb),
+        rootfs_size_mb: smaller(under.rootfs_size_mb, over.rootfs_size_mb),
         review: under.review.max(over.review),
         image: over.image.or(under.image),
         lsp: lsp::merge(under.lsp, over.lsp),
@@ -94,7 +94,7 @@ fn merge_override(mut under: Override, over: Override) -> Override {
 }
 
 /// Returns the stricter one of two limits.
-fn smaller(under: Option<u64>, over: Option<u64>) -> Option<u64> {
+fn smaller<T: Ord>(under: Option<T>, over: Option<T>) -> Option<T> {
     under.into_iter().chain(over).min()
 }
 

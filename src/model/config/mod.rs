@@ -161,7 +161,7 @@ pub struct ToolCaches {
     pub per_mount: BTreeMap<String, u64>,
 }
 
-/// Automatic garbage collection, at most daily, after an install.
+/// Automatic garbage collection, at most daily, after an install; only in the user's own settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Gc {
@@ -254,9 +254,9 @@ pub struct Override {
     pub secrets: BTreeMap<String, Secret>,
     /// Working directory of a run; by default the user's.
     pub workdir: Option<String>,
-    /// CPU limit of a run.
+    /// CPU limit of a run; of several settings the smallest counts.
     pub cpus: Option<u32>,
-    /// Memory limit of a run in MiB.
+    /// Memory limit of a run in MiB; of several settings the smallest counts.
     #[serde(rename = "memoryMB")]
     pub memory_mb: Option<u64>,
     /// Time limit of a run in seconds; of several settings the smallest counts.
@@ -264,7 +264,8 @@ pub struct Override {
     /// Limit in MiB of the data that a run sends and receives over the network; of several settings the smallest counts.
     #[serde(rename = "networkMB")]
     pub network_mb: Option<u64>,
-    /// Limit in MiB of writes outside the project and persistent directories; held in memory. By default 4096.
+    /// Limit in MiB of writes outside the project and persistent directories; held in memory. By default 4096; of several settings the
+    /// smallest counts.
     #[serde(rename = "rootfsSizeMB")]
     pub rootfs_size_mb: Option<u64>,
     /// Decision about changes of the project by this tool, instead of `review`.
@@ -278,7 +279,12 @@ pub struct Override {
 impl Override {
     /// True if these settings change the tool's image.
     pub fn shapes_image(&self) -> bool {
-        self.version.is_some() || !self.packages.is_empty() || !self.addons.is_empty() || !self.post_install.is_empty()
+        self.version.is_some() || self.adds_to_image()
+    }
+
+    /// True if these settings add something to the image of the recipe.
+    pub fn adds_to_image(&self) -> bool {
+        !self.packages.is_empty() || !self.addons.is_empty() || !self.post_install.is_empty()
     }
 }
 
@@ -382,15 +388,19 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_time_or_network_is_never_raised_by_more_specific_settings() {
+    fn a_limit_is_never_raised_by_more_specific_settings() {
         let limits = |user: &str, project: &str| {
             let parse = |text: &str| toml::from_str::<Settings>(&format!("[overrides.t]\n{text}")).expect("settings");
-            let merged = merge(parse(user), parse(project));
-            (merged.overrides["t"].time_seconds, merged.overrides["t"].network_mb)
+            let over = merge(parse(user), parse(project)).overrides.remove("t").expect("merged");
+            let cpus = over.cpus.map(u64::from);
+            [over.time_seconds, over.network_mb, over.memory_mb, over.rootfs_size_mb, cpus]
         };
-        assert_eq!(limits("timeSeconds = 60\nnetworkMB = 5", "timeSeconds = 600\nnetworkMB = 4"), (Some(60), Some(4)));
-        assert_eq!(limits("", "timeSeconds = 600"), (Some(600), None));
-        assert_eq!(limits("networkMB = 5", ""), (None, Some(5)));
+        for (at, name) in ["timeSeconds", "networkMB", "memoryMB", "rootfsSizeMB", "cpus"].into_iter().enumerate() {
+            for (user, project, expect) in [(Some(5), Some(60), 5), (Some(60), Some(5), 5), (None, Some(60), 60), (Some(5), None, 5)] {
+                let text = |limit: Option<u64>| limit.map(|limit| format!("{name} = {limit}")).unwrap_or_default();
+                assert_eq!(limits(&text(user), &text(project))[at], Some(expect), "{name}");
+            }
+        }
     }
 
     #[test]

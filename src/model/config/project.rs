@@ -72,6 +72,15 @@ impl ProjectFiles {
         Ok(self)
     }
 
+    /// Returns the files with a file as it is among others.
+    pub fn with_file_of(mut self, name: &str, others: &ProjectFiles) -> ProjectFiles {
+        match others.files.get(name) {
+            Some(content) => drop(self.files.insert(name.to_owned(), content.clone())),
+            None => drop(self.files.remove(name)),
+        }
+        self
+    }
+
     /// Returns the project directory.
     pub fn root(&self) -> &Path {
         &self.root

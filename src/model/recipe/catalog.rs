@@ -153,6 +153,18 @@ pub struct RecipeSources {
     pub draft: Option<Draft>,
 }
 
+impl RecipeSources {
+    /// Returns the same sources without those of the project.
+    pub fn without_project(&self) -> RecipeSources {
+        RecipeSources { project: None, ..self.clone() }
+    }
+
+    /// True if a project has recipes or add-ons.
+    pub fn has_project(&self) -> bool {
+        self.project.as_ref().is_some_and(|recipes| !recipes.is_empty())
+    }
+}
+
 /// A recipe that is tried before it is written.
 #[derive(Clone, Debug)]
 pub struct Draft {

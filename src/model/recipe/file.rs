@@ -42,7 +42,7 @@ pub struct RecipeFile {
     /// Network access of the tool.
     #[serde(default)]
     pub network: NetworkTable,
-    /// Probes that learn the hosts of package ecosystems, by ecosystem.
+    /// Probes that learn the hosts of package ecosystems, by ecosystem; in a project's files without effect.
     #[serde(default)]
     pub ecosystems: BTreeMap<String, EcosystemTable>,
     /// Program and its first arguments; by default the tool's name.

@@ -30,7 +30,7 @@ pub struct LspTable {
     /// Environment variables of the language server.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Probes of package ecosystems that its steps use and the tool does not.
+    /// Probes of package ecosystems that its steps use and the tool does not; in a project's files without effect.
     #[serde(default)]
     pub ecosystems: BTreeMap<String, EcosystemTable>,
 }

@@ -26,6 +26,11 @@ impl ProjectRecipes {
         &self.dir
     }
 
+    /// True if there is no file.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
     /// Returns the text of `tool.toml`, `tool.lock`, `key.asc` or `addons/name.toml`, if there is one.
     pub fn text(&self, name: &str) -> Result<Option<&str>, document::Error> {
         match self.texts.get(name) {

@@ -5,6 +5,8 @@ use std::num::NonZeroU16;
 use jsonc_parser::ParseOptions;
 use serde_json::Value;
 
+use crate::recipe::quoted;
+
 use super::findings::{Findings, Named, tool_of};
 
 /// Keys that describe the container itself or an editor, and need no equivalent.
@@ -29,7 +31,7 @@ pub fn devcontainer(file: &str, text: &str, found: &mut Findings) -> Result<(), 
     }
     for key in ["onCreateCommand", "updateContentCommand", "postCreateCommand", "postStartCommand", "postAttachCommand"] {
         if let Some(command) = table.get(key).and_then(shown) {
-            found.notes.push(format!("{file}: {key} is not run; run it yourself: silo exec {command}"));
+            found.notes.push(format!("{file}: {key} is not run; run it yourself: silo exec -- {command}"));
         }
     }
     let others: Vec<&str> = table.keys().map(String::as_str).filter(|key| !SILENT.contains(key) && !key.ends_with("Command")).collect();
@@ -43,7 +45,7 @@ pub fn devcontainer(file: &str, text: &str, found: &mut Findings) -> Result<(), 
 fn shown(command: &Value) -> Option<String> {
     match command {
         Value::String(text) => Some(format!("sh -c '{}'", text.replace('\'', "'\\''"))),
-        Value::Array(words) => Some(words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")),
+        Value::Array(words) => Some(words.iter().filter_map(Value::as_str).map(quoted).collect::<Vec<_>>().join(" ")),
         Value::Object(table) => table.values().find_map(shown),
         Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
@@ -51,6 +53,7 @@ fn shown(command: &Value) -> Option<String> {
 
 /// Takes the tool and version of an image such as `HOST/devcontainers/python:1-3.12-bookworm` or `node:22-slim`.
 fn image(file: &str, reference: &str, found: &mut Findings) {
+    let reference = reference.split_once('@').map_or(reference, |(named, _digest)| named);
     let (path, tag) = reference.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).unwrap_or((reference, ""));
     let name = path.rsplit('/').next().unwrap_or(path);
     let Some(Named::Tool(tool)) = tool_of(name) else {
@@ -59,9 +62,9 @@ fn image(file: &str, reference: &str, found: &mut Findings) {
     };
     let is_number = |part: &&str| part.starts_with(|c: char| c.is_ascii_digit());
     let parts: Vec<&str> = tag.split('-').filter(is_number).collect();
-    // The tag of a development container begins with the version of the container itself.
+    // The tag of a development container may begin with the version of the container itself: `1-3.12-bookworm`, `3.12-bookworm`.
     let version = match (path.contains("devcontainers/"), parts.as_slice()) {
-        (true, [_, version, ..]) | (false, [version, ..]) => *version,
+        (true, [_, version, ..]) | (_, [version, ..]) => *version,
         _ => "latest",
     };
     found.wish(tool, version, format!("{file} (image)"));
@@ -71,8 +74,11 @@ fn image(file: &str, reference: &str, found: &mut Findings) {
 fn feature(file: &str, reference: &str, options: &Value, found: &mut Findings) {
     let path = reference.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(reference, |(path, _)| path);
     let name = path.rsplit('/').next().unwrap_or(path);
-    let version = options.as_str().or_else(|| options["version"].as_str()).unwrap_or("latest");
-    match tool_of(name) {
+    let named = tool_of(name);
+    // The default of the feature itself.
+    let default = if named == Some(Named::Tool("node")) { "lts" } else { "latest" };
+    let version = options.as_str().or_else(|| options["version"].as_str()).unwrap_or(default);
+    match named {
         Some(Named::Tool(tool)) => found.wish(tool, version, format!("{file} (features)")),
         Some(Named::Addon(name, tool)) => found.addon(name, tool, version, &format!("{file} (features)")),
         None => found.notes.push(format!("{file}: the feature {name} corresponds to no tool of silo")),

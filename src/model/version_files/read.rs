@@ -1,5 +1,7 @@
 //! The version files that Silo reads, in the order of their weight, and their readers.
 
+use silo_base::sanitize;
+
 use super::findings::Findings;
 use super::{devcontainer, manifests, plain, tool_lists};
 
@@ -31,8 +33,15 @@ pub const FILES: [&str; 19] = [
 /// Files that name a package manager by their presence; their text is not needed.
 pub const BY_PRESENCE: [&str; 2] = ["pnpm-lock.yaml", "yarn.lock"];
 
-/// Adds the findings of one file. A file that cannot be parsed gives a note.
+/// Adds the findings of one file. A file that cannot be parsed gives a note. All text of the findings is one line for a terminal.
 pub fn read(file: &str, text: &str, found: &mut Findings) {
+    let (wishes, notes) = (found.wishes.len(), found.notes.len());
+    read_file(file, text, found);
+    let texts = found.wishes[wishes..].iter_mut().map(|wish| &mut wish.text).chain(&mut found.notes[notes..]);
+    texts.for_each(|text| *text = sanitize::line(text));
+}
+
+fn read_file(file: &str, text: &str, found: &mut Findings) {
     let done = match file {
         ".python-version" => return plain::python(file, text, found),
         ".nvmrc" | ".node-version" => return plain::node(file, text, found),

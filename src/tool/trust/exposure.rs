@@ -2,18 +2,17 @@
 //!
 //! A project is untrusted, and so is its `silo.toml`. A right in that file (hosts, files, kept directories, packages) counts only after the
 //! user approves its line. New lines need a new approval. The choice of a version needs no approval: it only selects among the versions of
-//! a recipe, and if the recipe is the project's, its rights are listed too. Nor does a package of the distribution: its signed index names
+//! a recipe, and if the recipe is the project's, the rights of the selected version are listed too. Nor does a package of the distribution: its signed index names
 //! the file, its scripts run in a sandbox without a network, and other mirrors are a line of their own.
 
 use std::collections::BTreeSet;
 
 use silo_base::grant::{Grant, Port};
+use silo_model::config::merge::merge;
 use silo_model::config::mounts::{Git, Mode, Sockets};
 use silo_model::config::{Network, Override, Review, Settings};
 use silo_model::recipe::Lsp;
-use silo_model::recipe::catalog::{self, RecipeSources};
 use silo_model::recipe::kept_dirs::{self, KeptDir, KeptEntry, Scope};
-use silo_model::recipe::lsp;
 use silo_model::recipe::package_spec;
 use silo_model::recipe::steps::check_step;
 use silo_model::recipe::{Recipe, Step};
@@ -22,20 +21,23 @@ use silo_model::recipe::{Recipe, Step};
 pub type Exposures = BTreeSet<String>;
 
 /// Lists the rights that a project's `silo.toml` gives to its tools in addition to the user's own settings.
+///
+/// The settings were checked when they were read. Language servers are merged with their recipes, so [`of_recipe`] has their lines.
 pub fn of_settings(project: &Settings, user: &Settings) -> Exposures {
     let mut found = Exposures::new();
+    let merged = merge(user.clone(), project.clone());
     of_place("every tool", &project.network, &project.pass_env, &mut found);
     found.extend(project.pass_ssh_agent.then(|| signs("every tool")));
     found.extend(project.pass_files.iter().filter(|file| !file.is_of_project()).map(|file| reads("every tool", file.host())));
     for (tool, over) in &project.overrides {
-        of_override(tool, over, &mut found);
+        of_override(tool, over, &merged.install_allow(tool), &mut found);
     }
     for (name, grants) in &project.ecosystems {
         found.extend(grants.iter().map(|grant| format!("@{name} means {grant}")));
     }
     let mirrors = &project.mirrors;
     let bases = mirrors.debian.iter().chain(&mirrors.debian_security).chain(&mirrors.snapshot).chain(&mirrors.snapshot_security);
-    found.extend(bases.map(|base| format!("packages come from {base}")));
+    found.extend(bases.map(|base| format!("packages come from {base}, and silo.lock decides which files they are, unsigned by Debian")));
     found.extend(project.caches.iter().map(|cache| format!("images come from the cache {}", cache.location)));
     found.extend(project.project_id.iter().map(|id| format!("it has what is kept for the project named {id}")));
     let writes_more = match (project.mount.mode, user.mount.mode) {
@@ -91,7 +93,8 @@ fn of_review(tools: &str, project: Option<Review>, user: Option<Review>, found: 
     });
 }
 
-fn of_override(tool: &str, over: &Override, found: &mut Exposures) {
+/// Lists the rights in the settings of a tool; `network` is that of its commands without hosts of their own.
+fn of_override(tool: &str, over: &Override, network: &[Grant], found: &mut Exposures) {
     of_place(tool, &over.network, &over.pass_env, found);
     found.extend(over.pass_ssh_agent.then(|| signs(tool)));
     found.extend(over.pass_files.iter().filter(|file| !file.is_of_project()).map(|file| reads(tool, file.host())));
@@ -99,10 +102,13 @@ fn of_override(tool: &str, over: &Override, found: &mut Exposures) {
     found.extend(over.packages.iter().filter(|package| !is_plain(package)).map(|package| made_with(tool, package)));
     found.extend(over.addons.iter().map(|addon| format!("{tool} is made with the add-on {addon}")));
     let steps = over.post_install.iter().filter_map(|step| check_step("postInstall", step.clone()).ok());
-    found.extend(steps.map(|step| runs(tool, &step)));
-    if let Some(lsp) = over.lsp.clone().and_then(|table| lsp::check(table).ok()) {
-        of_server(tool, &lsp, found);
-    }
+    found.extend(steps.map(|mut step| {
+        if step.network.is_empty() {
+            step.network = network.to_vec();
+            step.network.sort();
+        }
+        runs(tool, &step)
+    }));
     let checked = |key, entries: &Vec<KeptEntry>| kept_dirs::check(key, entries.clone()).unwrap_or_default();
     of_kept(tool, &checked("cache", &over.cache), &checked("state", &over.state), found);
 }
@@ -154,31 +160,22 @@ pub fn listens(tool: &str, port: Port) -> String {
     format!("{tool} answers at port {} of this machine, from its port {}", port.host, port.guest)
 }
 
-/// Lists the rights that a project's own recipes give to a tool in addition to the recipe without them.
-pub fn of_recipe(places: &RecipeSources, tool: &str) -> Exposures {
-    if places.project.is_none() {
-        return Exposures::new();
-    }
-    let of = |places: &RecipeSources| catalog::find(places, tool).map(|found| of_tool(&found.recipe)).unwrap_or_default();
-    let without = of(&RecipeSources { project: None, ..places.clone() });
-    of(places).difference(&without).cloned().collect()
-}
-
-fn of_tool(recipe: &Recipe) -> Exposures {
+/// Lists the rights that a built recipe gives to its tool, and to a language server of it.
+pub fn of_recipe(recipe: &Recipe, server: Option<&Lsp>) -> Exposures {
     let (tool, run) = (recipe.name.as_str(), &recipe.run);
     let mut found = Exposures::new();
     found.extend(run.network.iter().map(|grant| format!("{tool} may reach {grant}")));
     found.extend(recipe.install_allow.iter().map(|grant| format!("{tool} may reach {grant} when it is built")));
     found.extend(run.pass_env.iter().map(|name| format!("{tool} sees the variable {name}")));
     found.extend(recipe.image.iter().map(|image| format!("{tool} is made of the image {image}")));
-    let packages = recipe.debian.packages.iter().chain(&recipe.debian.build);
+    let packages = recipe.debian.packages.iter().chain(&recipe.debian.added).chain(&recipe.debian.build);
     let is_of_distribution = |package: &&String| recipe.debian.sources.is_empty() && is_plain(package);
     found.extend(packages.filter(|package| !is_of_distribution(package)).map(|package| made_with(tool, package)));
     found.extend(recipe.debian.sources.iter().map(|source| format!("{tool} is made of packages of {}", source.line())));
     found.extend(recipe.debian.debs.iter().map(|deb| format!("{tool} is made with the file {}", deb.name)));
     found.extend(recipe.steps.iter().map(|step| runs(tool, step)));
     of_kept(tool, &run.cache, &run.state, &mut found);
-    if let Some(lsp) = &recipe.lsp {
+    if let Some(lsp) = server {
         of_server(tool, lsp, &mut found);
     }
     found.iter().map(|line| plain(line)).collect()
@@ -186,8 +183,6 @@ fn of_tool(recipe: &Recipe) -> Exposures {
 
 #[cfg(test)]
 mod tests {
-    use silo_model::recipe::texts::ProjectRecipes;
-
     use super::*;
 
     #[test]
@@ -205,7 +200,7 @@ mod tests {
             "every tool may write the project",
             "every tool reads the file ~/.netrc",
             "it has what is kept for the project named x",
-            "packages come from /m",
+            "packages come from /m, and silo.lock decides which files they are, unsigned by Debian",
             "t has the same ~/.t in all projects",
             "t is made with the add-on java",
             "t is made with the package libc6:i386",
@@ -214,21 +209,6 @@ mod tests {
         ];
         assert_eq!(of_settings(&project, &user).iter().map(String::as_str).collect::<Vec<_>>(), expect);
         assert!(!of_settings(&project, &Settings::default()).contains("every tool may write the project"));
-    }
-
-    #[test]
-    fn additions_of_a_projects_recipe_are_lines() {
-        let texts = [
-            ("sh.toml", "passEnv = [\"KEY\"]\nstate = [{ guest = \"~/.x\", scope = \"tool\" }]\n"),
-            ("own.toml", "image = \"registry.example.com/a:1\"\nsteps = [{ run = \"true\", network = [\"n.example\"] }]\n"),
-        ];
-        let texts = texts.map(|(name, text)| (name.to_owned(), Ok(text.to_owned())));
-        let places = RecipeSources { project: Some(ProjectRecipes::new("recipes".into(), texts.into())), ..RecipeSources::default() };
-        let lines = |tool| of_recipe(&places, tool).into_iter().collect::<Vec<_>>();
-        assert_eq!(lines("sh"), ["sh has the same ~/.x in all projects", "sh sees the variable KEY"]);
-        let own = ["own is made of the image registry.example.com/a:1", "own runs `true` when it is built, reaching n.example"];
-        assert_eq!(lines("own"), own);
-        assert!(lines("python").is_empty());
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub mod worktree;
 
 pub use approvals::{Revoked, approve, approved, revoke};
 pub use error::Error;
-pub use own_writes::{approve_change, commit, wrote};
+pub use own_writes::{approve_change, commit, given_by_change, wrote};
 pub use run::{RunRecord, begin_run, came_inside, remember};
 pub use verdict::{Verdict, approve_files, changes, judge, lost_between};
 

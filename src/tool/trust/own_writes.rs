@@ -62,9 +62,15 @@ pub fn commit(home: &Home, project: &Path, changes: &[Change]) -> Result<(), Err
 /// Approves the rights given by a change of a project's `silo.toml`: by the command, the user has approved them.
 pub fn approve_change(home: &Home, project: &Path, user: &Settings, before: &str, after: &str) -> Result<(), Error> {
     wrote(home, project, PROJECT_CONFIG, (before, after))?;
-    let path = project.join(PROJECT_CONFIG);
-    // An invalid text gave no rights.
-    let opened = |text: &str| read::parse(text, &path).map(|settings| of_settings(&settings, user)).unwrap_or_default();
-    let more: Exposures = opened(after).difference(&opened(before)).cloned().collect();
+    let more = given_by_change(project, user, before, after)?;
     if more.is_empty() { Ok(()) } else { approve(home, project, &more) }
+}
+
+/// Lists the rights given by a change of a project's `silo.toml`.
+pub fn given_by_change(project: &Path, user: &Settings, before: &str, after: &str) -> Result<Exposures, Error> {
+    let path = project.join(PROJECT_CONFIG);
+    let given = of_settings(&read::parse(after, &path)?, user);
+    // An invalid text gave no rights.
+    let had = read::parse(before, &path).map(|settings| of_settings(&settings, user)).unwrap_or_default();
+    Ok(given.difference(&had).cloned().collect())
 }
