@@ -123,6 +123,37 @@ fn each_version_of_a_recipe_runs_once() {
     }
 }
 
+/// The lock of a recipe pins the steps of all its versions, the one of a project those of its version.
+#[test]
+fn a_project_runs_each_installed_version_without_a_sync() {
+    let silo = Silo::seeded();
+    let step = |version: &str| {
+        format!("[versions.{version}]\nsteps = [{{ run = \"echo $SILO_VERSION > /opt/v\", network = [\"a.example.com\"] }}]\n")
+    };
+    let recipe = format!("command = [\"sh\"]\nversion = \"3\"\n[debian]\npackages = [\"dash\"]\n{}{}", step("1"), step("2"));
+    silo.write(".silo/recipes/many.toml", &recipe);
+    for version in ["1", "2", "3"] {
+        silo.ok(["install", "--quiet", &format!("many@{version}")]);
+    }
+    let settings = |version: &str| {
+        fs::write(silo.project().join("silo.toml"), format!("[overrides.many]\nversion = \"{version}\"\n")).expect("our own project");
+    };
+    for version in ["1", "2", "3"] {
+        settings(version);
+        let done = silo.run(["many", "-c", "cat /opt/v 2>/dev/null || echo 3"]);
+        assert!(done.code == 0 && done.out == format!("{version}\n"), "{done:?}");
+    }
+    // A sync writes the pins of this version only, and the next one changes nothing.
+    settings("1");
+    silo.ok(["sync", "--quiet"]);
+    let lock = || fs::read_to_string(silo.project().join("silo.lock")).expect("it was written");
+    let first = lock();
+    assert_eq!(first.matches("echo $SILO_VERSION").count(), 1, "{first}");
+    silo.ok(["sync", "--quiet", "--force"]);
+    assert_eq!(lock(), first);
+    assert_eq!(silo.ok(["many", "-c", "cat /opt/v"]), "1\n");
+}
+
 #[test]
 fn packages_of_debian_run_once_or_become_a_tool() {
     let silo = Silo::seeded();
