@@ -71,6 +71,7 @@ pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Option<Server>, Er
 fn laid(mut definition: Definition, lsp: &Lsp) -> Result<Definition, silo_model::recipe::error::Error> {
     let recipe = &mut definition.found.recipe;
     recipe.name = lock::server(&recipe.name);
+    recipe.lock_name = lock::server(&recipe.lock_name);
     if recipe.image.is_some() && !lsp.packages.is_empty() {
         return Err(silo_model::recipe::error::Error::Both("lsp.packages; use lsp.steps with the image's own package manager"));
     }
