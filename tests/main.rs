@@ -46,6 +46,7 @@ mod ordinary;
 mod owners;
 mod package_sets;
 mod page;
+mod picker;
 mod plan;
 mod platforms;
 mod project;

@@ -23,6 +23,7 @@ mod timing;
 mod deciding;
 mod gc;
 mod log_runs;
+mod picker;
 
 mod browser_screen;
 mod stored_reviews;
@@ -35,6 +36,7 @@ mod argv0;
 mod build;
 mod cache;
 mod challenge;
+mod choose_tool;
 mod completions;
 mod config;
 mod current;
