@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use crate::support::terminal::Session;
 use crate::support::{As, Silo};
 
 /// Writes an executable script into a project.
@@ -84,6 +85,33 @@ fn a_project_whose_tool_is_installed_needs_no_sync() {
     write("[overrides.sh]\npackages = [\"hello\"]\npassEnv = [\"TOKEN\"]\n");
     let refused = silo.run(["run", "--sync", "sh", "-c", "true"]);
     assert!(refused.code == 125 && refused.err.contains("sh sees the variable TOKEN"), "{refused:?}");
+}
+
+#[test]
+fn a_run_on_a_terminal_builds_a_missing_tool() {
+    let silo = Silo::seeded();
+    silo.ok(["install", "--quiet", "sh"]);
+    let write = |text: &str| fs::write(silo.project().join("silo.toml"), text).expect("our own project");
+    write("[overrides.sh]\npackages = [\"hello\"]\n");
+    let run = |words: &[&str]| Session::controlled(&silo.command(words));
+    let mut session = run(&["sh", "-c", "hello -g first-run"]);
+    session.expect("this project's sh is not built");
+    session.expect("building it");
+    session.expect("first-run");
+    assert_eq!(session.end().0, Some(0));
+    assert!(silo.project().join("silo.lock").exists());
+    // A permission is asked for before the build. A refusal builds and runs nothing.
+    write("[overrides.sh]\npackages = [\"hello\", \"jq\"]\npassEnv = [\"TOKEN\"]\n");
+    for (answer, code) in [("n\n", 125), ("y\n", 0)] {
+        let mut session = run(&["sh", "-c", "jq -n 1 && echo second-run"]);
+        session.expect("sh sees the variable TOKEN");
+        session.expect("Approve it? [y/N] ");
+        session.type_in(answer);
+        if code == 0 {
+            session.expect("second-run");
+        }
+        assert_eq!(session.end().0, Some(code));
+    }
 }
 
 #[test]
