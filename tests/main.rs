@@ -61,6 +61,7 @@ mod review_obeyed;
 mod rows;
 mod run;
 mod run_limits;
+mod scripts;
 mod secrets;
 mod seeds;
 mod servers;

@@ -67,6 +67,7 @@ mod review;
 mod run;
 mod sbom;
 mod schema;
+mod script;
 mod settings;
 mod shell;
 mod shellenv;

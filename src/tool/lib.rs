@@ -44,6 +44,8 @@ pub mod verify;
 pub mod language_server;
 pub mod one_off;
 
+pub mod script;
+
 pub mod clean;
 pub mod compress;
 pub mod import_image;

@@ -11,8 +11,8 @@ use silo_base::system::Arch;
 use silo_build::image;
 use silo_model::document;
 use silo_model::lock::{self, Lock, PackageRequest};
-use silo_model::recipe::Recipe;
 use silo_model::recipe::catalog::RecipeSources;
+use silo_model::recipe::{Recipe, Step};
 use silo_store::digest::Digest;
 use silo_store::flock as store_lock;
 use silo_store::path_error::PathError;
@@ -34,6 +34,8 @@ pub struct OneOffOptions {
     pub version: Option<String>,
     /// True to lock today's packages, instead of those of an earlier run.
     pub update: bool,
+    /// Steps after the recipe's own.
+    pub steps: Vec<Step>,
 }
 
 /// A one-off tool, ready to run.
@@ -102,7 +104,9 @@ fn own_pins(made: &BuiltTool) -> Lock {
 }
 
 fn definition(view: View<'_>, wish: &OneOffOptions) -> Result<Definition, Error> {
-    Ok(definition::of_version(view, &wish.name, Scope::Global, wish.version.as_deref())?)
+    let mut definition = definition::of_version(view, &wish.name, Scope::Global, wish.version.as_deref())?;
+    definition.found.recipe.steps.extend(wish.steps.iter().cloned());
+    Ok(definition)
 }
 
 /// Returns the path of the stored lock of a definition.
@@ -111,7 +115,9 @@ fn path(home: &Home, definition: &Definition) -> PathBuf {
     let version = definition.version.clone().unwrap_or_default();
     let parts = [definition.tool(), &version, &debian.suite].into_iter();
     let packages = debian.packages.iter().chain(&debian.added).map(String::as_str);
-    let key: String = parts.chain(packages).map(|part| format!("{} {part}\n", part.len())).collect();
+    let steps: Vec<String> = definition.found.recipe.steps.iter().map(Step::shown).collect();
+    let key: String =
+        parts.chain(packages).chain(steps.iter().map(String::as_str)).map(|part| format!("{} {part}\n", part.len())).collect();
     home.one_off().join(format!("{}-{:.16}.lock", definition.tool(), Digest::of(key.as_bytes()).to_string()))
 }
 
