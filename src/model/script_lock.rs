@@ -131,7 +131,12 @@ pub fn read(text: &str) -> Result<ScriptLock, Error> {
 
 fn dependency(written: &Requirement) -> Dependency {
     let text = format!("{}[{}]{}", written.name, written.extras.join(","), written.specifier);
-    parse(&text).unwrap_or(Dependency { name: written.name.clone(), extras: Vec::new(), specifiers: Vec::new(), marker: String::new() })
+    parse(&text).unwrap_or_else(|| Dependency {
+        name: written.name.clone(),
+        extras: Vec::new(),
+        specifiers: Vec::new(),
+        marker: String::new(),
+    })
 }
 
 impl ScriptLock {
