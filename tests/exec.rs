@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use crate::support::terminal::Session;
 use crate::support::{As, Silo};
 
 /// Writes an executable script into a project.
@@ -106,6 +107,33 @@ fn a_project_whose_tool_is_installed_needs_no_sync() {
 }
 
 #[test]
+fn a_run_on_a_terminal_builds_a_missing_tool() {
+    let silo = Silo::seeded();
+    silo.ok(["install", "--quiet", "sh"]);
+    let write = |text: &str| fs::write(silo.project().join("silo.toml"), text).expect("our own project");
+    write("[overrides.sh]\npackages = [\"hello\"]\n");
+    let run = |words: &[&str]| Session::controlled(&silo.command(words));
+    let mut session = run(&["sh", "-c", "hello -g first-run"]);
+    session.expect("this project's sh is not built");
+    session.expect("building it");
+    session.expect("first-run");
+    assert_eq!(session.end().0, Some(0));
+    assert!(silo.project().join("silo.lock").exists());
+    // A permission is asked for before the build. A refusal builds and runs nothing.
+    write("[overrides.sh]\npackages = [\"hello\", \"jq\"]\npassEnv = [\"TOKEN\"]\n");
+    for (answer, code) in [("n\n", 125), ("y\n", 0)] {
+        let mut session = run(&["sh", "-c", "jq -n 1 && echo second-run"]);
+        session.expect("sh sees the variable TOKEN");
+        session.expect("Approve it? [y/N] ");
+        session.type_in(answer);
+        if code == 0 {
+            session.expect("second-run");
+        }
+        assert_eq!(session.end().0, Some(code));
+    }
+}
+
+#[test]
 fn a_tool_runs_once_without_being_installed() {
     let silo = Silo::seeded();
     assert_eq!(silo.ok(["x", "sh", "-c", "echo $0 \"$@\"", "a", "--help"]), "a --help\n");
@@ -140,6 +168,37 @@ fn each_version_of_a_recipe_runs_once() {
             assert_eq!(silo.ok(["x", &format!("two@{version}"), "-c", "cat /opt/v"]), format!("{version}\n"));
         }
     }
+}
+
+/// The lock of a recipe pins the steps of all its versions, the one of a project those of its version.
+#[test]
+fn a_project_runs_each_installed_version_without_a_sync() {
+    let silo = Silo::seeded();
+    let step = |version: &str| {
+        format!("[versions.{version}]\nsteps = [{{ run = \"echo $SILO_VERSION > /opt/v\", network = [\"a.example.com\"] }}]\n")
+    };
+    let recipe = format!("command = [\"sh\"]\nversion = \"3\"\n[debian]\npackages = [\"dash\"]\n{}{}", step("1"), step("2"));
+    silo.write(".silo/recipes/many.toml", &recipe);
+    for version in ["1", "2", "3"] {
+        silo.ok(["install", "--quiet", &format!("many@{version}")]);
+    }
+    let settings = |version: &str| {
+        fs::write(silo.project().join("silo.toml"), format!("[overrides.many]\nversion = \"{version}\"\n")).expect("our own project");
+    };
+    for version in ["1", "2", "3"] {
+        settings(version);
+        let done = silo.run(["many", "-c", "cat /opt/v 2>/dev/null || echo 3"]);
+        assert!(done.code == 0 && done.out == format!("{version}\n"), "{done:?}");
+    }
+    // A sync writes the pins of this version only, and the next one changes nothing.
+    settings("1");
+    silo.ok(["sync", "--quiet"]);
+    let lock = || fs::read_to_string(silo.project().join("silo.lock")).expect("it was written");
+    let first = lock();
+    assert_eq!(first.matches("echo $SILO_VERSION").count(), 1, "{first}");
+    silo.ok(["sync", "--quiet", "--force"]);
+    assert_eq!(lock(), first);
+    assert_eq!(silo.ok(["many", "-c", "cat /opt/v"]), "1\n");
 }
 
 #[test]

@@ -77,13 +77,13 @@ fn detected_tools_are_confirmed_and_named_tools_are_used() {
     session.type_in("\n");
     session.expect("Use node (package.json)? [Y/n] ");
     session.type_in("n\n");
-    session.expect("Use uv (uv.lock)? [Y/n] ");
-    session.type_in("y\n");
     session.expect("Use java (pom.xml)? [Y/n] ");
     session.type_in("\n");
+    session.expect("Use uv (uv.lock)? [Y/n] ");
+    session.type_in("y\n");
     session.expect("builds it");
     assert_eq!(session.end().0, Some(0));
-    let expect = "tools = [\"python\"]\n\n[mount]\nexclude = [\".venv\"]\n\n[overrides.python]\naddons = [\"uv\"]\n\n[overrides.sh]\naddons = [\"java\"]\n";
+    let expect = "tools = [\"python\", \"java\"]\n\n[mount]\nexclude = [\".venv\"]\n\n[overrides.python]\naddons = [\"uv\"]\n";
     assert!(read(&silo, "silo.toml").ends_with(expect), "{}", read(&silo, "silo.toml"));
 
     fs::remove_file(silo.project().join("silo.toml")).expect("ours");

@@ -15,6 +15,14 @@ fn recipes() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes")
 }
 
+/// The recipe in all its versions.
+fn versions(tool: &str) -> Vec<Recipe> {
+    let of =
+        |version: Option<&str>| catalog::find_version(&RecipeSources::default(), tool, version).expect("a built-in recipe is right").recipe;
+    let own = of(None);
+    own.versions.keys().map(|version| of(Some(version))).chain([own.clone()]).collect()
+}
+
 #[test]
 fn none_is_forgotten() {
     let listing = std::fs::read_dir(recipes()).expect("the recipes are there");
@@ -26,22 +34,21 @@ fn none_is_forgotten() {
 #[test]
 fn each_recipe_has_a_current_lock() {
     for recipe in catalog::BUILT_IN {
-        let found = catalog::find(&RecipeSources::default(), recipe.name).expect("a built-in recipe is right");
         let locks = lock::parse(recipe.lock, &recipes().join(format!("{}.lock", recipe.name))).expect("a built-in lock is right");
-        assert_eq!(locks.keys().collect::<Vec<_>>(), [recipe.name]);
-        let lock = &locks[recipe.name];
-        assert_eq!(
-            lock.asked,
-            PackageRequest::by(&found.recipe),
-            "{}: run `silo lock {0} --update --output recipes/{0}.lock`",
-            recipe.name
-        );
-        for arch in Arch::ALL {
-            let packages = &lock.packages[&arch];
-            let wanted = found.recipe.debian.packages.iter().map(|wanted| for_arch(wanted));
-            let here = wanted.filter(|(_, of)| of.is_none_or(|of| of == arch.name())).map(|(name, _)| name);
-            for wanted in here.chain([found.recipe.debian.version_of.as_str()]) {
-                assert!(packages.contains_key(wanted), "{}: {wanted} is not locked for {arch}", recipe.name);
+        let versions = versions(recipe.name);
+        let names: BTreeSet<&str> = versions.iter().map(|recipe| recipe.lock_name.as_str()).collect();
+        assert_eq!(locks.keys().map(String::as_str).collect::<BTreeSet<_>>(), names);
+        for found in &versions {
+            let lock = &locks[&found.lock_name];
+            let advice = format!("{}: run `silo lock {0} --update --output recipes/{0}.lock`", recipe.name);
+            assert_eq!(lock.asked, PackageRequest::by(found), "{advice}");
+            for arch in Arch::ALL {
+                let packages = &lock.packages[&arch];
+                let wanted = found.debian.packages.iter().map(|wanted| for_arch(wanted));
+                let here = wanted.filter(|(_, of)| of.is_none_or(|of| of == arch.name())).map(|(name, _)| name);
+                for wanted in here.chain([found.debian.version_of.as_str()]) {
+                    assert!(packages.contains_key(wanted), "{}: {wanted} is not locked for {arch}", found.lock_name);
+                }
             }
         }
         assert_eq!(lock::write(&locks), recipe.lock, "a lock is stable under reading and writing");
@@ -64,14 +71,13 @@ fn each_is_resolved_as_it_was() {
 #[test]
 fn each_step_with_a_network_is_pinned() {
     for built_in in catalog::BUILT_IN {
-        let own = catalog::find(&RecipeSources::default(), built_in.name).expect("a built-in recipe is right").recipe;
         let networked = |recipe: &Recipe| recipe.steps.iter().filter(|step| !step.network.is_empty()).count();
-        let of =
-            |version: &String| catalog::find_version(&RecipeSources::default(), built_in.name, Some(version)).expect("it is right").recipe;
-        let expect = networked(&own) + own.versions.keys().map(|version| networked(&of(version))).sum::<usize>();
+        let versions = versions(built_in.name);
         let locks = lock::parse(built_in.lock, Path::new("x.lock")).expect("a built-in lock is right");
-        let pins = locks[built_in.name].steps.get(&Arch::Amd64).map_or(0, |steps| steps.len());
-        assert_eq!(pins, expect, "{}", built_in.name);
+        for (name, lock) in &locks {
+            let expect: usize = versions.iter().filter(|recipe| recipe.lock_name == *name).map(networked).sum();
+            assert_eq!(lock.steps.get(&Arch::Amd64).map_or(0, |steps| steps.len()), expect, "{name}");
+        }
     }
 }
 
@@ -97,6 +103,28 @@ fn required_tools_are_lower_layers() {
     assert!(silo.fails(["show", "top"]).err.contains("base requires \"nothing\", but there is no recipe for it"));
     silo.write(".silo/recipes/base.toml", "[debian]\nsuite = \"sid\"\n");
     assert!(silo.fails(["show", "top"]).err.contains("top has packages of trixie, but requires base, which has packages of sid"));
+}
+
+#[test]
+fn a_version_has_packages_and_a_lock_of_its_own() {
+    let silo = Silo::seeded();
+    let other = "[versions.\"0.5\"]\nlabel = \"small\"\ndebian = { packages = [\"dash\"], versionOf = \"dash\" }\n";
+    let image = "[versions.9]\nimage = \"registry.example.com/own:9\"\n";
+    silo.write(".silo/recipes/own.toml", &format!("command = [\"sh\"]\n[debian]\npackages = [\"hello\"]\n{other}{image}"));
+    let told = silo.ok(["lock", "own@0.5"]);
+    assert!(told.starts_with("own 0.5.") && told.contains(" locked: packages"), "{told}");
+    let lock = std::fs::read_to_string(silo.path("recipes/own.lock")).expect("it was written");
+    assert!(lock.contains("[tool.\"own@0.5\"]") && !lock.contains("[tool.own]") && !lock.contains("\"hello\""), "{lock}");
+    assert!(silo.ok(["lock", "own@0.5"]).contains("is locked already"));
+    assert!(silo.ok(["show", "own"]).contains("0.5 (small), 9"));
+    let found = |version| catalog::find_version(&places(&silo), "own", Some(version)).expect("it is right").recipe;
+    let (small, image) = (found("0.5.12"), found("9"));
+    assert_eq!((small.version, small.debian.packages), (None, vec!["dash".to_owned()]));
+    assert_eq!((image.version.as_deref(), image.image.as_deref()), (Some("9"), Some("registry.example.com/own:9")));
+}
+
+fn places(silo: &Silo) -> RecipeSources {
+    RecipeSources { user: Some(silo.path("recipes")), ..RecipeSources::default() }
 }
 
 #[test]

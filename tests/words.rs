@@ -27,7 +27,7 @@ fn words_of_other_programs_and_slips_lead_to_the_command() {
         assert!(refused.code == 125 && refused.err.contains(&format!("`silo {meant}`")), "{typed}: {refused:?}");
     }
     for (name, expect) in [
-        ("java", "silo add java --for TOOL"),
+        ("kotlin", "silo add kotlin --for TOOL"),
         ("poetry", "silo add poetry --for TOOL"),
         ("uvx", "a command of the add-on uv"),
         ("npm", "a command of node: silo install node"),

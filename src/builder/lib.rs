@@ -85,6 +85,9 @@ use scheduler::{Order, Walk, WorkerClass, Workers};
 use select_packages::Unpacked;
 use state::State;
 
+/// Limit on the sets of pins that are looked up for one image; a recipe with two pinned steps and ten versions has 100.
+const MAX_PIN_SETS: usize = 256;
+
 pub use context::{BuildContext, LayerSource, NoMachine, PATH, Target};
 pub use error::Error;
 pub use fixed_output::output_keys;
@@ -139,10 +142,33 @@ pub fn build(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built
     built.into_iter().map(|result| result.unwrap_or_else(none)).collect()
 }
 
-/// Finds the image of an earlier build with the same inputs; reads two small files.
+/// Finds the image of an earlier build with the same inputs; reads a few small files.
 pub fn known(home: &Home, target: &Target<'_>) -> Option<ImageId> {
-    let recorded = || if silo_launch::has_range() { None } else { image::made_by(home, image_drv(target, None, recorded(target))) };
-    image::made_by(home, image_drv(target, None, Vec::new())).or_else(recorded)
+    let find = |outputs: Option<&BTreeMap<Sha256, StepOutput>>| {
+        let of = |owners| image::made_by(home, image_drv(target, outputs, owners));
+        of(Vec::new()).or_else(|| if silo_launch::has_range() { None } else { of(recorded(target)) })
+    };
+    find(None).or_else(|| possible_pins(target).iter().find_map(|pins| find(Some(pins))))
+}
+
+/// Returns the sets of pins that the steps of a recipe can have.
+///
+/// The lock of a recipe also pins the steps of its other versions. A pin names its command, and the key follows only from the layers below,
+/// which are unknown before a build. At most one of the sets is that of a build of this definition.
+fn possible_pins(target: &Target<'_>) -> Vec<BTreeMap<Sha256, StepOutput>> {
+    let Some(pins) = target.lock.steps.get(&target.arch) else { return Vec::new() };
+    let mut sets = vec![BTreeMap::new()];
+    for step in target.recipe.steps.iter().filter(|step| step.project || !step.network.is_empty()) {
+        let command = step.shown();
+        let of_step: Vec<_> = pins.iter().filter(|(_, output)| output.command == command).collect();
+        let with = |set: &BTreeMap<_, _>, (key, output): &(&Sha256, &StepOutput)| {
+            let mut set = set.clone();
+            set.insert(**key, (*output).clone());
+            set
+        };
+        sets = sets.iter().flat_map(|set| of_step.iter().map(|pin| with(set, pin))).take(MAX_PIN_SETS).collect();
+    }
+    sets
 }
 
 /// Distinguishes the derivation of an image with steps that only recorded owners, if the lock does not confirm all their layers. With other

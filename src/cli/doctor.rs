@@ -178,6 +178,10 @@ fn shim_checks(setting: &Setting) -> Vec<Check> {
 /// Lists the scripts on this machine with an interpreter that a pinned name hides.
 fn script_check(setting: &Setting, table: &table::Table) -> Check {
     let name = "scripts on PATH";
+    if !super::shims::on_path(setting) {
+        let detail = "none starts a sandbox, because the shims are not on PATH".to_owned();
+        return Check { name, state: State::Ok, detail, cure: String::new() };
+    }
     let pinned = |name: &&str| table.owners(name).any(|entry| entry.pinned && entry.answers_everywhere(name));
     let names = table.names().into_iter().filter(pinned).collect();
     let found = scripts::of(&names, &env::path(), &setting.home.bin());

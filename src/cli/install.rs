@@ -14,17 +14,19 @@ use silo_tool::lock_files::Resolving;
 use silo_tool::package_tool::{self, PackageTool};
 use silo_tool::shims as tool_shims;
 
+use super::choose_tool;
 use super::context::{Globals, setting};
 use super::error::Failure;
 use super::{cache, env, legacy, requested, shims, tier, ui, x};
 
 /// Build a tool's image from its recipe and lock, and install it
 ///
-/// The tool is installed only when everything is complete: an interrupted install leaves nothing behind.
+/// The tool is installed only when everything is complete: an interrupted install leaves nothing behind. Without a tool, asks for one and
+/// its version on a terminal.
 #[derive(clap::Args)]
 pub struct Args {
     /// The tools, each with an optional version: python, python@3.13; or a Debian package as a tool: debian:jq
-    #[arg(required = true, value_name = "TOOL[@VERSION]")]
+    #[arg(value_name = "TOOL[@VERSION]")]
     tools: Vec<String>,
     /// Make the tool of these Debian packages, with their programs as its commands
     #[arg(long, value_name = "PACKAGE", value_delimiter = ',', conflicts_with_all = ["image", "version", "frozen"])]
@@ -33,7 +35,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     suite: Option<String>,
     /// The version, or a prefix of it, if only one tool is named
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", requires = "tools")]
     version: Option<String>,
     /// Make the tool from a container image: registry.example.com/name:tag, oci:layout:name, oci-archive:file.tar:name or
     /// docker-archive:file.tar:name
@@ -79,11 +81,15 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         return Err(Failure::usage(what, "add --package, or write debian:PACKAGE"));
     }
     let resolving = Resolving::of_flag(args.frozen);
-    let mut wishes: Vec<InstallOptions> = args.tools.iter().map(|spec| parse(spec, resolving)).collect::<Result<_, _>>()?;
-    if let Some(version) = &args.version {
+    let parsed = |specs: &[String]| specs.iter().map(|spec| parse(spec, resolving)).collect::<Result<Vec<_>, _>>();
+    let mut wishes = parsed(&args.tools)?;
+    if let (Some(version), false) = (&args.version, wishes.is_empty()) {
         give_version(&mut wishes, version, &args.tools)?;
     }
     let mut setting = setting(globals)?;
+    if wishes.is_empty() {
+        wishes = parsed(&[choose_tool::ask(&setting, "Install")?])?;
+    }
     let places = setting.places.without_project();
     let view = View { places: &places, ..setting.view() };
     for wish in &mut wishes {
@@ -156,7 +162,7 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
 
 /// Makes tools of Debian packages.
 fn of_packages(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
-    if !args.package.is_empty() && args.tools.len() > 1 {
+    if !args.package.is_empty() && args.tools.len() != 1 {
         return Err(Failure::usage("--package makes one tool", "name one"));
     }
     if args.version.is_some() || args.frozen {

@@ -157,7 +157,7 @@ fn available(offer: &CatalogEntry) -> Row {
     let json = serde_json::json!({
         "tool": recipe.name,
         "version": version,
-        "versions": recipe.versions,
+        "versions": recipe.version_labels(),
         "description": recipe.description,
         "origin": offer.definition.found.origin,
         "source": offer.source(),

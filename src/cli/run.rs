@@ -33,6 +33,7 @@ use super::error::{self, Failure};
 use super::flags::Verbosity;
 use super::legacy;
 use super::restore_tty;
+use super::script;
 use super::tier;
 use super::timing::Timing;
 use super::trust;
@@ -227,7 +228,8 @@ pub fn run(globals: &Globals, mut args: Args) -> Result<ExitCode, Failure> {
         let word = words.next().unwrap_or_default();
         let hint = hints(Verbosity::of_flag(globals.quiet));
         let wanted = ParsedWords { word: &word, program: args.shim.clone(), rest: words.collect(), scope: visible.scope(), hint: &hint };
-        target::find(setting.view(), wanted).map_err(|error| if typed { no_tool(error, &word) } else { error.into() })
+        let target = target::find(setting.view(), wanted).map_err(|error| if typed { no_tool(error, &word) } else { error.into() })?;
+        script::with_dependencies(globals, setting, target)
     })
     .map_err(|failure| failure.or_code(SILO_FAILED))
 }

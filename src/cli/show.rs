@@ -56,8 +56,8 @@ fn text(setting: &Setting, offer: &CatalogEntry, scope: Scope) -> String {
     if let Some(tool) = &offer.installed {
         line("installed", format!("{} (image {:.12})", tool.version, tool.image.to_string()));
     }
-    let labelled = |(version, label): (&String, &String)| if label.is_empty() { version.clone() } else { format!("{version} ({label})") };
-    line("versions", recipe.versions.iter().map(labelled).collect::<Vec<_>>().join(", "));
+    let labelled = |(version, label): (&str, &str)| if label.is_empty() { version.to_owned() } else { format!("{version} ({label})") };
+    line("versions", recipe.version_labels().into_iter().map(labelled).collect::<Vec<_>>().join(", "));
     line("requires", recipe.requires.join(" "));
     line("source", offer.source());
     line("tested", recipe.tested.clone().unwrap_or_default());
@@ -123,7 +123,7 @@ fn json(offer: &CatalogEntry) -> serde_json::Value {
         "tool": recipe.name,
         "description": recipe.description,
         "version": offer.version,
-        "versions": recipe.versions,
+        "versions": recipe.version_labels(),
         "requires": recipe.requires,
         "origin": offer.definition.found.origin,
         "source": offer.source(),

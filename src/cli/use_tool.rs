@@ -12,6 +12,7 @@ use silo_tool::definition::Scope;
 use silo_tool::journal::Change;
 use silo_tool::{lock_files, settings_file, trust as tool_trust, versions};
 
+use super::choose_tool;
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::requested::{self, Requested};
@@ -21,12 +22,12 @@ use super::{trust, ui};
 ///
 /// Writes silo.toml only; `silo sync` locks and builds the tool. A range of versions is resolved to the newest available version, and an
 /// unavailable version is refused with the list of the available ones. Without a version, the project's version files decide: .nvmrc,
-/// .python-version, .tool-versions, package.json and others.
+/// .python-version, .tool-versions, package.json and others. Without a tool, asks for one and its version on a terminal.
 #[derive(clap::Args)]
 pub struct UseArgs {
     /// The tool, with an optional version, prefix or range: python, python@3.13, 'node@^22', node@lts, 'python@>=3.11,<3.14'
     #[arg(value_name = "TOOL[@VERSION]")]
-    tool: String,
+    tool: Option<String>,
     /// Apply everywhere: write to ~/.silo/silo.toml
     #[arg(long)]
     global: bool,
@@ -45,12 +46,13 @@ pub struct UnuseArgs {
 }
 
 pub fn run_use(globals: &Globals, args: &UseArgs) -> Result<ExitCode, Failure> {
-    let (tool, version) = match args.tool.split_once('@') {
-        Some((tool, version)) => (tool, Some(version)),
-        None => (args.tool.as_str(), None),
-    };
-    check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
     let setting = setting(globals)?;
+    let spec = match &args.tool {
+        Some(spec) => spec.clone(),
+        None => choose_tool::ask(&setting, "Use")?,
+    };
+    let (tool, version) = spec.split_once('@').map_or((spec.as_str(), None), |(tool, version)| (tool, Some(version)));
+    check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
     catalog::find(&setting.places, tool)?;
     let requested = match version {
         Some(version) => Some(requested::resolve(setting.view(), tool, version)?),

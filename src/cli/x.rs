@@ -1,6 +1,7 @@
 //! `silo x`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use silo_model::recipe::catalog::{self, RecipeSources};
@@ -10,6 +11,7 @@ use silo_tool::definition::{self, Scope};
 use silo_tool::one_off::{self, OneOff, OneOffOptions};
 use silo_tool::package_tool::{self, PackageTool};
 use silo_tool::record;
+use silo_tool::script;
 
 use crate::run::target::{self, Target};
 
@@ -43,6 +45,9 @@ pub struct Args {
     /// Only build the image
     #[arg(long)]
     build: bool,
+    /// With --build: the image for this script with dependencies
+    #[arg(long, value_name = "FILE", hide = true, requires = "build")]
+    script: Option<PathBuf>,
     /// The tool or debian:PACKAGE, and its arguments; with --package, the program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "TOOL[@VERSION] [ARGUMENTS]...")]
     words: Vec<OsString>,
@@ -86,6 +91,12 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
 fn build(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let wanted = wanted(&setting, &args.package, args.suite.as_deref(), &args.words)?;
+    if let (Some(path), Wanted::Tool { version, .. }) = (&args.script, &wanted) {
+        let script =
+            script::read(path)?.ok_or_else(|| Failure::found(format!("{} has no dependencies", path.display()), "name a script"))?;
+        setting.with(|context| Ok(script::build(context, &script, version.as_deref())?))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     // A run uses the tool of the project, or the installed one.
     if let (Wanted::Tool { name, word, version: None, rest }, false) = (&wanted, args.update)
         && let Some(target) = current(&setting, &args.visible, name, word, rest)?
@@ -158,10 +169,10 @@ fn current(setting: &Setting, visible: &HostArgs, name: &str, word: &str, rest: 
 fn asked(setting: &Setting, wanted: &Wanted) -> (RecipeSources, OneOffOptions) {
     match wanted {
         Wanted::Tool { name, version, .. } => {
-            (setting.places.clone(), OneOffOptions { name: name.clone(), version: version.clone(), update: false })
+            (setting.places.clone(), OneOffOptions { name: name.clone(), version: version.clone(), ..OneOffOptions::default() })
         }
         Wanted::Packages { tool, .. } => {
-            let wish = OneOffOptions { name: tool.name.clone(), version: None, update: false };
+            let wish = OneOffOptions { name: tool.name.clone(), ..OneOffOptions::default() };
             (tool.among(&setting.places, &[]), wish)
         }
     }

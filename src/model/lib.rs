@@ -13,6 +13,10 @@ pub mod recipe;
 
 pub mod version_request;
 
+pub mod script;
+
+pub mod script_lock;
+
 pub mod version_files;
 
 pub mod config;

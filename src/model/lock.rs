@@ -282,7 +282,7 @@ pub fn server(tool: &str) -> String {
 /// Returns the tools of a lock file by its headings alone, without parsing it.
 pub fn names(text: &str) -> impl Iterator<Item = &str> {
     let headings = text.lines().filter_map(|line| line.strip_prefix("[tool.")?.strip_suffix(']'));
-    headings.filter(|name| !name.contains('.'))
+    headings.filter(|name| !name.contains(['.', '@']))
 }
 
 /// Parses the text of the lock file `path`.
@@ -342,11 +342,28 @@ fn is_pool_path(path: &str) -> bool {
 pub fn write(locks: &BTreeMap<String, Lock>) -> String {
     let mut text = format!("# Made by `silo lock`: the exact inputs of each tool. Check it in; do not edit it.\nversion = {VERSION}\n");
     for (tool, lock) in locks {
-        let tool = if tool.contains('.') { quoted(tool) } else { tool.clone() };
+        let tool = table_key(tool);
         push(&mut text, format_args!("\n[tool.{tool}]\n"));
         write_body(&mut text, &format!("tool.{tool}."), lock);
     }
     text
+}
+
+/// Writes the name of a lock as a part of a table's heading.
+fn table_key(name: &str) -> String {
+    let is_bare = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if is_bare { name.to_owned() } else { quoted(name) }
+}
+
+/// Returns the part of a lock file of this program with one lock, without parsing the others.
+pub fn part(text: &str, name: &str) -> Option<String> {
+    let key = table_key(name);
+    let (heading, prefix) = (format!("[tool.{key}]"), format!("[tool.{key}."));
+    let mut lines = text.lines().skip_while(|line| *line != heading);
+    let first = lines.next()?;
+    let rest = lines.take_while(|line| !line.starts_with("[tool.") || line.starts_with(&prefix));
+    let body: Vec<&str> = std::iter::once(first).chain(rest).collect();
+    Some(format!("version = {VERSION}\n{}\n", body.join("\n")))
 }
 
 /// Writes one lock; `prefix` precedes its tables' names.
@@ -499,6 +516,17 @@ mod tests {
         let text = write(&two());
         assert_eq!(parse(&text, Path::new("x.lock")).expect("own text"), two());
         assert_eq!(write(&parse(&text, Path::new("x.lock")).expect("own text")), text);
+    }
+
+    #[test]
+    fn a_part_is_one_lock_of_the_file() {
+        let names = ["a", "a-b", "a.lsp", "a@1.2", "b"];
+        let text = write(&names.map(|name| (name.to_owned(), sample())).into());
+        for name in names {
+            let part = part(&text, name).expect("it is there");
+            assert_eq!(parse(&part, Path::new("x.lock")).expect("own text"), BTreeMap::from([(name.to_owned(), sample())]), "{name}");
+        }
+        assert_eq!(part(&text, "a@1"), None);
     }
 
     #[test]

@@ -82,6 +82,7 @@ pub(super) fn laid_over(recipe: &Recipe, settings: &Settings) -> Result<Option<L
 fn laid(mut definition: Definition, lsp: &Lsp) -> Result<Definition, silo_model::recipe::error::Error> {
     let recipe = &mut definition.found.recipe;
     recipe.name = lock::server(&recipe.name);
+    recipe.lock_name = lock::server(&recipe.lock_name);
     if recipe.image.is_some() && !lsp.packages.is_empty() {
         return Err(silo_model::recipe::error::Error::Both("lsp.packages; use lsp.steps with the image's own package manager"));
     }

@@ -43,6 +43,8 @@ pub mod verify;
 pub mod language_server;
 pub mod one_off;
 
+pub mod script;
+
 pub mod ecosystems;
 pub mod project_rights;
 

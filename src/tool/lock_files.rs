@@ -113,23 +113,25 @@ pub fn existing(view: View<'_>, definition: &Definition) -> Result<Option<Lock>,
 /// Returns the lock of a recipe, if it matches the recipe.
 fn of_recipe(view: View<'_>, found: &CatalogRecipe) -> Result<Option<Lock>, Error> {
     let asked = PackageRequest::by(&found.recipe);
-    let tool = &found.recipe.name;
+    let (tool, name) = (&found.recipe.name, &found.recipe.lock_name);
     let path = path(view, found);
     let text = match &view.places.project {
         Some(recipes) if found.origin == Origin::Project => recipes.text(&format!("{tool}.lock"))?.map(str::to_owned),
         _ => document::text_of(&path)?,
     };
     let mut locks = text.map_or_else(|| Ok(BTreeMap::new()), |text| lock::parse(&text, &path))?;
-    if let Some(lock) = locks.remove(tool).filter(|lock| lock.asked == asked) {
+    if let Some(lock) = locks.remove(name).filter(|lock| lock.asked == asked) {
         return Ok(Some(lock));
     }
-    Ok(shipped(tool)?.filter(|lock| lock.asked == asked))
+    Ok(shipped(tool, name)?.filter(|lock| lock.asked == asked))
 }
 
-/// Returns the lock that ships with a built-in recipe.
-fn shipped(tool: &str) -> Result<Option<Lock>, Error> {
-    let Some(builtin) = catalog::built_in(tool).filter(|builtin| !builtin.lock.is_empty()) else { return Ok(None) };
-    Ok(lock::parse(builtin.lock, &PathBuf::from(format!("recipes/{}.lock", builtin.name)))?.remove(tool))
+/// Returns the lock of a version that ships with a built-in recipe.
+fn shipped(tool: &str, name: &str) -> Result<Option<Lock>, Error> {
+    // Only the part of one version is parsed: a run needs no other.
+    let part = catalog::built_in(tool).and_then(|builtin| lock::part(builtin.lock, name));
+    let Some(part) = part else { return Ok(None) };
+    Ok(lock::parse(&part, &PathBuf::from(format!("recipes/{tool}.lock")))?.remove(name))
 }
 
 /// Changed locks, by file, that are written together at the end.
@@ -158,10 +160,11 @@ impl Staged {
             self.files.insert(path.clone(), (before, locks));
         }
         let (_, locks) = self.files.get_mut(&path).expect("it was put there");
-        if locks.get(definition.tool()) == Some(lock) {
+        let name = if definition.lock_file.is_some() { definition.tool() } else { &definition.found.recipe.lock_name };
+        if locks.get(name) == Some(lock) {
             return Ok(false);
         }
-        locks.insert(definition.tool().to_owned(), lock.clone());
+        locks.insert(name.to_owned(), lock.clone());
         Ok(true)
     }
 
@@ -199,18 +202,19 @@ pub fn resolve_after(context: &Context<'_>, definition: &Definition, earlier: &[
     let (found, tool) = (&definition.found, definition.tool());
     let failed = |source| Error::Relock { tool: tool.to_owned(), source: Box::new(source) };
     let lock = resolve_lock::relock(context, &found.recipe).map_err(failed)?;
-    let files = [Some(path(context.view(), found)), definition.lock_file.clone()];
-    let shipped = if found.origin == Origin::BuiltIn { shipped(tool)? } else { None };
-    let last = files.into_iter().flatten().filter_map(|file| last(&file, tool));
-    for before in last.chain(shipped).chain(earlier.iter().cloned()) {
+    let name = &found.recipe.lock_name;
+    let own = last(&path(context.view(), found), name);
+    let of_project = definition.lock_file.as_ref().and_then(|file| last(file, tool));
+    let shipped = if found.origin == Origin::BuiltIn { shipped(tool, name)? } else { None };
+    for before in own.into_iter().chain(of_project).chain(shipped).chain(earlier.iter().cloned()) {
         resolve_lock::check_age(context, &lock, &before).map_err(failed)?;
     }
     Ok(lock)
 }
 
 /// Returns the last lock of a tool in a file; an unreadable file is replaced anyway.
-fn last(path: &Path, tool: &str) -> Option<Lock> {
-    read(path).ok()?.remove(tool)
+fn last(path: &Path, name: &str) -> Option<Lock> {
+    read(path).ok()?.remove(name)
 }
 
 /// Returns the path of a recipe's lock.

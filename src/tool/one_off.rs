@@ -11,7 +11,7 @@ use silo_base::system::Arch;
 use silo_build::image;
 use silo_model::document;
 use silo_model::lock::{self, Lock, PackageRequest};
-use silo_model::recipe::Recipe;
+use silo_model::recipe::{Recipe, Step};
 use silo_store::digest::Digest;
 use silo_store::flock as store_lock;
 use silo_store::path_error::PathError;
@@ -33,6 +33,8 @@ pub struct OneOffOptions {
     pub version: Option<String>,
     /// True to lock today's packages, instead of those of an earlier run.
     pub update: bool,
+    /// Steps after the recipe's own.
+    pub steps: Vec<Step>,
 }
 
 /// A one-off tool, ready to run.
@@ -78,7 +80,10 @@ pub fn build(context: &Context<'_>, wish: &OneOffOptions) -> Result<(), Error> {
     if own.as_ref() != Some(&lock) {
         keep(&path, &definition, &lock).map_err(lock_files::Error::from)?;
     }
-    install::learn(&context, &definition.found.recipe, made.image());
+    // The packages of a script may replace the client, and learned hosts count in all projects.
+    if wish.steps.is_empty() {
+        install::learn(&context, &definition.found.recipe, made.image());
+    }
     drop(shared);
     collect::by_itself(&context);
     Ok(())
@@ -106,7 +111,9 @@ fn own_pins(made: &BuiltTool, arch: Arch) -> Lock {
 }
 
 fn definition(view: View<'_>, wish: &OneOffOptions) -> Result<Definition, Error> {
-    Ok(definition::of_version(view, &wish.name, Scope::Global, wish.version.as_deref())?)
+    let mut definition = definition::of_version(view, &wish.name, Scope::Global, wish.version.as_deref())?;
+    definition.found.recipe.steps.extend(wish.steps.iter().cloned());
+    Ok(definition)
 }
 
 /// Returns the path of the stored lock of a definition.
@@ -115,7 +122,9 @@ fn path(home: &Home, definition: &Definition) -> PathBuf {
     let version = definition.version.clone().unwrap_or_default();
     let parts = [definition.tool(), &version, &debian.suite].into_iter();
     let packages = debian.packages.iter().chain(&debian.added).map(String::as_str);
-    let key: String = parts.chain(packages).map(|part| format!("{} {part}\n", part.len())).collect();
+    let steps: Vec<String> = definition.found.recipe.steps.iter().map(Step::shown).collect();
+    let key: String =
+        parts.chain(packages).chain(steps.iter().map(String::as_str)).map(|part| format!("{} {part}\n", part.len())).collect();
     home.one_off().join(format!("{}-{:.16}.lock", definition.tool(), Digest::of(key.as_bytes()).to_string()))
 }
 

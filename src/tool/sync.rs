@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::Duration;
 
-use silo_store::digest::Digest;
+use silo_store::digest::{Digest, LayerId};
 use silo_store::flock::{self as store_lock, BuildLock, SharedLock};
 
 use crate::journal::Change;
 use silo_base::home::PROJECT_LOCK;
 use silo_base::system::Arch;
-use silo_build::image::ImageId;
+use silo_build::image::{self, ImageId};
 use silo_build::{Built, Target};
 use silo_model::config::Trust;
 use silo_model::config::project::ProjectFiles;
-use silo_model::lock::Lock;
+use silo_model::lock::{Lock, Sha256, StepOutput};
 
 use super::Context;
 use super::caches;
@@ -219,11 +219,13 @@ fn finish(context: &Context<'_>, prepared: Prepared, built: Built, locks: &mut S
     let Prepared { definition, mut lock, version } = prepared;
     let fresh = built.outputs.is_some();
     built.note(definition.arch, &mut lock);
-    if let Some(outputs) = built.outputs {
-        lock.steps.remove(&definition.arch);
-        if !outputs.is_empty() {
-            lock.steps.insert(definition.arch, outputs);
-        }
+    let pins = lock.steps.remove(&definition.arch).unwrap_or_default();
+    let outputs = match built.outputs {
+        Some(outputs) => outputs,
+        None => used_pins(context, built.image, pins)?,
+    };
+    if !outputs.is_empty() {
+        lock.steps.insert(definition.arch, outputs);
     }
     let locked = locks.put(context.view(), &definition, &lock)?;
     // Without its probes, the client of the image is not the one that ships.
@@ -231,6 +233,19 @@ fn finish(context: &Context<'_>, prepared: Prepared, built: Built, locks: &mut S
         install::learn(context, &definition.found.recipe, built.image);
     }
     Ok(ToolChanges { version, image: Some(built.image), locked, made: built.made, fresh })
+}
+
+/// Returns the pins of the steps that an image was made by. The lock of a recipe also pins the steps of its other versions.
+fn used_pins(
+    context: &Context<'_>,
+    image: ImageId,
+    mut pins: BTreeMap<Sha256, StepOutput>,
+) -> Result<BTreeMap<Sha256, StepOutput>, silo_build::Error> {
+    if let Some(image) = image::get(context.home, image)? {
+        let layers = image.layer_set();
+        pins.retain(|_, output| layers.contains(&LayerId::new(output.layer.0)));
+    }
+    Ok(pins)
 }
 
 /// Keeps the images of all tools of the project, including tools that were not just synced.

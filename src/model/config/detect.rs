@@ -13,7 +13,7 @@ struct Indicator {
 }
 
 /// Tools, in the order of the output.
-const TOOLS: [Indicator; 5] = [
+const TOOLS: [Indicator; 6] = [
     Indicator {
         name: "python",
         files: &["requirements.txt", "pyproject.toml", "setup.py", "setup.cfg", "Pipfile", "uv.lock"],
@@ -23,6 +23,7 @@ const TOOLS: [Indicator; 5] = [
     Indicator { name: "rust", files: &["Cargo.toml"], exclude: &["target"] },
     Indicator { name: "go", files: &["go.mod"], exclude: &[] },
     Indicator { name: "deno", files: &["deno.json", "deno.jsonc"], exclude: &[] },
+    Indicator { name: "java", files: &["pom.xml", "build.gradle"], exclude: &[] },
 ];
 
 /// Add-ons of python.
@@ -30,9 +31,8 @@ const OF_PYTHON: [Indicator; 2] =
     [Indicator { name: "poetry", files: &["poetry.lock"], exclude: &[] }, Indicator { name: "uv", files: &["uv.lock"], exclude: &[] }];
 
 /// Languages that are added to another tool.
-const LANGUAGES: [Indicator; 3] = [
+const LANGUAGES: [Indicator; 2] = [
     Indicator { name: "kotlin", files: &["build.gradle.kts", "settings.gradle.kts"], exclude: &[] },
-    Indicator { name: "java", files: &["pom.xml", "build.gradle"], exclude: &[] },
     Indicator { name: "ruby", files: &["Gemfile"], exclude: &[] },
 ];
 
@@ -87,7 +87,7 @@ mod tests {
         check(&["package.json", "requirements.txt"], &["python", "node"]);
         check(&["pyproject.toml", "uv.lock"], &["python", "uv"]);
         check(&["Cargo.toml", "go.mod", "deno.jsonc"], &["rust", "go", "deno"]);
-        check(&["build.gradle.kts", "pom.xml", "Gemfile"], &["kotlin", "java", "ruby"]);
+        check(&["build.gradle.kts", "pom.xml", "Gemfile"], &["java", "kotlin", "ruby"]);
         assert_eq!(excludes(["python", "other", "rust"].into_iter()), [".venv", "target"]);
     }
 }

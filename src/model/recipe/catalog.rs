@@ -38,6 +38,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
         lock: include_str!("../../../recipes/emulator.lock"),
     },
     BuiltIn { name: "go", recipe: include_str!("../../../recipes/go.toml"), lock: include_str!("../../../recipes/go.lock") },
+    BuiltIn { name: "java", recipe: include_str!("../../../recipes/java.toml"), lock: include_str!("../../../recipes/java.lock") },
     BuiltIn { name: "jupyter", recipe: include_str!("../../../recipes/jupyter.toml"), lock: include_str!("../../../recipes/jupyter.lock") },
     BuiltIn { name: "kernel", recipe: include_str!("../../../recipes/kernel.toml"), lock: include_str!("../../../recipes/kernel.lock") },
     BuiltIn { name: "node", recipe: include_str!("../../../recipes/node.toml"), lock: include_str!("../../../recipes/node.lock") },
@@ -197,7 +198,7 @@ fn within(places: &RecipeSources, name: &str, wanted: Option<&str>, chain: &mut 
         });
     };
     let file = match wanted {
-        Some(wanted) => file::choose(file, wanted),
+        Some(wanted) => file::choose(name, file, wanted),
         None => file,
     };
     let mut recipe = file::check(name, file).map_err(|source| Error::Recipe { path, source })?;
@@ -226,7 +227,7 @@ fn merged(places: &RecipeSources, name: &str) -> Result<Option<(RecipeFile, Orig
     }
     for (origin, path, text) in documents(places, &format!("{name}.toml"))? {
         let mut over = document::parse::<RecipeFile>(&text, &path)?;
-        if let Some(debian) = &mut over.debian {
+        for debian in over.debian.iter_mut().chain(over.versions.values_mut().filter_map(|version| version.debian.as_mut())) {
             locate(places, origin, &path, debian)?;
         }
         let under = merged.take().map(|(under, ..)| under).unwrap_or_default();

@@ -78,6 +78,10 @@ pub struct RecipeFile {
     pub warm_up: Option<Vec<String>>,
     /// Language server of the tool, for `silo lsp`; not part of the tool's image.
     pub lsp: Option<LspTable>,
+    /// Name of the lock of the selected version; `None` for the recipe's own one.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub lock_name: Option<String>,
 }
 
 /// A directory that changes the tool's environment. The search goes from the working directory up to the project.
@@ -145,19 +149,27 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
         review: over.review.or(under.review),
         warm_up: over.warm_up.or(under.warm_up),
         lsp: lsp::merge(under.lsp, over.lsp),
+        lock_name: None,
     }
 }
 
 /// Selects the newest version that matches the requested one or has it as prefix. If the recipe's own version matches, or none does, the
 /// recipe stays unchanged.
-pub fn choose(mut file: RecipeFile, wanted: &str) -> RecipeFile {
+pub fn choose(tool: &str, mut file: RecipeFile, wanted: &str) -> RecipeFile {
     if file.version.as_deref().is_some_and(|own| versions::is_of(own, wanted)) {
         return file;
     }
-    let matching = file.versions.iter().filter(|(version, _)| versions::is_of(version, wanted));
-    let Some((version, table)) = matching.max_by_key(|(version, _)| versions::order(version)) else { return file };
+    let fits = |(version, table): &(&String, &versions::VersionTable)| {
+        versions::is_of(version, wanted) || (table.is_packaged() && versions::is_of(wanted, version))
+    };
+    let Some((version, table)) = file.versions.iter().filter(fits).max_by_key(|(version, _)| versions::order(version)) else { return file };
     let (version, table) = (version.clone(), table.clone());
-    file.version = Some(version);
+    file.version = (!table.is_packaged()).then_some(version);
+    if table.has_own_root() {
+        file.lock_name = Some(versions::lock_name(tool, &file.versions, &table));
+        file.debian = if table.image.is_some() { table.debian } else { debian::merge(file.debian, table.debian) };
+        file.image = table.image;
+    }
     file.steps = table.steps.or(file.steps);
     file.env.extend(table.env);
     file
@@ -217,7 +229,8 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
         tested: file.tested,
         version: file.version.or(tag),
         image: file.image,
-        versions: file.versions.into_iter().map(|(version, table)| (version, table.label.unwrap_or_default())).collect(),
+        versions: versions::described(name, file.versions),
+        lock_name: file.lock_name.unwrap_or_else(|| name.to_owned()),
         requires,
         debian,
         steps,
@@ -392,7 +405,7 @@ mod tests {
         for (wanted, version, steps, variable) in
             [("2", "2.10.0", "a", "2"), ("2.9", "2.9.1", "b", "1"), ("3", "3.1.0", "a", "1"), ("4", "3.1.0", "a", "1")]
         {
-            let chosen = choose(file.clone(), wanted);
+            let chosen = choose("x", file.clone(), wanted);
             assert_eq!(chosen.version.as_deref(), Some(version), "{wanted}");
             assert_eq!((chosen.steps, chosen.env["A"].as_str()), (step(steps), variable), "{wanted}");
         }

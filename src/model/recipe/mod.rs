@@ -28,4 +28,4 @@ pub mod catalog;
 
 pub mod addon;
 
-pub use types::{Activation, AptSource, Debian, LocalDeb, Lsp, Probe, Recipe, Run, SHELL, Step, quoted};
+pub use types::{Activation, AptSource, Debian, LocalDeb, Lsp, OtherVersion, Probe, Recipe, Run, SHELL, Step, quoted};

@@ -22,8 +22,10 @@ pub struct Recipe {
     pub tested: Option<String>,
     /// Version, if it is not that of a package.
     pub version: Option<String>,
-    /// Other available versions, each with a label or an empty text.
-    pub versions: BTreeMap<String, String>,
+    /// Other available versions.
+    pub versions: BTreeMap<String, OtherVersion>,
+    /// Name of the lock of this version among the recipe's locks.
+    pub lock_name: String,
     /// Required tools; their contents are merged into the other fields already.
     pub requires: Vec<String>,
     /// Container image used instead of packages.
@@ -40,6 +42,24 @@ pub struct Recipe {
     pub run: Run,
     /// Language server; not part of the image.
     pub lsp: Option<Lsp>,
+}
+
+impl Recipe {
+    /// Returns the other versions with their labels.
+    pub fn version_labels(&self) -> BTreeMap<&str, &str> {
+        self.versions.iter().map(|(version, other)| (version.as_str(), other.label.as_str())).collect()
+    }
+}
+
+/// Another version of a tool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherVersion {
+    /// Label in lists, or empty.
+    pub label: String,
+    /// True if a package has the exact version, of which the key is a prefix.
+    pub is_packaged: bool,
+    /// Name of its lock among the recipe's locks.
+    pub lock_name: String,
 }
 
 /// A build command.

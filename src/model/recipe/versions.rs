@@ -1,6 +1,6 @@
-//! The versions of a recipe: its own, and others that differ in steps and variables.
+//! The versions of a recipe: its own, and others that differ in packages or image, steps and variables.
 //!
-//! All versions have the same Debian packages and therefore one lock, which pins the steps of each version separately.
+//! Versions with the same Debian packages have one lock, which pins the steps of each version separately.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +8,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::check::check_variables;
+use super::debian::{self, DebianTable};
 use super::error::Error;
 use super::steps::{StepEntry, check_step};
-use super::types::Step;
+use super::types::{OtherVersion, Step};
 
 /// Variable with the version to build, set for steps.
 pub const VARIABLE: &str = "SILO_VERSION";
@@ -21,11 +22,44 @@ pub const VARIABLE: &str = "SILO_VERSION";
 pub struct VersionTable {
     /// Short label for lists, such as `long-term support`.
     pub label: Option<String>,
+    /// Debian suite and packages of this version, over the recipe's, key by key. Without steps of its own, the version is that of the
+    /// package, and the key is a prefix of it.
+    pub debian: Option<DebianTable>,
+    /// Container image used as root file system of this version instead of Debian packages.
+    pub image: Option<String>,
     /// Steps of this version; by default the recipe's.
     pub steps: Option<Vec<StepEntry>>,
     /// Variables in addition to the recipe's.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+}
+
+impl VersionTable {
+    /// True if the version is that of a package; its key is a prefix of the version.
+    pub fn is_packaged(&self) -> bool {
+        self.debian.is_some() && self.image.is_none() && self.steps.is_none()
+    }
+
+    /// True if the version has a root of its own, and therefore a lock of its own or one that it shares with other versions.
+    pub fn has_own_root(&self) -> bool {
+        self.debian.is_some() || self.image.is_some()
+    }
+}
+
+/// Returns the name of the lock of a version in the file of the recipe's locks: that of the first version with the same root.
+pub fn lock_name(tool: &str, versions: &BTreeMap<String, VersionTable>, table: &VersionTable) -> String {
+    let first = versions.iter().find(|(_, other)| other.has_own_root() && other.debian == table.debian && other.image == table.image);
+    first.map_or_else(|| tool.to_owned(), |(version, _)| format!("{tool}@{version}"))
+}
+
+/// Describes the other versions of a tool for a checked recipe.
+pub fn described(tool: &str, versions: BTreeMap<String, VersionTable>) -> BTreeMap<String, OtherVersion> {
+    let described = |table: &VersionTable| OtherVersion {
+        label: table.label.clone().unwrap_or_default(),
+        is_packaged: table.is_packaged(),
+        lock_name: if table.has_own_root() { lock_name(tool, &versions, table) } else { tool.to_owned() },
+    };
+    versions.iter().map(|(version, table)| (version.clone(), described(table))).collect()
 }
 
 /// True if a text can be a version or a version prefix.
@@ -54,6 +88,7 @@ pub fn check(own: &Option<String>, others: &BTreeMap<String, VersionTable>) -> R
         return Err(Error::Version { key: "versions", value: value.clone() });
     }
     for table in others.values() {
+        table.debian.clone().map_or(Ok(()), |debian| debian::check(debian).map(drop))?;
         check_variables("versions.env", table.env.keys())?;
         table.steps.iter().flatten().try_for_each(|step| check_step("versions.steps", step.clone()).map(drop))?;
     }
