@@ -6,6 +6,7 @@
 mod text;
 
 mod abi;
+mod network_files;
 mod step;
 
 pub mod host_path;
@@ -377,17 +378,6 @@ pub struct SshAgent {
     pub socket: PathBuf,
 }
 
-/// The log of a program's network use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// A host file; created with the first entry.
-    #[serde(with = "text::one")]
-    pub into: PathBuf,
-    /// Its first line.
-    pub title: String,
-}
-
 /// The origin of a network request; it decides the file named in the hint for a missing grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -397,15 +387,6 @@ pub enum GrantOrigin {
     Step,
     /// A run: `silo.toml`.
     Run,
-}
-
-/// The destination of learned names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Learn {
-    /// A host file; created if missing.
-    #[serde(with = "text::one")]
-    pub into: PathBuf,
 }
 
 impl Network {
@@ -500,6 +481,7 @@ impl Spec {
 }
 
 pub use abi::Abi;
+pub use network_files::{Learn, Record};
 pub use step::{Conditions, Owned, Seed};
 pub use text::Bytes;
 
