@@ -150,7 +150,7 @@ fn merge(path: &str, kind: &str) -> &'static str {
         _ if path.contains(".lsp.") && !path.ends_with(".cache") => "replaced",
         "trust" | "mirrors.allowStale" => "yours alone",
         "tier" => "the stricter one",
-        _ if path.ends_with(".timeSeconds") || path.ends_with(".networkMB") => "the smaller one",
+        _ if path.starts_with("limits.") || path.ends_with(".timeSeconds") || path.ends_with(".networkMB") => "the smaller one",
         _ if path == "review" || path.ends_with(".review") => "the stricter one",
         _ if path.starts_with("cache.") || path.starts_with("build.") || path.contains("secrets.") => "yours alone",
         _ if kind.starts_with("list") => "joined",
