@@ -84,9 +84,9 @@ fn one(view: &View, guarded: &dyn Fn(&Path) -> bool, history: &mut History, comm
     commits.tips.extend(history.tips.iter().map(ToString::to_string));
     commits.number += history.commits;
     commits.problems.append(&mut history.problems);
-    // The rules of ignored files are read in the order of paths.
+    // The rules of ignored files are read in the order of paths. A commit that makes a file comes before one that removes it.
     let mut files = std::mem::take(&mut history.files);
-    files.sort_by(|one, other| one.path.cmp(&other.path));
+    files.sort_by(|one, other| (&one.path, one.after.is_none()).cmp(&(&other.path, other.after.is_none())));
     let changes: Vec<Change> = files.iter().map(|file| change(file, history)).collect();
     let weigher = Weigher::new(view, guarded, &changes);
     let mut ignored = Ignored::new(&view.project);
