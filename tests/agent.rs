@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::everyday::commands;
 use crate::support::{As, Done, NOBODY, Silo, done, has, is_root, machine, skip};
@@ -39,6 +43,8 @@ const LISTED: [(&str, &[(&str, &str)]); 8] = [
 const IN_GIT: [&str; 2] = ["git_hook", "git_settings"];
 /// Attempts that fail inside.
 const STOPPED: [&str; 2] = ["read_keys", "send_data"];
+/// Longest that an answer of a server is waited for, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Files of the honest work.
 const HONEST: [&str; 3] = ["total.py", "test_total.py", "NOTES.md"];
 
@@ -281,6 +287,88 @@ fn the_commands_of_the_skill_file_work_inside() {
         let done = silo.run(["run", "--review", "sh", "-c", &command]);
         assert!(done.code == 0 && done.out.lines().eq(printed.iter()), "{command}: {done:?}");
     }
+}
+
+/// A server of the MCP examples, as a client starts it: over its standard streams.
+struct McpServer {
+    server: Child,
+    input: Option<ChildStdin>,
+    messages: Receiver<Value>,
+}
+
+impl McpServer {
+    /// Starts the server of this settings entry in the sandbox of `tool`.
+    fn start(silo: &Silo, tool: &str, entry: &Value) -> McpServer {
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let mut words: Vec<String> = vec!["run".to_owned(), "--quiet".to_owned()];
+        for (name, value) in entry["env"].as_object().into_iter().flatten() {
+            words.extend(["--env".to_owned(), format!("{name}={}", text(value))]);
+        }
+        words.extend(["--shim".to_owned(), text(&entry["command"]), tool.to_owned(), "--".to_owned()]);
+        words.extend(entry["args"].as_array().expect("a list").iter().map(text));
+        let mut server = silo.command(words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("silo starts");
+        let (input, output) = (server.stdin.take(), server.stdout.take().expect("it is piped"));
+        let (sender, messages) = channel();
+        thread::spawn(move || {
+            let lines = BufReader::new(output).lines().map_while(Result::ok);
+            // Nobody listens any more once the test has ended.
+            lines.filter_map(|line| serde_json::from_str(&line).ok()).try_for_each(|message| sender.send(message))
+        });
+        McpServer { server, input, messages }
+    }
+
+    fn say(&mut self, message: &Value) {
+        writeln!(self.input.as_mut().expect("it is open"), "{message}").expect("the server reads");
+    }
+
+    /// Sends a request, and waits for its answer.
+    fn ask(&mut self, id: u64, method: &str, params: &Value) -> Value {
+        self.say(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }));
+        loop {
+            let message = self.messages.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("{method}: {error}"));
+            if message["id"] == id {
+                return message["result"].clone();
+            }
+        }
+    }
+}
+
+/// The MCP settings of the page, by the name of the server.
+fn mcp_servers(page: &str) -> BTreeMap<String, Value> {
+    let blocks = page.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let settings = blocks.map(|block| serde_json::from_str::<Value>(block).expect("the page has JSON"));
+    settings.flat_map(|settings| settings["mcpServers"].as_object().cloned().into_iter().flatten().collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn an_mcp_server_of_the_page_answers_in_a_sandbox() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/agents.md")).expect("a page");
+    let servers = mcp_servers(&page);
+    assert!(["files", "time", "browser"].iter().all(|name| servers.contains_key(*name)), "{servers:?}");
+    let install = page
+        .lines()
+        .find_map(|line| line.strip_prefix("silo run --review=never --shim python3 claude-code -- "))
+        .expect("the line that installs it");
+    let silo = Silo::shared(As::Me);
+    let words = ["run", "--quiet", "--shim", "python3", "python", "--"].into_iter().chain(install.split(' '));
+    let installed = silo.run(words);
+    if installed.code != 0 {
+        return skip(&format!("the server cannot be had here: {}", installed.err.lines().last().unwrap_or_default()));
+    }
+    let mut server = McpServer::start(&silo, "python", &servers["time"]);
+    let client = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "silo", "version": "1" } });
+    let hello = server.ask(1, "initialize", &client);
+    assert!(hello["serverInfo"]["name"].as_str().is_some_and(|name| name.contains("time")), "{hello}");
+    server.say(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }));
+    let list = server.ask(2, "tools/list", &json!({}));
+    let tools: Vec<&str> = list["tools"].as_array().into_iter().flatten().filter_map(|tool| tool["name"].as_str()).collect();
+    assert!(tools.contains(&"get_current_time"), "{list}");
+    let zone = json!({ "name": "get_current_time", "arguments": { "timezone": "UTC" } });
+    let called = server.ask(3, "tools/call", &zone);
+    assert!(called.to_string().contains("UTC") && called["isError"] != true, "{called}");
+    // The end of the input ends the server, and the sandbox with it.
+    drop(server.input.take());
+    assert!(server.server.wait().expect("silo ends").success());
 }
 
 #[test]

@@ -150,6 +150,7 @@ fn merge(path: &str, kind: &str) -> &'static str {
         _ if path.contains(".lsp.") && !path.ends_with(".cache") => "replaced",
         "trust" | "mirrors.allowStale" => "yours alone",
         "tier" => "the stricter one",
+        _ if path.starts_with("limits.") => "the smaller one",
         _ if [".timeSeconds", ".networkMB", ".cpus", ".memoryMB", ".rootfsSizeMB"].iter().any(|name| path.ends_with(name)) => {
             "the smaller one"
         }

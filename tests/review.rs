@@ -323,8 +323,11 @@ fn commits_of_a_review_come_with_apply() {
     git(&["init", "-q", "-b", "main"]);
     git(&["add", "."]);
     git(&["commit", "-qm", "one"]);
-    let tree = git(&["rev-parse", "HEAD^{tree}"]);
     let head = git(&["rev-parse", "HEAD"]);
+    fs::write(project.join("Makefile"), "all:\n").expect("our own project");
+    git(&["add", "Makefile"]);
+    let tree = git(&["write-tree"]);
+    git(&["reset", "-q", "--hard"]);
     // As git commits: the object, then the ref.
     let program = format!(
         r#"
@@ -343,11 +346,12 @@ print(name)
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(git(&["rev-parse", "HEAD"]), head);
     assert!(silo.ok(["review"]).contains("git repository has changes"));
-    // Nothing weighs the files of a commit, so it does not come with safe changes.
-    assert!(silo.run(["apply", "--safe"]).err.contains("such as commits, wait"));
+    // The commit brings a Makefile, so it does not come with safe changes.
+    assert!(silo.run(["apply", "--safe"]).err.contains("the changes of the git repository wait"));
     assert_eq!(git(&["rev-parse", "HEAD"]), head);
     let risky = silo.run(["run", "--review=risky", "--shim", "python3", "python", "--", "-c", "pass"]);
     assert!(risky.err.contains("of the repository in") && risky.err.contains("wait for a decision"), "{risky:?}");
+    assert!(risky.err.contains(&format!("Makefile (added in commit {}; build script)", &done.out[..12])), "{risky:?}");
     assert_eq!(git(&["rev-parse", "HEAD"]), head);
     // A second run sees the commit.
     assert_eq!(inside(&silo, "print(open('.git/refs/heads/main').read())").out.trim(), done.out.trim());

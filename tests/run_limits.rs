@@ -62,6 +62,39 @@ fn limits_of_settings_end_a_run_too() {
     assert!(tried.code != 0 && tried.err.contains("networkMB must not be zero"), "{tried:?}");
 }
 
+#[test]
+fn limits_of_a_project_hold_for_every_tool() {
+    let silo = Silo::shared(As::Me);
+    let settings = |text: &str| {
+        fs::write(silo.project().join("silo.toml"), text).expect("our own project");
+        drop(silo.ok(["trust", "--yes"]));
+    };
+    settings("[limits]\ntimeSeconds = 1\n[overrides.sh]\ntimeSeconds = 600\n");
+    limited(&silo, &silo.run(["sh", "-c", "exec sleep 1000"]), TIME);
+    let program = ["run", "--shim", "python3", "python", "--", "-c", "import time; time.sleep(1000)"];
+    limited(&silo, &silo.run(program), TIME);
+    // The tool's own limit is the smaller one; the command line is the user's own decision.
+    settings("[limits]\ntimeSeconds = 600\n[overrides.sh]\ntimeSeconds = 1\n");
+    limited(&silo, &silo.run(["sh", "-c", "exec sleep 1000"]), TIME);
+    assert_eq!(silo.run(["run", "--max-time", "1h", "sh", "-c", "sleep 2; exit 3"]).code, 3);
+    // The user's settings and the project's: the smaller one of each.
+    settings("[limits]\nmemoryMB = 300\nprocesses = 40\n");
+    let forks = "import os, time\nstarted = 0\ntry:\n    while started < 200:\n        if os.fork() == 0: time.sleep(1000)\n        started += 1\nexcept BlockingIOError as error: print('stopped', error.errno)\nprint(started < 45)";
+    let tried = silo.run(["run", "--shim", "python3", "python", "--", "-c", forks]);
+    if tried.out.contains("stopped") {
+        assert_eq!(tried.out, "stopped 11\nTrue\n", "{tried:?}");
+    } else {
+        // The kernel counts PIDs, of which it reserves three hundred, if there is no cgroup, and root is exempt.
+        crate::support::report("the limit of processes is coarse here: no cgroup is delegated");
+    }
+    assert_eq!(record(&silo)["granted"]["memory_bytes"], 300 << 20);
+    for wrong in ["timeSeconds = 0", "processes = 0", "cpus = 2"] {
+        fs::write(silo.project().join("silo.toml"), format!("[limits]\n{wrong}\n")).expect("our own project");
+        let tried = silo.run(["sh", "-c", "true"]);
+        assert!(tried.code != 0 && tried.err.contains("silo.toml"), "{wrong}: {tried:?}");
+    }
+}
+
 /// A server that sends without end to clients that say nothing, and reads without end from those that send.
 fn server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

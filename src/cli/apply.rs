@@ -57,7 +57,9 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let left = view.changes().map_err(deciding::failure)?.len();
     let rest = if left > 0 { format!("; {} wait (`silo review`)", count(left, "change")) } else { String::new() };
     if args.safe && view.repository == Repository::Changed {
-        ui::note("the changes of the git repository, such as commits, wait: nothing weighs the files in them\n  try: silo apply");
+        ui::note(
+            "the changes of the git repository wait: this machine executes or obeys files of new commits\n  try: silo review, silo apply",
+        );
     }
     ui::data(&format!("applied {}{rest}\n", count(applied.paths.len(), "change")))?;
     Ok(ExitCode::SUCCESS)

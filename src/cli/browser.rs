@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use silo_base::sanitize;
 use silo_review::browser::{Browser, Decision, Effect};
 use silo_review::choose::{self, Choice};
+use silo_review::commits::Commits;
 use silo_review::discard;
 use silo_review::entries::{self, Entry};
 use silo_review::view::View;
@@ -33,13 +34,15 @@ pub fn has_terminal() -> bool {
 struct Listed {
     view: View,
     all: Vec<Weighed>,
+    commits: Commits,
 }
 
 impl Listed {
     fn read(setting: &Setting) -> Result<Option<Listed>, Failure> {
         let Some(view) = deciding::open(setting)? else { return Ok(None) };
         let all = deciding::weighed(setting, &view)?;
-        Ok((!all.is_empty() || view.repository.has_changes()).then_some(Listed { view, all }))
+        let commits = deciding::commits(setting, &view)?;
+        Ok((!all.is_empty() || view.repository.has_changes()).then_some(Listed { view, all, commits }))
     }
 
     fn title(&self) -> String {
@@ -48,13 +51,13 @@ impl Listed {
     }
 
     fn entries(&self) -> Vec<Entry> {
-        entries::entries(&self.all, self.view.repository)
+        entries::entries(&self.all, self.view.repository, &self.commits)
     }
 }
 
 /// Shows the changes on the terminal until the user leaves.
-pub fn run(setting: &Setting, view: View, all: Vec<Weighed>) -> Result<ExitCode, Failure> {
-    let mut listed = Listed { view, all };
+pub fn run(setting: &Setting, view: View, all: Vec<Weighed>, commits: Commits) -> Result<ExitCode, Failure> {
+    let mut listed = Listed { view, all, commits };
     let palette = if env::var("NO_COLOR").is_some() { Palette::Plain } else { Palette::Colours };
     let mut browser = Browser::new(listed.title(), listed.entries());
     // Nothing else may draw on the screen.
@@ -66,7 +69,7 @@ pub fn run(setting: &Setting, view: View, all: Vec<Weighed>) -> Result<ExitCode,
         if !screen.has_input()
             && let Some(entry) = browser.wanted()
         {
-            let lines = entries::details(&listed.view, &listed.all, entry);
+            let lines = entries::details(&listed.view, (&listed.all, &listed.commits), entry);
             browser.set_details(&lines);
             continue;
         }
@@ -145,6 +148,10 @@ fn decide(setting: &Setting, listed: &Listed, chosen: &BTreeSet<usize>, decision
     let seen: Vec<Weighed> = chosen.iter().filter_map(|index| listed.all.get(*index)).cloned().collect();
     let paths = seen.iter().map(|one| one.change.path.clone()).collect::<Vec<_>>();
     let choice = Choice::Seen(seen);
+    if with_repository && deciding::commits(setting, &view)? != listed.commits {
+        let what = "the repository changed again since you saw it, so nothing was decided";
+        return Err(Failure::usage(what, "look at the changes again, then decide"));
+    }
     let mut number = usize::from(with_repository);
     match decision {
         Decision::Apply => {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use silo_base::home::PROJECT_CONFIG;
 use silo_base::sanitize;
 use silo_model::config::Settings;
+use silo_model::config::merge::smaller;
 use silo_model::recipe::check::check_name;
 use silo_model::version_files::findings::Findings;
 use silo_model::version_request::{self, AvailableVersion, VersionRequest};
@@ -217,9 +218,11 @@ fn one(setting: &Setting, table: &Table, claims: &Claims, tool: &str, format: Fo
     let mut limits = serde_json::Map::new();
     let mut limit = |name: &str, value: Option<u64>| drop(value.map(|value| limits.insert(name.to_owned(), value.into())));
     limit("cpus", over.cpus.or(run.cpus).map(u64::from));
-    limit("memoryMB", over.memory_mb.or(run.memory_mb));
-    limit("timeSeconds", over.time_seconds.or(run.time_seconds));
-    limit("networkMB", over.network_mb.or(run.network_mb));
+    let of_all = setting.settings.limits;
+    limit("memoryMB", smaller(over.memory_mb.or(run.memory_mb), of_all.memory_mb));
+    limit("processes", of_all.processes);
+    limit("timeSeconds", smaller(over.time_seconds.or(run.time_seconds), of_all.time_seconds));
+    limit("networkMB", smaller(over.network_mb.or(run.network_mb), of_all.network_mb));
     let mut value = effective;
     if let Some(map) = value.as_object_mut() {
         map.extend(limits);

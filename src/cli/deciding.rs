@@ -8,6 +8,7 @@ use silo_guard::MAX_GUARDED;
 use silo_model::config::Review;
 use silo_review::apply::{self, Applied};
 use silo_review::choose::{self, Choice};
+use silo_review::commits::{self, Commits, CommittedFile};
 use silo_review::finish::{self, Caller};
 use silo_review::lookalike;
 use silo_review::session::Session;
@@ -54,10 +55,24 @@ fn finish_interrupted(setting: &Setting, view: &mut View) -> Result<(), Failure>
 
 /// Weighs the changes of a review.
 pub fn weighed(setting: &Setting, view: &View) -> Result<Vec<Weighed>, Failure> {
+    let guarded = guarded(setting)?;
+    weigh::weigh(view, &|path| guarded.iter().any(|guarded| path.starts_with(guarded))).map_err(failure)
+}
+
+/// Weighs the new commits of a review.
+pub fn commits(setting: &Setting, view: &View) -> Result<Commits, Failure> {
+    if view.repository != Repository::Changed {
+        return Ok(Commits::default());
+    }
+    let guarded = guarded(setting)?;
+    Ok(commits::weigh(view, &|path| guarded.iter().any(|guarded| path.starts_with(guarded))))
+}
+
+/// Returns the paths that a program acts on according to the host's own files and links.
+fn guarded(setting: &Setting) -> Result<Vec<PathBuf>, Failure> {
     let most = setting.settings.mount.max_guarded.map_or(MAX_GUARDED, |most| most as usize);
     let guards = watch_project::obeyed(&setting.project, &env::home()?, most)?;
-    let guarded = guards.read_only();
-    weigh::weigh(view, &|path| guarded.iter().any(|guarded| path.starts_with(guarded))).map_err(failure)
+    Ok(guards.read_only().into_iter().map(Path::to_owned).collect())
 }
 
 /// Converts paths of the command line to paths in the project.
@@ -95,7 +110,7 @@ impl OnConflict {
     }
 }
 
-/// Applies a choice, and imports the repository with all changes. Nothing weighs the files of commits, so they do not come with safe changes.
+/// Applies a choice. Imports the repository with all changes, and with safe ones if nothing here executes the files of its new commits.
 pub fn apply(setting: &Setting, view: &mut View, choice: &Choice, on_conflict: OnConflict) -> Result<Applied, Failure> {
     let all = weighed(setting, view)?;
     let mut chosen = choose::choose(&all, choice).map_err(unchosen)?;
@@ -106,9 +121,10 @@ pub fn apply(setting: &Setting, view: &mut View, choice: &Choice, on_conflict: O
     }
     let arrive = arrivals(&setting.home, setting.project.clone());
     let applied = apply::apply(view, &all, &chosen, &Caller { now: now(), arrive: &arrive }).map_err(failure)?;
-    match (choice, view.repository) {
-        (Choice::All, _) | (Choice::Safe, Repository::Index) => import(view),
-        (Choice::Safe | Choice::Paths(_) | Choice::Seen(_), _) => {}
+    match choice {
+        Choice::All => import(view),
+        Choice::Safe if commits(setting, view)?.is_safe() => import(view),
+        Choice::Safe | Choice::Paths(_) | Choice::Seen(_) => {}
     }
     Ok(applied)
 }
@@ -164,16 +180,21 @@ pub fn after_run(setting: &Setting, reviewing: Reviewing) {
 }
 
 fn decide(setting: &Setting, session: Session, review: Review) -> Result<(), Failure> {
+    if view::is_unchanged(&session).map_err(failure)? {
+        return Ok(());
+    }
     let project = session.project();
     let mut view = View::open(session).map_err(failure)?;
     let all = weighed(setting, &view)?;
-    let commits = view.repository.has_changes();
-    if all.is_empty() && !commits {
+    let has_commits = view.repository.has_changes();
+    if all.is_empty() && !has_commits {
         return Ok(());
     }
+    let commits = commits(setting, &view)?;
     let is_waiting = |one: &&Weighed| one.weight == Weight::Obeyed || !one.is_applicable();
-    let obeyed: Vec<String> = all.iter().filter(is_waiting).map(describe).collect();
-    if review == Review::Risky && obeyed.is_empty() && view.repository != Repository::Changed {
+    let waiting = all.iter().filter(is_waiting).map(describe).chain(commits.obeyed.iter().map(committed));
+    let obeyed: Vec<String> = waiting.chain(commits.problems.iter().map(|problem| repository_line(problem))).collect();
+    if review == Review::Risky && obeyed.is_empty() {
         let applied = apply(setting, &mut view, &Choice::Safe, OnConflict::Refuse)?;
         let left = all.len().saturating_sub(applied.paths.len());
         let rest = if left > 0 {
@@ -181,10 +202,16 @@ fn decide(setting: &Setting, session: Session, review: Review) -> Result<(), Fai
         } else {
             String::new()
         };
-        ui::note(&format!("applied {} of this run{rest}; `silo apply --undo` undoes it", count(applied.paths.len(), "change")));
+        let files = count(applied.paths.len(), "change");
+        // An undo is of files.
+        let (with, undone) = match commits.number {
+            0 => (String::new(), "it"),
+            number => (format!(" and {}", count(number, "commit")), "the changes of files"),
+        };
+        ui::note(&format!("applied {files}{with} of this run{rest}; `silo apply --undo` undoes {undone}"));
         return Ok(());
     }
-    let repository = if commits { " and of the repository" } else { "" };
+    let repository = if has_commits { " and of the repository" } else { "" };
     let mut text = format!("{} of files{repository} in {} wait for a decision", count(all.len(), "change"), sanitize::path(&project));
     if !obeyed.is_empty() {
         text += "; this machine would execute or obey these:";
@@ -211,6 +238,17 @@ fn describe(one: &Weighed) -> String {
     // A reason can have texts of the sandbox, such as the name of a script.
     let reason = reason.map(|reason| sanitize::line(reason)).unwrap_or_default();
     format!("{} ({}; {reason})", lookalike::name(&one.change.path), one.change.what.word())
+}
+
+/// Describes a file of a new commit.
+pub fn committed(one: &CommittedFile) -> String {
+    let (name, reason) = (lookalike::name(&one.path), sanitize::line(&one.reason));
+    format!("{name} ({} in commit {}; {reason})", one.what.word(), one.commit)
+}
+
+/// Describes another reason why the repository waits.
+pub fn repository_line(problem: &str) -> String {
+    format!(".git ({})", lookalike::line(problem))
 }
 
 /// Formats a number of things.

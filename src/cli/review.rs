@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use silo_base::{sanitize, units};
+use silo_review::commits::Commits;
 use silo_review::difference::Comparison;
 use silo_review::view::View;
 use silo_review::weigh::{Weighed, Weight, groups};
@@ -75,15 +76,16 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         }
         return Ok(ExitCode::SUCCESS);
     };
+    let commits = deciding::commits(&setting, &view)?;
     if args.json {
-        ui::json(&report::json(&view, &all))?;
+        ui::json(&report::json(&view, &all, &commits))?;
     } else if let Some(file) = &args.html {
-        ui::data_to(Some(file.as_path()), &html::page(&report::json(&view, &all)))?;
+        ui::data_to(Some(file.as_path()), &html::page(&report::json(&view, &all, &commits)))?;
     } else if args.paths.is_empty() && !args.plain && !args.list && browser::has_terminal() {
-        return browser::run(&setting, view, all);
+        return browser::run(&setting, view, all, commits);
     } else {
         let diffs = if args.list { String::new() } else { diffs(&view, &all) };
-        ui::data(&format!("{}{diffs}{}", overview(&view, &all), ways_on(&all)))?;
+        ui::data(&format!("{}{diffs}{}", overview(&view, &all, &commits), ways_on(&all)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -141,7 +143,7 @@ fn refuse_obeyed(all: &[Weighed]) -> Result<(), Failure> {
 }
 
 /// Lists the changes for a person.
-fn overview(view: &View, all: &[Weighed]) -> String {
+fn overview(view: &View, all: &[Weighed], commits: &Commits) -> String {
     let mut text = String::new();
     if view.session.is_busy() {
         text += "A tool is still running in review mode, so this can change.\n\n";
@@ -166,10 +168,25 @@ fn overview(view: &View, all: &[Weighed]) -> String {
         }
         text.push('\n');
     }
-    if view.repository.has_changes() {
-        text += "The git repository has changes, such as commits; `silo apply` imports them.\n\n";
+    text + &repository(view, commits)
+}
+
+/// Lists the changes of the repository.
+fn repository(view: &View, commits: &Commits) -> String {
+    if !view.repository.has_changes() {
+        return String::new();
     }
-    text
+    let mut text = String::new();
+    if !commits.is_safe() {
+        text += "This machine executes or obeys these files of new commits, or the repository waits for another reason:\n";
+        commits.obeyed.iter().for_each(|one| text += &format!("  {}\n", deciding::committed(one)));
+        commits.problems.iter().for_each(|problem| text += &format!("  {}\n", deciding::repository_line(problem)));
+        text.push('\n');
+    }
+    let files = deciding::count(commits.others, "other file");
+    let counts =
+        if commits.number > 0 { format!(" {} with {files}.", deciding::count(commits.number, "new commit")) } else { String::new() };
+    text + &format!("The git repository has changes; `silo apply` imports them.{counts}\n\n")
 }
 
 /// Shows the differences of all files that are not generated.

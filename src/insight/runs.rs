@@ -1,6 +1,6 @@
 //! Records of runs: the rights, the reached hosts, the changes and the end of each run, in one file for each.
 //!
-//! Silo writes the file when the program starts, and holds a lock on it until the end. At the end it replaces the file by one rename. So a
+//! Silo writes the file when the program starts, and holds a lock on it until the end. At the end it replaces the file at once. So a
 //! record without an end and without a lock belongs to a silo that was killed. The newest [`MAX_RECORDS`] files are kept.
 //!
 //! A record has no values of variables, no arguments and no secrets: it has the names of the variables and the number of the arguments.
@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use silo_store::locked_file::LockedFile;
 use silo_store::path_error::PathError;
@@ -303,7 +304,7 @@ impl Open {
         self.run.ended = Some(Ended { how, code, signal, milliseconds });
         self.run.omitted = self.space.omitted();
         let staged = self.staged();
-        let written = self.create(&staged).and_then(|mut file| file.write_all(&self.text())).and_then(|()| fs::rename(&staged, &self.path));
+        let written = self.create(&staged).and_then(|mut file| file.write_all(&self.text())).and_then(|()| replace(&staged, &self.path));
         prune(home);
         written.map_err(|source| Error::File(PathError { doing: "write", path: self.path.clone(), source }))
     }
@@ -330,6 +331,16 @@ impl Open {
         let mut text = serde_json::to_vec(&self.run).unwrap_or_default();
         text.push(b'\n');
         text
+    }
+}
+
+/// Puts a complete record in the place of the one of the start. An exchange, because a rename over a file makes ext4 write the new one to
+/// disk at once, and a run would wait for that.
+fn replace(staged: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, staged, CWD, path, RenameFlags::EXCHANGE) {
+        Ok(()) => fs::remove_file(staged),
+        // There is no record of the start, or the file system has no such rename.
+        Err(_) => fs::rename(staged, path),
     }
 }
 

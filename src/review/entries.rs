@@ -7,6 +7,7 @@ use silo_base::{sanitize, units};
 
 use crate::changes::What;
 use crate::choose::makes_dir;
+use crate::commits::Commits;
 use crate::difference::Comparison;
 use crate::lookalike;
 use crate::view::{Repository, View};
@@ -48,7 +49,7 @@ pub enum EntryKind {
 }
 
 /// Lists the entries: obeyed files, sources, generated directories, the repository.
-pub fn entries(all: &[Weighed], repository: Repository) -> Vec<Entry> {
+pub fn entries(all: &[Weighed], repository: Repository, commits: &Commits) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (weight, kind) in [(Weight::Obeyed, EntryKind::Obeyed), (Weight::Source, EntryKind::Source)] {
         let of_weight = (0..all.len()).filter(|index| all[*index].weight == weight);
@@ -76,10 +77,13 @@ pub fn entries(all: &[Weighed], repository: Repository) -> Vec<Entry> {
             kind: EntryKind::Repository,
             word: "git",
             name: ".git".to_owned(),
-            note: "commits and other changes of the repository".to_owned(),
+            note: match commits.obeyed.len() {
+                0 => "commits and other changes of the repository".to_owned(),
+                1 => "commits: this machine executes or obeys 1 file of them".to_owned(),
+                files => format!("commits: this machine executes or obeys {files} files of them"),
+            },
             refusal: None,
-            // Nothing weighs the files of commits.
-            is_safe: repository == Repository::Index,
+            is_safe: commits.is_safe(),
             members: vec![all.len()],
         });
     }
@@ -130,7 +134,7 @@ pub fn with_emptied_dirs(all: &[Weighed], chosen: &BTreeSet<usize>) -> BTreeSet<
 }
 
 /// Describes an entry: its whole name, its reason, and its difference, one escaped line each.
-pub fn details(view: &View, all: &[Weighed], entry: &Entry) -> Vec<String> {
+pub fn details(view: &View, (all, commits): (&[Weighed], &Commits), entry: &Entry) -> Vec<String> {
     let mut lines = vec![format!("{} {}", entry.word, entry.name)];
     if !entry.note.is_empty() {
         lines.push(entry.note.clone());
@@ -141,7 +145,15 @@ pub fn details(view: &View, all: &[Weighed], entry: &Entry) -> Vec<String> {
     lines.push(String::new());
     match entry.kind {
         EntryKind::Repository => {
-            lines.push("Its commits come as branches, and its objects are checked. Its configuration does not come.".to_owned())
+            lines.push("Its commits come as branches, and its objects are checked. Its configuration does not come.".to_owned());
+            lines.extend(commits.problems.iter().take(MAX_LISTED).map(|problem| lookalike::line(problem)));
+            for one in commits.obeyed.iter().take(MAX_LISTED) {
+                let (name, reason) = (lookalike::name(&one.path), sanitize::line(&one.reason));
+                lines.push(format!("{:8} {name}  ({reason}; commit {})", one.what.word(), one.commit));
+            }
+            if commits.obeyed.len() > MAX_LISTED {
+                lines.push(format!("… and {} more", commits.obeyed.len() - MAX_LISTED));
+            }
         }
         EntryKind::Generated => {
             for one in entry.members.iter().take(MAX_LISTED).map(|index| &all[*index]) {
@@ -188,7 +200,7 @@ mod tests {
 
     #[test]
     fn entries_are_files_empty_directories_and_generated_directories() {
-        let found = entries(&all(), Repository::Changed);
+        let found = entries(&all(), Repository::Changed, &Commits::default());
         let found: Vec<(&str, &[usize])> = found.iter().map(|entry| (entry.name.as_str(), entry.members.as_slice())).collect();
         // A generated directory is chosen without the obeyed files in it.
         let expect: [(&str, &[usize]); 6] =

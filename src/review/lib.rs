@@ -27,6 +27,8 @@ pub mod packages;
 
 pub mod weigh;
 
+pub mod commits;
+
 pub mod difference;
 
 pub mod report;

@@ -35,6 +35,20 @@ for (const weight of ["obeyed", "source"]) {
   }
   all.append(section);
 }
+const commits = review.commits;
+if (commits && (commits.obeyed.length > 0 || commits.problems.length > 0)) {
+  const section = make("section");
+  section.append(make("h2", "This machine executes or obeys these files of new commits (" + commits.obeyed.length + ")"));
+  for (const file of commits.obeyed) {
+    const row = make("p");
+    row.append(make("span", file.change, "kind"), make("code", file.shown), make("span", file.reason, "reason"));
+    row.append(make("span", " commit " + file.commit));
+    section.append(row);
+    rows.push([row, (file.path + " " + file.shown + " " + file.reason + " " + file.change).toLowerCase()]);
+  }
+  for (const problem of commits.problems) section.append(make("p", problem, "conflict"));
+  all.append(section);
+}
 if (review.generated.length > 0) {
   const section = make("section");
   section.append(make("h2", "Generated files"));

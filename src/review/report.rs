@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use silo_guard::git::dir_fd::Kind;
 
 use crate::changes::Entry;
+use crate::commits::Commits;
 use crate::difference::Comparison;
 use crate::lookalike;
 use crate::view::View;
@@ -14,7 +15,7 @@ use crate::weigh::{Weighed, Weight, groups};
 const VERSION: u32 = 1;
 
 /// Returns the whole review.
-pub fn json(view: &View, all: &[Weighed]) -> Value {
+pub fn json(view: &View, all: &[Weighed], commits: &Commits) -> Value {
     let mut comparison = Comparison::default();
     let changes: Vec<Value> = all.iter().map(|one| change(view, one, &mut comparison)).collect();
     let generated: Vec<Value> = groups(all)
@@ -31,8 +32,28 @@ pub fn json(view: &View, all: &[Weighed]) -> Value {
         "tool": view.session.tool(),
         "running": view.session.is_busy(),
         "repository": view.repository.has_changes(),
+        "commits": committed(commits),
         "changes": changes,
         "generated": generated,
+    })
+}
+
+fn committed(commits: &Commits) -> Value {
+    let files = commits.obeyed.iter().map(|one| {
+        json!({
+            "path": one.path.to_string_lossy(),
+            "shown": lookalike::name(&one.path),
+            "change": one.what.word(),
+            "reason": lookalike::line(&one.reason),
+            "commit": one.commit,
+        })
+    });
+    json!({
+        "count": commits.number,
+        "safe": commits.is_safe(),
+        "obeyed": files.collect::<Vec<_>>(),
+        "others": commits.others,
+        "problems": commits.problems.iter().map(|problem| lookalike::line(problem)).collect::<Vec<_>>(),
     })
 }
 

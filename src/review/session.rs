@@ -1,7 +1,7 @@
 //! The review of one project: its private layer, kept between runs until its changes are decided.
 //!
 //! ```text
-//! reviews/<identity of the project>/lock           held by a run, or by a command that decides
+//! reviews/<identity of the project>/lock           held by a run, or by a command that decides; its time is the start of the last run
 //! reviews/<identity of the project>/session.json   project, start, tool
 //! reviews/<identity of the project>/base           marks of the project's files, see `base`
 //! reviews/<identity of the project>/upper, work    the layer, as overlayfs stores it
@@ -10,12 +10,12 @@
 //! ```
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, Permissions};
-use std::io::Write;
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
 use serde::{Deserialize, Serialize};
 use silo_store::locked_file::LockedFile;
 use silo_store::{private, read_limited};
@@ -41,7 +41,7 @@ pub struct Session {
 }
 
 /// Contents of `session.json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
     version: u32,
@@ -50,7 +50,7 @@ struct Record {
     identity: String,
     /// Nanoseconds since 1970; as text, because JSON numbers are shorter.
     began: String,
-    /// Start of the last run.
+    /// Start of the run; of the one that wrote the record, in a record that was read.
     run: String,
     /// Tool of the last run.
     tool: String,
@@ -61,10 +61,9 @@ impl Session {
     pub fn begin(reviews: &Path, project: &Path, tool: &str) -> Result<Session, Error> {
         let identity = DirectoryId::of(project).map_err(at("read", project))?;
         let dir = reviews.join(identity.key());
-        private::make_dir(reviews)?;
         private::make_dir(&dir)?;
         let lock = lock(&dir, project)?;
-        let now = now(&dir)?;
+        let now = now(&lock).map_err(at("write", dir.join("lock")))?;
         let before = read(&dir)?;
         let mode = fs::metadata(project).map_err(at("read", project))?.mode() & 0o777;
         for (name, mode) in [("upper", mode | 0o700), ("work", 0o700)] {
@@ -79,12 +78,15 @@ impl Session {
             version: VERSION,
             project: project.as_os_str().as_bytes().to_vec(),
             identity: identity.text(),
-            began: before.map_or_else(|| now.to_string(), |before| before.began),
+            began: before.as_ref().map_or_else(|| now.to_string(), |before| before.began.clone()),
             run: now.to_string(),
             tool: tool.to_owned(),
         };
+        let is_recorded = before.is_some_and(|before| Record { run: record.run.clone(), ..before } == record);
         let session = Session { dir, record, lock: Some(lock) };
-        session.write()?;
+        if !is_recorded {
+            session.write()?;
+        }
         Ok(session)
     }
 
@@ -185,8 +187,9 @@ impl Session {
     pub fn mark_files(&self) -> Result<(), Error> {
         let project = self.project();
         let project = Dir::open(&project).map_err(at("open", &project))?;
-        let base = Base::mark(&project, &self.open_upper()?, self.base()?.as_ref(), self.moments());
-        self.write_base(&base)
+        let before = self.base()?;
+        let base = Base::mark(&project, &self.open_upper()?, before.as_ref(), self.moments());
+        if before.as_ref() == Some(&base) { Ok(()) } else { self.write_base(&base) }
     }
 
     /// Writes the marks.
@@ -236,15 +239,11 @@ pub(crate) fn lock(dir: &Path, project: &Path) -> Result<LockedFile, Error> {
     }
 }
 
-/// Returns the current time of the file system's clock.
-fn now(dir: &Path) -> Result<i128, Error> {
-    let path = dir.join("clock");
-    let read = || -> std::io::Result<i128> {
-        let mut file = private::create(&path)?;
-        file.write_all(b"1")?;
-        Ok(mark::changed(&rustix::fs::fstat(&file)?))
-    };
-    read().map_err(at("write", &path))
+/// Returns the current time of the file system's clock: that of a change of the lock file, whose content need not be written to disk.
+fn now(lock: &File) -> std::io::Result<i128> {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    rustix::fs::futimens(lock, &Timestamps { last_access: now, last_modification: now })?;
+    Ok(mark::changed(&rustix::fs::fstat(lock)?))
 }
 
 fn read(dir: &Path) -> Result<Option<Record>, Error> {

@@ -171,7 +171,7 @@ fn lock(stored: &StoredReview) -> Result<Option<silo_store::locked_file::LockedF
 
 /// Finds the state of a review. One that cannot be read stays, and does not hide the others.
 fn judge(dir: &Path) -> StoredReview {
-    let record = fs::metadata(dir.join("session.json")).or_else(|_| fs::metadata(dir));
+    let record = fs::metadata(dir.join("lock")).or_else(|_| fs::metadata(dir));
     let last_used = record.and_then(|found| found.modified()).unwrap_or(UNIX_EPOCH);
     let mut stored = StoredReview { dir: dir.to_owned(), project: None, bytes: size(dir), state: State::Unreadable, last_used };
     let Ok(found) = Session::at(dir.to_owned()) else { return stored };
@@ -274,7 +274,7 @@ mod tests {
 
         fn age(&self, age: Duration) {
             for stored in list_all(&self.reviews()).expect("looked") {
-                let file = File::options().write(true).open(stored.dir.join("session.json")).expect("ours");
+                let file = File::options().write(true).open(stored.dir.join("lock")).expect("ours");
                 file.set_modified(SystemTime::now() - age).expect("ours");
             }
         }

@@ -74,6 +74,13 @@ impl View {
     }
 }
 
+/// True if a review has no changes. It looks at the top directories of the layers alone.
+pub fn is_unchanged(session: &Session) -> Result<bool, Error> {
+    let upper = session.open_upper()?;
+    let is_empty = upper.list(1).is_ok_and(|names| names.is_empty());
+    Ok(is_empty && !upper.is_opaque() && !repository(&session.git()).has_changes())
+}
+
 /// Looks at the layers without locking them.
 pub(crate) fn repository(layers: &Path) -> Repository {
     let dirs = std::fs::read_dir(layers).into_iter().flatten().flatten().map(|entry| entry.path());

@@ -80,22 +80,15 @@ impl Weighed {
 /// Weighs all changes of a review. `guarded` is true for a path that a program acts on according to the host's own files and links.
 pub fn weigh(view: &View, guarded: &dyn Fn(&Path) -> bool) -> Result<Vec<Weighed>, Error> {
     let changes = view.changes()?;
-    let weigher = Weigher {
-        view,
-        guarded,
-        bare: BareRepositories::of(&changes, &view.project),
-        listed: Names::new(guarded_paths::lines().map(|line| (line.pattern, line.of))),
-        executed: Names::new(EXECUTED.iter().copied()),
-        locks: Names::new(LOCKS.iter().copied()),
-        left: Cell::new(MAX_PARSED_BYTES),
-    };
+    let weigher = Weigher::new(view, guarded, &changes);
     let mut ignored = Ignored::new(&view.project);
     let mut all: Vec<Weighed> = Vec::with_capacity(changes.len());
     for change in changes {
         let kind = change.after.as_ref().or(change.before.as_ref()).map_or(Kind::File, |entry| entry.kind);
         let top = made(&change.path).or_else(|| ignored.top(&change.path, kind));
-        let is_made = top.as_ref().and_then(|top| top.file_name()).is_some_and(|name| MADE.iter().any(|made| name == *made));
-        let reason = if is_made { None } else { weigher.reason(&change, top.as_deref()) };
+        let is_made = is_of_programs(top.as_deref());
+        let reason =
+            if is_made { None } else { weigher.reason(&change, top.as_deref(), &mut |most| weigher.contents(view, &change, most)) };
         let weight = match (&reason, &top) {
             (Some(_), _) => Weight::Obeyed,
             (None, Some(_)) => Weight::Generated,
@@ -123,22 +116,30 @@ fn spread(all: &mut [Weighed]) {
     }
 }
 
+/// True for a directory of programs that tools make.
+pub(crate) fn is_of_programs(top: Option<&Path>) -> bool {
+    top.and_then(Path::file_name).is_some_and(|name| MADE.iter().any(|made| name == *made))
+}
+
 /// Returns the topmost directory of programs around a path.
-fn made(path: &Path) -> Option<PathBuf> {
+pub(crate) fn made(path: &Path) -> Option<PathBuf> {
     let mut around: Vec<&Path> = path.ancestors().collect();
     around.reverse();
     around.into_iter().find(|dir| dir.file_name().is_some_and(|name| ALWAYS_MADE.iter().any(|made| name == *made))).map(Path::to_owned)
 }
 
 /// True if no program executes or loads a generated file by itself: a directory, or a file of a known kind of data.
-fn is_data(change: &Change) -> bool {
+pub(crate) fn is_data(change: &Change) -> bool {
     let Some(after) = &change.after else { return true };
     let name = change.path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     after.kind == Kind::Dir || after.kind == Kind::File && !after.is_executable() && DATA.contains(&name.as_str())
 }
 
-struct Weigher<'a> {
-    view: &'a View,
+/// The contents of a file before and after a change; `None` if there is none, or silo cannot read it.
+pub(crate) type Contents = (Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// Finds the reasons of some changes.
+pub(crate) struct Weigher<'a> {
     guarded: &'a dyn Fn(&Path) -> bool,
     bare: BareRepositories,
     listed: Names<&'static str>,
@@ -148,9 +149,21 @@ struct Weigher<'a> {
     left: Cell<u64>,
 }
 
-impl Weigher<'_> {
-    /// Returns the reason why this machine executes or obeys the change.
-    fn reason(&self, change: &Change, top: Option<&Path>) -> Option<String> {
+impl<'a> Weigher<'a> {
+    /// Prepares to weigh these changes.
+    pub(crate) fn new(view: &View, guarded: &'a dyn Fn(&Path) -> bool, changes: &[Change]) -> Weigher<'a> {
+        Weigher {
+            guarded,
+            bare: BareRepositories::of(changes, &view.project),
+            listed: Names::new(guarded_paths::lines().map(|line| (line.pattern, line.of))),
+            executed: Names::new(EXECUTED.iter().map(|(pattern, reason, _)| (*pattern, *reason))),
+            locks: Names::new(LOCKS.iter().map(|(pattern, reason, _)| (*pattern, *reason))),
+            left: Cell::new(MAX_PARSED_BYTES),
+        }
+    }
+
+    /// Returns the reason why this machine executes or obeys the change. `contents` reads files of at most this size.
+    pub(crate) fn reason(&self, change: &Change, top: Option<&Path>, contents: &mut dyn FnMut(u64) -> Contents) -> Option<String> {
         let path = &change.path;
         if path.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(b".git")) {
             let is_hook = path.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(b"hooks"));
@@ -178,14 +191,14 @@ impl Weigher<'_> {
         }
         let name = path.file_name().unwrap_or_default();
         if name.eq_ignore_ascii_case("package.json") && change.what != What::Mode {
-            let (before, after) = self.contents(change, MAX_MANIFEST_BYTES);
+            let (before, after) = contents(MAX_MANIFEST_BYTES);
             return match after {
                 Some(after) => packages::manifest(before.as_deref(), &after),
                 None => Some("package.json that silo cannot read".to_owned()),
             };
         }
         if name.eq_ignore_ascii_case("package-lock.json") && change.what != What::Mode {
-            let (before, after) = self.contents(change, MAX_LOCK_BYTES);
+            let (before, after) = contents(MAX_LOCK_BYTES);
             return match after {
                 Some(after) => packages::lock(before.as_deref(), &after),
                 None => Some("lock file that silo cannot read".to_owned()),
@@ -204,13 +217,13 @@ impl Weigher<'_> {
     }
 
     /// Reads a file before and after the change. A file over the limits counts as unreadable.
-    fn contents(&self, change: &Change, most: u64) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    fn contents(&self, view: &View, change: &Change, most: u64) -> Contents {
         let read = |dir: &silo_guard::git::dir_fd::Dir| {
             let bytes = dir.read(&change.path, most.min(self.left.get())).ok().flatten()?;
             self.left.set(self.left.get().saturating_sub(bytes.len() as u64));
             Some(bytes)
         };
-        (read(&self.view.project), read(&self.view.upper))
+        (read(&view.project), read(&view.upper))
     }
 }
 
@@ -317,7 +330,7 @@ mod tests {
 
     #[test]
     fn files_that_tools_execute_or_load_are_listed() {
-        let executed = Names::new(EXECUTED.iter().copied());
+        let executed = Names::new(EXECUTED.iter().map(|(pattern, reason, _)| (*pattern, *reason)));
         for path in [
             ".envrc.private",
             "sub/.direnv/flake-profile-1.rc",
@@ -351,6 +364,16 @@ mod tests {
         }
         for path in ["src/main.rs", "README.md", "recipes/soup.md", "config/app.txt", "projects/x.scala"] {
             assert!(executed.find(Path::new(path)).is_none(), "{path}");
+        }
+    }
+
+    #[test]
+    fn every_name_has_a_reason_and_a_source_and_is_there_once() {
+        let mut seen = BTreeSet::new();
+        for (pattern, reason, source) in EXECUTED.iter().chain(LOCKS) {
+            assert!(!reason.is_empty() && source.len() > 5 && source.is_ascii(), "{pattern}");
+            assert!(seen.insert(*pattern), "{pattern} is there twice");
+            assert!(!pattern.is_empty() && !pattern.starts_with('/') && !pattern.ends_with('/') && *pattern != "*", "{pattern}");
         }
     }
 

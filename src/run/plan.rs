@@ -12,7 +12,8 @@ use silo_build::image;
 use silo_insight::network::Title;
 use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::{Abi, Spec};
-use silo_model::config::{Override, Review, Settings, Tier};
+use silo_model::config::merge::smaller;
+use silo_model::config::{Override, Review, RunLimits, Settings, Tier};
 use silo_model::recipe::Run;
 use silo_tool::{View, projects};
 
@@ -204,7 +205,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     files.extend(reach.files);
     files.extend(first_start::files(&root)?);
 
-    let budget = budget(&over, run, options, target.least_memory_mb);
+    let budget = budget((&over, settings.limits), run, options, target.least_memory_mb);
     let home = view.home.of_platform(image.arch);
     let machine = match tier::of_image(&home, options.tier, settings.tier)? {
         Tier::Native => None,
@@ -338,12 +339,19 @@ fn ssh_agent(inputs: &Inputs<'_>, settings: &Settings) -> Option<PathBuf> {
     None
 }
 
-fn budget(over: &Override, run: Option<&Run>, asked: &Options, least_memory_mb: u64) -> Budget {
+fn budget((over, limits): (&Override, RunLimits), run: Option<&Run>, asked: &Options, least_memory_mb: u64) -> Budget {
+    // A limit of the command line is the user's own decision.
+    let memory_mb = asked.memory_mb.or_else(|| smaller(over.memory_mb.or_else(|| run.and_then(|run| run.memory_mb)), limits.memory_mb));
+    let time_seconds =
+        asked.time_seconds.or_else(|| smaller(over.time_seconds.or_else(|| run.and_then(|run| run.time_seconds)), limits.time_seconds));
+    let network_mb =
+        asked.network_mb.or_else(|| smaller(over.network_mb.or_else(|| run.and_then(|run| run.network_mb)), limits.network_mb));
     Budget {
         cpus: asked.cpus.or(over.cpus).or_else(|| run.and_then(|run| run.cpus)),
-        memory_mb: asked.memory_mb.or(over.memory_mb).or_else(|| run.and_then(|run| run.memory_mb)).map(|mib| mib.max(least_memory_mb)),
-        time_seconds: asked.time_seconds.or(over.time_seconds).or_else(|| run.and_then(|run| run.time_seconds)),
-        network_mb: asked.network_mb.or(over.network_mb).or_else(|| run.and_then(|run| run.network_mb)),
+        memory_mb: memory_mb.map(|mib| mib.max(least_memory_mb)),
+        time_seconds,
+        network_mb,
+        processes: limits.processes,
         scratch_mb: over.rootfs_size_mb,
     }
 }

@@ -16,7 +16,7 @@ use super::user::{Accounts, User};
 
 /// Default limit of writes outside the project; they are kept in memory and discarded at the end.
 const SCRATCH_BYTES: u64 = 4 << 30;
-/// Limit of processes and threads: far above any build's needs, far below a danger to the host.
+/// Default limit of processes and threads, and the highest one: far above any build's needs, far below a danger to the host.
 const TASKS: u64 = 8192;
 
 /// All decisions about one run.
@@ -69,6 +69,8 @@ pub struct Budget {
     pub time_seconds: Option<u64>,
     /// Limit in MiB of data over the network.
     pub network_mb: Option<u64>,
+    /// Limit of processes and threads; `None` for the default.
+    pub processes: Option<u64>,
     /// Limit of writes outside of mounts in MiB; `None` for the default.
     pub scratch_mb: Option<u64>,
 }
@@ -106,7 +108,7 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
         stdio: Stdio::Auto,
         limits: Limits {
             memory_bytes: parts.budget.memory_mb.map(mib),
-            tasks: Some(TASKS),
+            tasks: Some(parts.budget.processes.map_or(TASKS, |processes| processes.min(TASKS))),
             open_files: None,
             cpu_thousandths: parts.budget.cpus.map(|cpus| u64::from(cpus) * 1000),
             time_seconds: parts.budget.time_seconds,

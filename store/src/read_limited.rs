@@ -7,6 +7,10 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
+/// Limits of the memory that is taken before a file is read: the stated size may be wrong.
+const LEAST_EXPECTED_BYTES: usize = 4096;
+const MOST_EXPECTED_BYTES: usize = 1 << 20;
+
 /// Reads the regular file at `path`, following symlinks. More than `most_bytes` bytes, or another kind of file, is an error.
 pub fn read(path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
     // Without NONBLOCK, opening a fifo would block.
@@ -15,14 +19,17 @@ pub fn read(path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
 
 /// Like [`read`], for an open file, which must be opened with NONBLOCK.
 pub fn whole(file: File, most_bytes: u64) -> io::Result<Vec<u8>> {
-    let kind = file.metadata()?.file_type();
+    let found = file.metadata()?;
+    let kind = found.file_type();
     if kind.is_dir() {
         return Err(ErrorKind::IsADirectory.into());
     }
     if !kind.is_file() {
         return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file, nor a link to one"));
     }
-    let mut bytes = Vec::new();
+    // One read for the content and one for its end. Files of /proc state no size.
+    let expected = usize::try_from(found.len().min(most_bytes)).unwrap_or(MOST_EXPECTED_BYTES);
+    let mut bytes = Vec::with_capacity(expected.clamp(LEAST_EXPECTED_BYTES, MOST_EXPECTED_BYTES) + 1);
     file.take(most_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most_bytes {
         return Err(io::Error::new(ErrorKind::FileTooLarge, format!("it has more than {most_bytes} bytes")));

@@ -42,17 +42,39 @@ pub fn list(root: &Path, path: &Path) -> io::Result<Vec<OsString>> {
 
 /// True if a path exists, even if it cannot be opened.
 pub fn exists(root: &Path, path: &Path) -> bool {
-    find(root, path).map_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied, |_| true)
+    Root::open(root).is_ok_and(|root| root.has(path))
 }
 
-/// Finds a path without opening it: one system call where there is one, since every start of a tool asks for several paths.
-fn find(root: &Path, path: &Path) -> io::Result<OwnedFd> {
-    let dir = openat(CWD, root, DIR_FLAGS, Mode::empty())?;
-    system::find_in_root(&dir, path).unwrap_or_else(|| open(root, path))
+/// An opened root, for questions about several paths.
+#[derive(Debug)]
+pub struct Root(OwnedFd);
+
+impl Root {
+    /// Opens a root.
+    pub fn open(root: &Path) -> io::Result<Root> {
+        Ok(Root(openat(CWD, root, DIR_FLAGS, Mode::empty())?))
+    }
+
+    /// True if a path exists, even if it cannot be opened: one system call where there is one, since every start of a tool asks for
+    /// several paths.
+    pub fn has(&self, path: &Path) -> bool {
+        let found = system::find_in_root(&self.0, path).unwrap_or_else(|| walk(&self.0, path));
+        found.map_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied, |_| true)
+    }
 }
 
 fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
-    let root = openat(CWD, root, DIR_FLAGS, Mode::empty())?;
+    let root = Root::open(root)?.0;
+    // Most of the files that a start asks for are absent.
+    if let Some(Err(error)) = system::find_in_root(&root, path)
+        && error.kind() == io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    walk(&root, path)
+}
+
+fn walk(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     // The open directories below the root, each inside the previous one.
     let mut way: Vec<OwnedFd> = Vec::new();
     let mut ahead: VecDeque<OsString> = names(path).map(OsStr::to_owned).collect();
@@ -62,7 +84,7 @@ fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
             way.pop();
             continue;
         }
-        let here = way.last().unwrap_or(&root);
+        let here = way.last().unwrap_or(root);
         match readlinkat(here, &name, Vec::new()) {
             Ok(to) => {
                 links += 1;
@@ -85,7 +107,10 @@ fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(way.pop().unwrap_or(root))
+    match way.pop() {
+        Some(last) => Ok(last),
+        None => root.try_clone(),
+    }
 }
 
 /// Returns the components of a path that change the directory: names and `..`.

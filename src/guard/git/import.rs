@@ -43,16 +43,16 @@ struct Bringing<'a> {
 #[derive(Debug)]
 pub struct Import {
     /// The host's directory with HEAD and the index.
-    own: Arc<Dir>,
+    pub(super) own: Arc<Dir>,
     /// The host's directory with objects and refs.
-    common: Arc<Dir>,
+    pub(super) common: Arc<Dir>,
     /// Path of `own` in the layer.
-    own_inside: PathBuf,
+    pub(super) own_inside: PathBuf,
     /// Path of `common` in the layer.
-    common_inside: PathBuf,
-    format: Format,
+    pub(super) common_inside: PathBuf,
+    pub(super) format: Format,
     /// Last known state of the host.
-    begin: StartState,
+    pub(super) begin: StartState,
     objects: Objects,
     run: String,
     /// Refs that the host moved, with the value last kept for each.
@@ -470,7 +470,7 @@ const HEAD_MOVED: &str = "HEAD moved both here and inside; the one here stays";
 const INDEX_MOVED: &str = "the index changed both here and inside; the one here stays";
 
 /// Returns the object of a ref value.
-fn resolved(value: &Value, refs: &Refs) -> Option<Oid> {
+pub(super) fn resolved(value: &Value, refs: &Refs) -> Option<Oid> {
     match value {
         Value::Object(oid) => Some(*oid),
         Value::Symbolic(name) => match refs.get(name)? {
@@ -489,7 +489,7 @@ fn log(layer: &Dir, path: &Path) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Opens a directory of a layer, if it exists.
-fn beneath(upper: &Dir, path: &Path) -> io::Result<Option<Dir>> {
+pub(super) fn beneath(upper: &Dir, path: &Path) -> io::Result<Option<Dir>> {
     match upper.dir(path) {
         Ok(dir) => Ok(Some(dir)),
         Err(error) if is_absent(&error) => Ok(None),

@@ -25,6 +25,7 @@ use silo_base::sanitize;
 use silo_launch::UNLAYERED;
 
 use super::dir_fd::Dir;
+use super::history::History;
 use super::import::Import;
 use super::layer_inputs::{Error, LayerInputs, Opened, Place, Record};
 use super::objects::RunPhase;
@@ -129,6 +130,11 @@ impl Layer {
     /// Records whether another repository replaced this one: the kernel then removes the overlay.
     fn check_replaced(&mut self) {
         self.is_replaced |= self.place.is_replaced();
+    }
+
+    /// Lists the new commits of the program inside.
+    pub fn histories(&self) -> Vec<History> {
+        self.imports.iter().map(|(tree, import)| History::of(tree, import, &self.upper)).collect()
     }
 
     /// Imports the current changes during the run. Errors are retried later.

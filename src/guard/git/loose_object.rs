@@ -57,12 +57,29 @@ pub fn verify(file: impl Read, oid: Oid, format: Format, budget: &mut Budget) ->
     if hasher.finish() == Some(oid) { Ok(()) } else { Err(Refusal("does not match its id")) }
 }
 
+/// Reads an object of at most this many bytes, without comparing it with its id. Returns its type and its content.
+pub fn read(file: impl Read, most: u64, budget: &mut Budget) -> Result<(&'static str, Vec<u8>), Refusal> {
+    let decoder = ZlibDecoder::new(BufReader::new(file));
+    let mut bytes = Vec::new();
+    decoder.take(most.saturating_add(MAX_HEADER_BYTES as u64)).read_to_end(&mut bytes).map_err(|_| Refusal("has invalid zlib data"))?;
+    budget.take(bytes.len() as u64)?;
+    let end = bytes.iter().take(MAX_HEADER_BYTES).position(|byte| *byte == 0).ok_or(Refusal("has no header"))?;
+    let (kind, size) = kind_and_size(&bytes[..end]).ok_or(Refusal("has an invalid header"))?;
+    bytes.drain(..=end);
+    if bytes.len() as u64 == size { Ok((kind, bytes)) } else { Err(Refusal("has another length than its header states")) }
+}
+
 /// Parses a header without its zero: type and size. Returns the size.
 fn header(text: &[u8]) -> Option<u64> {
+    kind_and_size(text).map(|(_, size)| size)
+}
+
+fn kind_and_size(text: &[u8]) -> Option<(&'static str, u64)> {
     let text = std::str::from_utf8(text).ok()?;
     let (kind, size) = text.split_once(' ')?;
+    let kind = *["blob", "tree", "commit", "tag"].iter().find(|known| **known == kind)?;
     let is_plain = size == "0" || !size.starts_with(['0', '+']);
-    (matches!(kind, "blob" | "tree" | "commit" | "tag") && is_plain).then(|| size.parse().ok())?
+    if is_plain { Some((kind, size.parse().ok()?)) } else { None }
 }
 
 #[cfg(test)]

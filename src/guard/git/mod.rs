@@ -26,6 +26,10 @@ mod view;
 
 mod import;
 
+mod object_store;
+
+pub mod history;
+
 pub mod repository;
 
 pub mod layer_inputs;

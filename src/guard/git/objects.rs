@@ -26,7 +26,7 @@ const SMALL_BYTES: u64 = 1 << 20;
 /// Limit of decompressed data for one run: some minutes of work.
 const MAX_UNPACKED_BYTES: u64 = 32 << 30;
 /// Maximum number of files in one directory of a layer.
-const MAX_FILES: usize = 1 << 20;
+pub const MAX_FILES: usize = 1 << 20;
 /// Maximum size of the alternates file.
 const MAX_ALTERNATES_BYTES: u64 = 1 << 16;
 /// Maximum number of object stores linked by alternates.
@@ -278,27 +278,34 @@ fn pack_stem(name: &OsStr) -> Option<&str> {
 pub fn has(host: &Dir, oid: &Oid, format: Format) -> bool {
     let text = oid.to_string();
     let inner = Path::new(&text[..2]).join(&text[2..]);
-    let mut stores: Vec<Dir> = host.dir(Path::new("objects")).into_iter().collect();
-    let mut seen = 0;
-    while let Some(objects) = stores.pop() {
-        seen += 1;
+    stores(host).any(|objects| {
         if objects.stat(&inner).is_ok_and(|stat| stat.is_some()) {
             return true;
         }
         let pack = objects.dir(Path::new("pack"));
         let indexes = pack.iter().flat_map(|pack| pack.list(MAX_FILES).unwrap_or_default());
-        for name in indexes.filter(|name| name.as_encoded_bytes().ends_with(b".idx")) {
+        indexes.filter(|name| name.as_encoded_bytes().ends_with(b".idx")).any(|name| {
             let file = pack.as_ref().ok().and_then(|pack| pack.file(Path::new(&name)).ok());
-            if file.is_some_and(|(file, _)| pack_index::has(&file, oid, format)) {
-                return true;
-            }
-        }
+            file.is_some_and(|(file, _)| pack_index::has(&file, oid, format))
+        })
+    })
+}
+
+/// Opens the object stores of the host: its own, and its alternates.
+pub fn stores(host: &Dir) -> impl Iterator<Item = Dir> {
+    let mut stores: Vec<Dir> = host.dir(Path::new("objects")).into_iter().collect();
+    let mut seen = 0;
+    std::iter::from_fn(move || {
+        let objects = stores.pop()?;
+        seen += 1;
         let alternates = objects.read(Path::new("info/alternates"), MAX_ALTERNATES_BYTES).ok().flatten().unwrap_or_default();
-        for line in
-            String::from_utf8_lossy(&alternates).lines().filter(|line| line.starts_with('/')).take(MAX_STORES - seen.min(MAX_STORES))
-        {
-            stores.extend(Dir::open(Path::new(line)));
-        }
-    }
-    false
+        let text = String::from_utf8_lossy(&alternates);
+        stores.extend(
+            text.lines()
+                .filter(|line| line.starts_with('/'))
+                .take(MAX_STORES - seen.min(MAX_STORES))
+                .flat_map(|line| Dir::open(Path::new(line))),
+        );
+        Some(objects)
+    })
 }

@@ -20,6 +20,8 @@ use super::oid::{Format, Hasher, Oid};
 const MAX_DELTA_BYTES: u64 = 1 << 30;
 /// Maximum size of objects in memory while deltas are applied.
 const MAX_HELD_BYTES: u64 = 1 << 30;
+/// Maximum length of a chain of deltas; git makes none above 4,095.
+const MAX_CHAIN: usize = 4096;
 /// Maximum number of objects: the list of a hundred million would take ten gigabytes.
 const MAX_OBJECTS: u32 = 50_000_000;
 
@@ -83,6 +85,42 @@ pub fn verify(file: &File, len: u64, format: Format, budget: &mut Budget) -> Res
     Ok(Pack { objects, checksum })
 }
 
+/// Reads the object whose entry is at this offset. The caller compares it with its id: neither the offset nor the pack is verified.
+/// It and its bases have at most `most` bytes each. `find` returns the offset of another object of the pack.
+pub fn read(
+    file: &File,
+    (offset, most): (u64, u64),
+    format: Format,
+    find: &dyn Fn(&Oid) -> Option<u64>,
+    budget: &mut Budget,
+) -> Result<(&'static str, Vec<u8>), Refusal> {
+    let mut at = offset;
+    let mut differences: Vec<Vec<u8>> = Vec::new();
+    while differences.len() <= MAX_CHAIN {
+        let mut input =
+            Input { file, at, end: u64::MAX, buffer: vec![0; 1 << 12], from: 0, to: 0, crc: Crc::new(), hasher: format.hasher() };
+        let (base, size) = entry_start(&mut input, at, format)?;
+        if size > most {
+            return Err(Refusal("has a too large object"));
+        }
+        budget.take(size)?;
+        let mut content = Vec::new();
+        inflate(&mut input, size, &mut |bytes| content.extend_from_slice(bytes))?;
+        at = match base {
+            Base::Whole(kind) => {
+                for difference in differences.iter().rev() {
+                    content = apply(&content, difference, budget)?;
+                }
+                return Ok((kind, content));
+            }
+            Base::Offset(base) => base,
+            Base::Name(name) => find(&name).ok_or(Refusal("has a delta to a missing object"))?,
+        };
+        differences.push(content);
+    }
+    Err(Refusal("has a too long chain of deltas"))
+}
+
 /// Reads a pack from start to end: decompresses each entry, and hashes complete objects.
 fn scan(file: &File, body: u64, format: Format, budget: &mut Budget) -> Result<(Vec<Entry>, Oid), Refusal> {
     let mut input = Input { file, at: 0, end: body, buffer: vec![0; 1 << 16], from: 0, to: 0, crc: Crc::new(), hasher: format.hasher() };
@@ -106,9 +144,8 @@ fn scan(file: &File, body: u64, format: Format, budget: &mut Budget) -> Result<(
     Ok((entries, input.hasher.finish().ok_or(Refusal("is a SHA-1 collision attack"))?))
 }
 
-fn scan_entry(input: &mut Input<'_>, format: Format, budget: &mut Budget) -> Result<Entry, Refusal> {
-    input.crc.reset();
-    let offset = input.position();
+/// Reads the start of the entry at `offset`: its base, and the size of its data.
+fn entry_start(input: &mut Input<'_>, offset: u64, format: Format) -> Result<(Base, u64), Refusal> {
     let (kind, size) = entry_header(input)?;
     let base = match kind {
         1 => Base::Whole("commit"),
@@ -126,6 +163,13 @@ fn scan_entry(input: &mut Input<'_>, format: Format, budget: &mut Budget) -> Res
         }
         _ => return Err(Refusal("has an object of an unknown type")),
     };
+    Ok((base, size))
+}
+
+fn scan_entry(input: &mut Input<'_>, format: Format, budget: &mut Budget) -> Result<Entry, Refusal> {
+    input.crc.reset();
+    let offset = input.position();
+    let (base, size) = entry_start(input, offset, format)?;
     budget.take(size)?;
     let data = input.position();
     let mut hasher = match base {

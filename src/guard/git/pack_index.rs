@@ -47,29 +47,46 @@ pub fn write(pack: &Pack, format: Format) -> Option<Vec<u8>> {
 
 /// True if an index has an object.
 pub fn has(file: &File, oid: &Oid, format: Format) -> bool {
-    let number = |at: u64| -> Option<u32> {
-        let mut bytes = [0; 4];
-        file.read_exact_at(&mut bytes, at).ok()?;
-        Some(u32::from_be_bytes(bytes))
-    };
-    let search = || -> Option<bool> {
-        if (number(0)?, number(4)?) != (0xff74_4f63, 2) {
-            return None;
+    position(file, oid, format).is_some()
+}
+
+/// Returns the offset of an object in the pack, as the index has it.
+pub fn find(file: &File, oid: &Oid, format: Format) -> Option<u64> {
+    let position = u64::from(position(file, oid, format)?);
+    let count = u64::from(number(file, HEAD + 255 * 4)?);
+    let offsets = HEAD + FANOUT + count * (format.bytes() as u64 + 4);
+    let short = number(file, offsets + position * 4)?;
+    if short & LARGE == 0 {
+        return Some(u64::from(short));
+    }
+    let mut bytes = [0; 8];
+    file.read_exact_at(&mut bytes, offsets + count * 4 + u64::from(short & !LARGE) * 8).ok()?;
+    Some(u64::from_be_bytes(bytes))
+}
+
+fn number(file: &File, at: u64) -> Option<u32> {
+    let mut bytes = [0; 4];
+    file.read_exact_at(&mut bytes, at).ok()?;
+    Some(u32::from_be_bytes(bytes))
+}
+
+/// Returns the position of an object in the sorted list of an index.
+fn position(file: &File, oid: &Oid, format: Format) -> Option<u32> {
+    if (number(file, 0)?, number(file, 4)?) != (0xff74_4f63, 2) {
+        return None;
+    }
+    let first = u64::from(*oid.as_bytes().first()?);
+    let mut low = if first == 0 { 0 } else { number(file, HEAD + (first - 1) * 4)? };
+    let mut high = number(file, HEAD + first * 4)?;
+    let mut name = vec![0; format.bytes()];
+    while low < high {
+        let middle = low + (high - low) / 2;
+        file.read_exact_at(&mut name, HEAD + FANOUT + u64::from(middle) * format.bytes() as u64).ok()?;
+        match name.as_slice().cmp(oid.as_bytes()) {
+            std::cmp::Ordering::Equal => return Some(middle),
+            std::cmp::Ordering::Less => low = middle + 1,
+            std::cmp::Ordering::Greater => high = middle,
         }
-        let first = u64::from(*oid.as_bytes().first()?);
-        let mut low = if first == 0 { 0 } else { number(HEAD + (first - 1) * 4)? };
-        let mut high = number(HEAD + first * 4)?;
-        let mut name = vec![0; format.bytes()];
-        while low < high {
-            let middle = low + (high - low) / 2;
-            file.read_exact_at(&mut name, HEAD + FANOUT + u64::from(middle) * format.bytes() as u64).ok()?;
-            match name.as_slice().cmp(oid.as_bytes()) {
-                std::cmp::Ordering::Equal => return Some(true),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        Some(false)
-    };
-    search().unwrap_or(false)
+    }
+    None
 }

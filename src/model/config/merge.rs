@@ -6,7 +6,7 @@ use crate::recipe::lsp;
 
 use super::mounts::Mount;
 use super::network::{merge_network, union};
-use super::{Build, Cache, Gc, Limits, Mirrors, Override, Settings, ToolCaches};
+use super::{Build, Cache, Gc, Limits, Mirrors, Override, RunLimits, Settings, ToolCaches};
 
 /// Merges `over` into `under`: lists are joined, tables merged by key, single values replaced.
 pub fn merge(under: Settings, over: Settings) -> Settings {
@@ -46,6 +46,12 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
         caches: chain(under.caches, over.caches),
         network,
         ecosystems,
+        limits: RunLimits {
+            memory_mb: smaller(under.limits.memory_mb, over.limits.memory_mb),
+            processes: smaller(under.limits.processes, over.limits.processes),
+            time_seconds: smaller(under.limits.time_seconds, over.limits.time_seconds),
+            network_mb: smaller(under.limits.network_mb, over.limits.network_mb),
+        },
         overrides,
         build: Build { max_step_size: over.build.max_step_size.or(under.build.max_step_size) },
         gc: Gc {
@@ -94,7 +100,7 @@ fn merge_override(mut under: Override, over: Override) -> Override {
 }
 
 /// Returns the stricter one of two limits.
-fn smaller<T: Ord>(under: Option<T>, over: Option<T>) -> Option<T> {
+pub fn smaller<T: Ord>(under: Option<T>, over: Option<T>) -> Option<T> {
     under.into_iter().chain(over).min()
 }
 

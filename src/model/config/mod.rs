@@ -69,6 +69,9 @@ pub struct Settings {
     /// Hosts of package ecosystems, by ecosystem: the meaning of `@pypi` and others, instead of the hosts learned from their clients.
     #[serde(default)]
     pub ecosystems: BTreeMap<String, Vec<Grant>>,
+    /// Limits of each run of every tool, in addition to the limits of tools.
+    #[serde(default)]
+    pub limits: RunLimits,
     /// Settings of single tools, by tool.
     #[serde(default)]
     pub overrides: BTreeMap<String, Override>,
@@ -122,6 +125,22 @@ pub enum Trust {
     Ask,
     /// Permissions take effect without an approval.
     Always,
+}
+
+/// Limits of each run of every tool. Of several settings, and of the limits of the tool, the smallest counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RunLimits {
+    /// Memory limit of a run in MiB.
+    #[serde(rename = "memoryMB")]
+    pub memory_mb: Option<u64>,
+    /// Limit of processes and threads of a run; by default 8192.
+    pub processes: Option<u64>,
+    /// Time limit of a run in seconds.
+    pub time_seconds: Option<u64>,
+    /// Limit in MiB of the data that a run sends and receives over the network.
+    #[serde(rename = "networkMB")]
+    pub network_mb: Option<u64>,
 }
 
 /// Limits of data that can be fetched again.

@@ -11,7 +11,7 @@ use crate::document;
 use silo_base::sanitize::line;
 
 /// Limits of which the smallest one counts.
-const SMALLEST: [&str; 5] = [".timeSeconds", ".networkMB", ".cpus", ".memoryMB", ".rootfsSizeMB"];
+const SMALLEST: [&str; 6] = [".timeSeconds", ".networkMB", ".cpus", ".memoryMB", ".rootfsSizeMB", "limits.processes"];
 /// Lists that are replaced instead of joined.
 const REPLACED: [&str; 6] = ["mirrors.debian", "mirrors.debianSecurity", ".ports", ".lsp.command", ".lsp.packages", ".lsp.steps"];
 

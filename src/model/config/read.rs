@@ -146,6 +146,10 @@ fn check(settings: &Settings) -> Result<(), String> {
             return Err(format!("ecosystems.{name}: {nested} is not allowed here; list its hosts"));
         }
     }
+    let limits = settings.limits;
+    if [limits.memory_mb, limits.processes, limits.time_seconds, limits.network_mb].contains(&Some(0)) {
+        return Err("limits: memoryMB, processes, timeSeconds and networkMB must not be zero".to_owned());
+    }
     settings.overrides.iter().try_for_each(|(tool, over)| check_override(tool, over))
 }
 
