@@ -14,7 +14,7 @@ use super::refs::{self, MAX_REF_BYTES, Refs, Value};
 use super::view;
 
 /// Limits of one listing: some seconds of work.
-const LIMITS: Limits = Limits { commits: 5_000, entries: 2_000_000, files: 200_000, bytes: 512 << 20 };
+const LIMITS: Limits = Limits { commits: 5_000, entries: 500_000, files: 20_000, bytes: 256 << 20 };
 /// Maximum length of a path: system calls refuse longer ones.
 const MAX_PATH_BYTES: usize = 4000;
 /// Maximum depth of a path. Trees are opened one below the other.
