@@ -142,7 +142,7 @@ pub fn reset(home: &Home) -> Result<bool, Error> {
         let failed = |source| Error::File(PathError { doing: "remove", path: home.root().to_owned(), source });
         fs::remove_file(home.root()).map_err(failed)?;
         // The directory itself may be a mount point, or in a directory of another owner.
-        drop(fs::remove_dir(home.root().parent().unwrap_or(Path::new("/")).join(target)));
+        drop(fs::remove_dir(home.root().parent().unwrap_or_else(|| Path::new("/")).join(target)));
         return Ok(true);
     }
     match fs::rename(home.root(), &rest) {

@@ -29,8 +29,11 @@ const MAX_STREAMS: u32 = 64;
 /// An error of a body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
+/// A request for the host with the carrier's note, or an answer in place of the host's.
+pub type Admitted<C> = Result<(Request<<C as Carrier>::Asking>, <C as Carrier>::Note), Response<<C as Carrier>::Answering>>;
+
 /// Sees the requests and responses of a connection.
-pub trait Carrier: 'static {
+pub trait Carrier: Sized + 'static {
     /// The body of a request to the host.
     type Asking: Body<Data = Bytes, Error = hyper::Error> + Send + Unpin + 'static;
     /// The body of a response to the program.
@@ -39,7 +42,7 @@ pub trait Carrier: 'static {
     type Note;
 
     /// Prepares a request for the host, or answers it.
-    fn admit(&self, request: Request<Incoming>) -> Result<(Request<Self::Asking>, Self::Note), Response<Self::Answering>>;
+    fn admit(&self, request: Request<Incoming>) -> Admitted<Self>;
 
     /// Prepares a response for the program.
     fn answer(&self, note: Self::Note, answer: Response<Incoming>) -> Response<Self::Answering>;

@@ -91,10 +91,11 @@ pub async fn carry(ends: Ends, (host, port): (&Host, u16), recorder: &Arc<Record
                 let is_two = recorder.answers.as_ref().is_some_and(|answers| answers.is_two(host, port));
                 let wanted = if is_two { HttpVersion::Two } else { HttpVersion::One };
                 let (guest, version) = inspection.answer(guest, host, wanted).await.map_err(refused)?;
-                Ok(match version {
+                match version {
                     HttpVersion::One => replay_one(TokioIo::new(guest), &place).await?,
                     HttpVersion::Two => replay_two(TokioIo::new(guest), &place).await?,
-                })
+                }
+                Ok(())
             }
             (None, false) => Ok(replay_one(TokioIo::new(guest), &place).await?),
         }
