@@ -472,7 +472,7 @@ fn changes_of_a_removed_project_stay_for_some_time_and_clean_removes_them() {
     let cleaned = silo.ok(["clean", "--orphaned", "--dry-run"]);
     assert!(cleaned.contains("undecided changes") && cleaned.contains("/gone"), "{cleaned}");
     for dir in fs::read_dir(silo.path("reviews")).expect("reviews").flatten() {
-        used(&dir.path().join("session.json"), Duration::from_secs(15 * 86_400));
+        used(&dir.path().join("lock"), Duration::from_secs(15 * 86_400));
     }
     // That of the moved project, too: all its changes are decided, and it is not known under its new path.
     let did = json(&silo, &["gc", "--json"]);
