@@ -67,12 +67,13 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
         Scope::Global => Ok(()),
         Scope::Project => trust::require_change(&fresh, setting, &target.tool, changed.as_ref()),
     };
-    let done = required.and_then(|()| build(&fresh, target, with));
-    // A command that failed changed nothing, so it approves nothing.
-    let done = match &changed {
-        Some(changed) => done.and_then(|code| trust::changed(&fresh, changed).map(|()| code)),
-        None => done,
-    };
+    // Approved first: a change that was written without its approval would be a question to the same command.
+    let approved =
+        required.and_then(|()| changed.as_ref().map_or_else(|| Ok(Default::default()), |changed| trust::changed(&fresh, changed)));
+    let done = approved.and_then(|approved| {
+        // A command that failed changed nothing, so it approves nothing. Its own error is the one that counts.
+        build(&fresh, target, with).inspect_err(|_| drop(trust::unchanged(&fresh, &approved)))
+    });
     setting.check = fresh.check.take();
     if let (Err(_), Some(changed)) = (&done, changed)
         && changed.is_new()

@@ -215,10 +215,15 @@ pub fn confirm_private(setting: &Setting, dir: &Path, why: &'static str) -> Resu
     Err(refused.into())
 }
 
-/// Approves a change of the project's silo.toml. The user's own silo.toml needs no approval.
-pub fn changed(setting: &Setting, changed: &Changed) -> Result<(), Failure> {
+/// Takes back what [`changed`] approved, after the command failed.
+pub fn unchanged(setting: &Setting, lines: &Exposures) -> Result<(), Failure> {
+    if lines.is_empty() { Ok(()) } else { Ok(trust::withdraw(&setting.home, &setting.project, lines)?) }
+}
+
+/// Approves a change of the project's silo.toml. The user's own silo.toml needs no approval. Returns the lines that were not approved before.
+pub fn changed(setting: &Setting, changed: &Changed) -> Result<Exposures, Failure> {
     if changed.path() == setting.home.config() {
-        return Ok(());
+        return Ok(Exposures::new());
     }
     let (before, after) = changed.texts();
     Ok(trust::approve_change(&setting.home, &setting.project, &setting.user_settings, before, after)?)

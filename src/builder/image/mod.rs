@@ -11,7 +11,7 @@ pub mod export;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
@@ -128,7 +128,8 @@ pub fn store(
 pub fn unique_dir(home: &Home, prefix: &str) -> Result<PathBuf, Error> {
     let work = home.work();
     make_dir(&work)?;
-    let made = tempfile::Builder::new().prefix(prefix).tempdir_in(&work);
+    let owner_only = std::fs::Permissions::from_mode(0o700);
+    let made = tempfile::Builder::new().prefix(prefix).permissions(owner_only).tempdir_in(&work);
     Ok(made.map_err(failed("create a directory in", &work))?.keep())
 }
 

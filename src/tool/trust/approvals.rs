@@ -23,6 +23,15 @@ pub fn approve(home: &Home, dir: &Path, more: &Exposures) -> Result<(), Error> {
     place.write(&record, &held)
 }
 
+/// Takes the approval of lines back.
+pub fn withdraw(home: &Home, dir: &Path, lines: &Exposures) -> Result<(), Error> {
+    let place = place(home, dir)?;
+    let held = place.lock()?;
+    let mut record = place.read()?;
+    record.approved.retain(|line| !lines.contains(line));
+    place.write(&record, &held)
+}
+
 /// Revoked approvals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revoked {

@@ -27,7 +27,7 @@ mod run;
 
 pub mod worktree;
 
-pub use approvals::{Revoked, approve, approved, revoke};
+pub use approvals::{Revoked, approve, approved, revoke, withdraw};
 pub use error::Error;
 pub use own_writes::{approve_change, commit, given_by_change, wrote};
 pub use run::{RunRecord, begin_run, came_inside, remember};

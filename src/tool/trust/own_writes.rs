@@ -11,7 +11,7 @@ use silo_model::config::Settings;
 use silo_model::config::project::ProjectFiles;
 use silo_model::config::read;
 
-use super::approvals::approve;
+use super::approvals::{approve, approved};
 use super::error::Error;
 use super::exposure::{Exposures, of_settings};
 use super::record::place;
@@ -59,11 +59,17 @@ pub fn commit(home: &Home, project: &Path, changes: &[Change]) -> Result<(), Err
     Ok(())
 }
 
-/// Approves the rights given by a change of a project's `silo.toml`: by the command, the user has approved them.
-pub fn approve_change(home: &Home, project: &Path, user: &Settings, before: &str, after: &str) -> Result<(), Error> {
+/// Approves the rights given by a change of a project's `silo.toml`: by the command, the user has approved them. Returns those that were
+/// not approved before.
+pub fn approve_change(home: &Home, project: &Path, user: &Settings, before: &str, after: &str) -> Result<Exposures, Error> {
     wrote(home, project, PROJECT_CONFIG, (before, after))?;
     let more = given_by_change(project, user, before, after)?;
-    if more.is_empty() { Ok(()) } else { approve(home, project, &more) }
+    if more.is_empty() {
+        return Ok(more);
+    }
+    let had = approved(home, project)?;
+    approve(home, project, &more)?;
+    Ok(more.difference(&had).cloned().collect())
 }
 
 /// Lists the rights given by a change of a project's `silo.toml`.
