@@ -21,7 +21,11 @@ psql -h 127.0.0.1 -U me -d postgres -Atc "select 'postgresql answers'"
 ssh-keygen -q -t ed25519 -N '' -f /tmp/own
 echo "[127.0.0.1]:2222 $(cat /etc/ssh/ssh_host_ed25519_key.pub)" > /tmp/known
 /usr/sbin/sshd -p 2222 -o ListenAddress=127.0.0.1 -o UsePAM=no -o StrictModes=no -o AuthorizedKeysFile=/tmp/own.pub -o PidFile=none -E /tmp/sshd.log
-ssh -p 2222 -i /tmp/own -o UserKnownHostsFile=/tmp/known -o StrictHostKeyChecking=yes 127.0.0.1 echo ssh answers || cat /tmp/sshd.log
+for try in $(seq 120); do
+  ssh -p 2222 -i /tmp/own -o UserKnownHostsFile=/tmp/known -o StrictHostKeyChecking=yes 127.0.0.1 echo ssh answers > /tmp/ssh 2>&1 && break
+  sleep 0.3
+done
+cat /tmp/ssh
 for place in /etc/ssl/private/ssl-cert-snakeoil.key:/etc/ssl/certs/ssl-cert-snakeoil.pem:4433 /etc/dovecot/private/dovecot.key:/etc/dovecot/private/dovecot.pem:4434; do
   IFS=: read key certificate port <<END
 $place

@@ -72,7 +72,7 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
         required.and_then(|()| changed.as_ref().map_or_else(|| Ok(Default::default()), |changed| trust::changed(&fresh, changed)));
     let done = approved.and_then(|approved| {
         // A command that failed changed nothing, so it approves nothing. Its own error is the one that counts.
-        build(&fresh, target, with).inspect_err(|_| drop(trust::unchanged(&fresh, &approved)))
+        build(&fresh, target, with).inspect_err(|_| drop(trust::withdraw(&fresh, &approved)))
     });
     setting.check = fresh.check.take();
     if let (Err(_), Some(changed)) = (&done, changed)

@@ -216,7 +216,7 @@ pub fn confirm_private(setting: &Setting, dir: &Path, why: &'static str) -> Resu
 }
 
 /// Takes back what [`changed`] approved, after the command failed.
-pub fn unchanged(setting: &Setting, lines: &Exposures) -> Result<(), Failure> {
+pub fn withdraw(setting: &Setting, lines: &Exposures) -> Result<(), Failure> {
     if lines.is_empty() { Ok(()) } else { Ok(trust::withdraw(&setting.home, &setting.project, lines)?) }
 }
 
