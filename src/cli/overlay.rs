@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use silo_base::home::PROJECT_CONFIG;
 use silo_base::sanitize;
+use silo_model::document;
 use silo_tool::definition::{self, Scope};
 use silo_tool::install;
 use silo_tool::journal::Change;
@@ -70,13 +71,20 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
     // Approved first: a change that was written without its approval would be a question to the same command.
     let approved =
         required.and_then(|()| changed.as_ref().map_or_else(|| Ok(Default::default()), |changed| trust::changed(&fresh, changed)));
+    // After a late failure the change may be there, and its approval with it.
+    let is_written = |changed: &Changed| document::text_of(changed.path()).is_ok_and(|text| text.as_deref() == Some(changed.texts().1));
     let done = approved.and_then(|approved| {
-        // A command that failed changed nothing, so it approves nothing. Its own error is the one that counts.
-        build(&fresh, target, with).inspect_err(|_| drop(trust::withdraw(&fresh, &approved)))
+        build(&fresh, target, with).inspect_err(|_| {
+            if !changed.as_ref().is_some_and(is_written) {
+                // A command that changed nothing approves nothing. Its own error is the one that counts.
+                drop(trust::withdraw(&fresh, &approved));
+            }
+        })
     });
     setting.check = fresh.check.take();
     if let (Err(_), Some(changed)) = (&done, changed)
         && changed.is_new()
+        && !is_written(&changed)
     {
         // The error itself is printed after this note.
         ui::note(&format!("{} was not changed", sanitize::path(changed.path())));
