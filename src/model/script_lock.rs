@@ -261,7 +261,7 @@ wheels = [{ url = "https://files.example.com/six-1.17.0-py2.py3-none-any.whl", h
             ),
             ("name = \"six\"\nversion", "name = \"rich\"\nversion", "package rich: it has several versions"),
             ("win32'\"", "win32'\\n-e x\"", "package rich: it has an invalid marker"),
-            ("[manifest]", "[manifest", "invalid"),
+            ("[manifest]", "[manifest", "unclosed table"),
         ] {
             let error = read(&lock().replacen(from, to, 1)).expect_err(to).to_string();
             assert!(error.contains(expect), "{to}: {error}");

@@ -241,7 +241,9 @@ mod tests {
             bytes[5] ^= 1;
             fs::write(&path, &bytes).expect("written");
         }
-        assert!(fs::read_dir(home.work()).expect("there").next().is_none(), "no temporary file is left");
+        let left = fs::read_dir(home.image(&id.to_string())).expect("there").flatten();
+        let is_unfinished = |entry: fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes());
+        assert!(!left.into_iter().any(is_unfinished), "no temporary file is left");
     }
 
     #[test]
