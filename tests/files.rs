@@ -35,6 +35,31 @@ fn new_files_have_the_callers_umask() {
 }
 
 #[test]
+fn archives_of_other_owners_are_unpacked_and_only_root_may_name_an_owner() {
+    for who in everybody() {
+        let silo = Silo::shared(who);
+        fs::write(silo.path("a"), "text\n").expect("our own directory");
+        let archive = silo.project().join("t.tar");
+        let mut tar = Command::new("tar");
+        tar.args(["--owner=1234", "--group=1234", "-C"]).arg(silo.path("")).arg("-cf").arg(&archive).arg("a");
+        assert_eq!(done(&mut tar).code, 0);
+        let ran = silo.run(["sh", "-c", "tar xf t.tar && cp -a a b && tar xpf t.tar --same-permissions"]);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+        // Root gets success, as outside, and the one owner that there is.
+        let is_root = who == As::Me && is_root();
+        let ran = silo.run(["sh", "-c", "chown 1234:1234 a && chown -h :1234 b && install -o 1234 -g 1234 a c"]);
+        assert_eq!((ran.code == 0, ran.err.is_empty()), (is_root, is_root), "{ran:?}");
+        for name in ["a", "b"].iter().chain(if is_root { &["c"][..] } else { &[] }) {
+            let file = fs::metadata(silo.project().join(name)).expect("unpacked");
+            let project = fs::metadata(silo.project()).expect("there");
+            assert_eq!((file.uid(), file.gid()), (project.uid(), project.gid()), "{name}");
+        }
+        let ran = silo.run(["python", "-c", "import os; os.chown('missing', 0, 0)"]);
+        assert!(ran.err.contains("FileNotFoundError"), "{ran:?}");
+    }
+}
+
+#[test]
 fn directories_keep_their_group_and_files_get_no_such_bit() {
     for who in everybody() {
         let silo = Silo::shared(who);

@@ -6,10 +6,11 @@ use std::process::Command;
 
 use crate::support::{As, Silo, has, skip};
 
-/// System calls of `silo run sh -c true` without a project, of all its processes, until they are gone.
-const MOST_CALLS: usize = 910;
+/// System calls of `silo run sh -c true` without a project, of all its processes, until they are gone. Kernels and file systems
+/// differ by a few calls: 885 and 911 were seen.
+const MOST_CALLS: usize = 945;
 /// The same in a project without a repository.
-const MOST_CALLS_IN_A_PROJECT: usize = 1_150;
+const MOST_CALLS_IN_A_PROJECT: usize = 1_195;
 /// Calls that depend on the load or on the build: of waiting, of threads and of the allocator, and the checks of a debug build.
 const OTHER: [&str; 15] = [
     "futex",
@@ -110,5 +111,9 @@ fn review_mode_adds_no_system_calls_and_no_written_file_to_a_start() {
     crate::support::report(&format!("system calls of a start: {} ordinary, {} in review mode", ordinary.all, review.all));
     assert!(review.all <= ordinary.all, "{} of {}: {:?} of {:?}", review.all, ordinary.all, review.by_name, ordinary.by_name);
     assert!(review.writes.len() <= ordinary.writes.len(), "{:?} of {:?}", review.writes, ordinary.writes);
-    assert!(review.writes.iter().all(|line| !line.contains("/reviews/") || line.contains("/work/")), "{:?}", review.writes);
+    assert!(
+        review.writes.iter().all(|line| !line.contains("/reviews/") || line.split('/').any(|part| part == "work")),
+        "{:?}",
+        review.writes
+    );
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use silo_base::grant::Host;
@@ -188,59 +189,49 @@ async fn protocol(
     host: &Host,
     budget: &Budget,
 ) -> Result<(Vec<u8>, Protocol), Error> {
-    let mut begin = Vec::new();
     if let Some(DialledConnection { stream, .. }) = dialled {
         let mut first = [0];
         tokio::select! {
             biased;
             ready = guest.readable() => ready?,
             // Only in other protocols does the host speak first.
-            _ = stream.peek(&mut first) => return Ok((begin, Protocol::Other)),
+            _ = stream.peek(&mut first) => return Ok((Vec::new(), Protocol::Other)),
         }
     }
+    let mut begin = Beginning::of(guest, budget);
     let mut reader = Reader::default();
-    let mut long = None;
     loop {
-        if begin.len() >= SHORT_BYTES && long.is_none() {
-            long = budget.long_head().await;
-        }
-        let from = begin.len();
-        more(guest, &mut begin, MAX_HELLO_BYTES).await?;
-        let found = match begin.first() {
-            Some(0x16) => match reader.take(&begin[from..]) {
+        let from = begin.more(MAX_HELLO_BYTES).await?;
+        let found = match begin.bytes.first() {
+            Some(0x16) => match reader.take(&begin.bytes[from..]) {
                 ClientHello::Part => None,
                 ClientHello::Names(name) if name == *host => Some(Protocol::Tls),
                 // Programs name no address.
                 ClientHello::Nameless if host.is_address() => Some(Protocol::Tls),
                 ClientHello::Names(_) | ClientHello::Nameless | ClientHello::Other => Some(Protocol::Other),
             },
-            _ => http_head::is_start(&begin).map(|is_http| if is_http { Protocol::Http } else { Protocol::Other }),
+            _ => http_head::is_start(&begin.bytes).map(|is_http| if is_http { Protocol::Http } else { Protocol::Other }),
         };
         if let Some(found) = found {
-            return Ok((begin, found));
+            return Ok((begin.bytes, found));
         }
     }
 }
 
 /// Reads the TLS ClientHello, whose SNI must be the host connected to.
 async fn named(guest: &mut TcpStream, place: &Place<'_>, budget: &Budget) -> Result<Vec<u8>, Error> {
-    let mut begin = Vec::new();
+    let mut begin = Beginning::of(guest, budget);
     let mut reader = Reader::default();
-    let mut long = None;
+    let is_secret = place.secrets.is_some_and(|secrets| secrets.cover(place.host, place.port));
+    let unnamed = |what| match is_secret {
+        true => Err(Error::Open(what)),
+        false => Err(Error::Unnamed(what, format!("{}:443/tcp", place.host.as_str()))),
+    };
     loop {
-        if begin.len() >= SHORT_BYTES && long.is_none() {
-            long = budget.long_head().await;
-        }
-        let from = begin.len();
-        more(guest, &mut begin, MAX_HELLO_BYTES).await?;
-        let is_secret = place.secrets.is_some_and(|secrets| secrets.cover(place.host, place.port));
-        let unnamed = |what| match is_secret {
-            true => Err(Error::Open(what)),
-            false => Err(Error::Unnamed(what, format!("{}:443/tcp", place.host.as_str()))),
-        };
-        match reader.take(&begin[from..]) {
+        let from = begin.more(MAX_HELLO_BYTES).await?;
+        match reader.take(&begin.bytes[from..]) {
             ClientHello::Part => {}
-            ClientHello::Names(name) if name == *place.host => return Ok(begin),
+            ClientHello::Names(name) if name == *place.host => return Ok(begin.bytes),
             ClientHello::Names(name) => return Err(Error::OtherName(name.as_str().to_owned())),
             ClientHello::Nameless => return unnamed("TLS without SNI"),
             ClientHello::Other => return unnamed("not TLS"),
@@ -250,30 +241,43 @@ async fn named(guest: &mut TcpStream, place: &Place<'_>, budget: &Budget) -> Res
 
 /// Reads the head of a request; returns it with the bytes that followed it.
 async fn head(guest: &mut TcpStream, budget: &Budget) -> Result<(Vec<u8>, Vec<u8>), Error> {
-    let mut read = Vec::new();
-    let mut long = None;
+    let mut begin = Beginning::of(guest, budget);
     loop {
-        if let Some(at) = http_head::end_of_head(&read)? {
-            let rest = read.split_off(at);
-            return Ok((read, rest));
+        if let Some(at) = http_head::end_of_head(&begin.bytes)? {
+            let rest = begin.bytes.split_off(at);
+            return Ok((begin.bytes, rest));
         }
-        if read.len() >= SHORT_BYTES && long.is_none() {
-            long = budget.long_head().await;
-        }
-        more(guest, &mut read, MAX_HEAD_BYTES).await?;
+        begin.more(MAX_HEAD_BYTES).await?;
     }
 }
 
-async fn more(guest: &mut TcpStream, into: &mut Vec<u8>, most: usize) -> io::Result<()> {
-    let left = most.saturating_sub(into.len()).min(SHORT_BYTES);
-    let from = into.len();
-    into.resize(from + left, 0);
-    let read = timeout(PATIENCE, guest.read(&mut into[from..])).await;
-    into.truncate(from + read.as_ref().ok().and_then(|read| read.as_ref().ok()).copied().unwrap_or(0));
-    match read {
-        Ok(Ok(0)) => Err(ErrorKind::UnexpectedEof.into()),
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(ErrorKind::TimedOut.into()),
+/// The first bytes of a connection, read in pieces. Long ones wait for a permit, which bounds the memory of all connections.
+struct Beginning<'a> {
+    guest: &'a mut TcpStream,
+    budget: &'a Budget,
+    bytes: Vec<u8>,
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+impl<'a> Beginning<'a> {
+    fn of(guest: &'a mut TcpStream, budget: &'a Budget) -> Beginning<'a> {
+        Beginning { guest, budget, bytes: Vec::new(), permit: None }
+    }
+
+    /// Reads a piece; returns the index of its first byte. Errors at the end of the stream and at `most` bytes.
+    async fn more(&mut self, most: usize) -> io::Result<usize> {
+        let from = self.bytes.len();
+        if from >= SHORT_BYTES && self.permit.is_none() {
+            self.permit = self.budget.long_head().await;
+        }
+        self.bytes.resize(from + most.saturating_sub(from).min(SHORT_BYTES), 0);
+        let read = timeout(PATIENCE, self.guest.read(&mut self.bytes[from..])).await;
+        self.bytes.truncate(from + read.as_ref().ok().and_then(|read| read.as_ref().ok()).copied().unwrap_or(0));
+        match read {
+            Ok(Ok(0)) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(Ok(_)) => Ok(from),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ErrorKind::TimedOut.into()),
+        }
     }
 }

@@ -8,9 +8,11 @@
 use libc::{AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, c_long};
 
 use super::notice::Notice;
-use super::seccomp_rule::{Action, CREATES, Condition, EXISTS, Rule, SET_ID_BITS, Test, any_bit, one_of, when};
+use super::seccomp_rule::{
+    Action, CREATES, Condition, EXISTS, OfRun, ROOT_OR_SAME, Rule, SET_ID_BITS, Test, any_bit, none_of, one_of, when,
+};
 
-use Action::{Ask, Fail};
+use Action::{Ask, Fail, Pretend};
 use libc::EPERM;
 
 /// The audit number of the calling convention.
@@ -164,6 +166,18 @@ static CALLER: &[Rule] = &[
     rule(MKNOD, &[any_bit(1, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
 ];
 
+/// For programs of a caller that is root.
+static AS_ROOT: &[Rule] = &[
+    rule(CHOWN, &[none_of(1, ROOT_OR_SAME)], Pretend, "there is one user"),
+    rule(CHOWN, &[none_of(2, ROOT_OR_SAME)], Pretend, "there is one group"),
+    rule(LCHOWN, &[none_of(1, ROOT_OR_SAME)], Pretend, "there is one user"),
+    rule(LCHOWN, &[none_of(2, ROOT_OR_SAME)], Pretend, "there is one group"),
+    rule(CHOWN16, &[none_of(1, ROOT_OR_SAME)], Pretend, "there is one user"),
+    rule(CHOWN16, &[none_of(2, ROOT_OR_SAME)], Pretend, "there is one group"),
+    rule(LCHOWN16, &[none_of(1, ROOT_OR_SAME)], Pretend, "there is one user"),
+    rule(LCHOWN16, &[none_of(2, ROOT_OR_SAME)], Pretend, "there is one group"),
+];
+
 /// For sandboxes with excluded directories.
 static REMOVABLE: &[Rule] = &[
     rule(RMDIR, &[], Ask, "a mount point cannot be removed"),
@@ -184,10 +198,8 @@ static ROOT: &[Rule] = &[
 /// The programs of a sandbox, which decide about the rules for calls that 64-bit programs lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
-    /// The caller's.
-    Caller,
-    /// The caller's, with excluded directories.
-    CallerWithRemovable,
+    /// Those of a run.
+    Run(OfRun),
     /// Those of a build step.
     Step,
     /// Those of a build step with a range of ids, in which the kernel changes owners and users itself.
@@ -200,13 +212,13 @@ pub fn rules(native: &[&'static Rule], whose: Whose) -> Vec<Rule> {
         let Rule { when, action, why, .. } = **rule;
         numbers(rule.number).into_iter().map(move |number| Rule { number, when, action, why })
     };
-    let older: &[&[Rule]] = match whose {
-        Whose::Caller => &[CALLER],
-        Whose::CallerWithRemovable => &[CALLER, REMOVABLE],
-        Whose::Step => &[ROOT],
+    let older: &[(bool, &[Rule])] = match whose {
+        Whose::Run(run) => &[(true, CALLER), (run.as_root, AS_ROOT), (run.removable, REMOVABLE)],
+        Whose::Step => &[(true, ROOT)],
         Whose::StepInRange => &[],
     };
-    let older = [ALWAYS, if IS_I386 { I386_ALWAYS } else { &[] }].into_iter().chain(older.iter().copied()).flatten();
+    let older = older.iter().filter(|(is_there, _)| *is_there).map(|(_, rules)| *rules);
+    let older = [ALWAYS, if IS_I386 { I386_ALWAYS } else { &[] }].into_iter().chain(older).flatten();
     let older = older.map(|Rule { number, when, action, why }| Rule { number: *number, when, action: *action, why });
     native.iter().flat_map(again).chain(older).collect()
 }

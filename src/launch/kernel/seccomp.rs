@@ -173,7 +173,7 @@ mod tests {
     use super::super::seccomp_rules;
     use super::*;
     use crate::kernel::notice::Notice;
-    use crate::kernel::seccomp_rules::Addition;
+    use crate::kernel::seccomp_rules::{Addition, OfRun};
     use crate::spec::{Abi, Identity};
 
     /// Interprets a filter like the kernel.
@@ -208,7 +208,6 @@ mod tests {
     #[test]
     fn the_table_means_what_it_says() {
         const NEW_USER: u64 = 0x1000_0000;
-        const FAR: u64 = 1 << 32;
         let errno = |errno: i32| ERRNO | errno as u32;
         let eperm = errno(libc::EPERM);
         let cases: &[(&str, i64, &[u64], u32, u32)] = &[
@@ -257,6 +256,40 @@ mod tests {
         }
     }
 
+    /// Above the 32 bits of an argument that the kernel reads.
+    const FAR: u64 = 1 << 32;
+
+    #[test]
+    fn owners_that_root_cannot_give_here_are_ignored_for_root_alone() {
+        const SAME: u64 = u32::MAX as u64;
+        let older: &[(i64, usize)] = if cfg!(target_arch = "x86_64") { &[(92, 1), (94, 1)] } else { &[] };
+        for (number, at) in [(libc::SYS_fchown, 1), (libc::SYS_fchownat, 2)].iter().chain(older) {
+            for (owner, group, expect) in [
+                (0, 0, ALLOW),
+                (SAME, SAME, ALLOW),
+                (0, SAME, ALLOW),
+                (FAR, FAR, ALLOW),
+                (1000, 1000, ERRNO),
+                (1000, SAME, ERRNO),
+                (0, 1000, ERRNO),
+                (65534, 0, ERRNO),
+            ] {
+                let mut args = [0; 6];
+                (args[*at], args[at + 1]) = (owner, group);
+                for (as_root, expect) in [(true, expect), (false, ALLOW)] {
+                    let run = OfRun { as_root, removable: false };
+                    let program = seccomp_rules::filter_of_run(Identity::Caller, run, Abi::Native);
+                    let verdict = judge(&program, seccomp_rule::ARCHITECTURE, *number, &args);
+                    assert_eq!(verdict, expect, "{number} {owner} {group} {as_root}");
+                }
+            }
+        }
+        assert_eq!(
+            seccomp_rules::filter_of_run(Identity::Caller, OfRun::default(), Abi::WithCompat),
+            seccomp_rules::filter(Identity::Caller, Abi::WithCompat)
+        );
+    }
+
     /// Arguments that match a rule, and arguments that do not.
     fn samples(rule: &Rule) -> [[u64; 6]; 2] {
         let mut matching = [0; 6];
@@ -277,7 +310,10 @@ mod tests {
     fn each_rule_also_holds_for_32_bit_programs() {
         let caller = seccomp_rules::rules(Identity::Caller);
         holds_for_both("the caller", &caller, &|abi| seccomp_rules::filter(Identity::Caller, abi));
-        holds_for_both("excluded directories", &caller, &|abi| seccomp_rules::filter_with_removable(Identity::Caller, abi));
+        for (as_root, removable) in [(false, true), (true, false), (true, true)] {
+            let run = OfRun { as_root, removable };
+            holds_for_both(&format!("{run:?}"), &caller, &|abi| seccomp_rules::filter_of_run(Identity::Caller, run, abi));
+        }
         const ALL: [Addition; 4] = [Addition::OneId, Addition::Seeded, Addition::ReversedDirs, Addition::ClockAhead];
         for additions in [&[][..], &[Addition::OneId], &[Addition::Seeded], &[Addition::OneId, Addition::Seeded], &ALL] {
             let rules = seccomp_rules::rules_of_step(additions);

@@ -75,8 +75,19 @@ pub const SET_ID_BITS: u32 = 0o6000;
 pub const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 /// The mode with which `access` checks if a path exists.
 pub const EXISTS: &[u32] = &[libc::F_OK as u32];
+/// Owners that a caller who is root can give a file: root, and -1 for no change.
+pub const ROOT_OR_SAME: &[u32] = &[0, u32::MAX];
 /// The number of `kexec_file_load`, which the libc crate does not define for every C library.
 pub const KEXEC_FILE_LOAD: libc::c_long = if cfg!(target_arch = "x86_64") { 320 } else { 294 };
+
+/// Rules that a run has in addition to those of its identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OfRun {
+    /// The caller is root.
+    pub as_root: bool,
+    /// There are excluded directories, which the program may remove.
+    pub removable: bool,
+}
 
 /// Tests the bits of an argument that `mask` has.
 pub const fn when(argument: u8, mask: u32, test: Test) -> Condition {

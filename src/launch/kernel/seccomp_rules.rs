@@ -17,10 +17,12 @@
 use super::compat::{self, Whose};
 use super::seccomp::{compile, compile_for_both};
 use super::seccomp_rule::{
-    ARCHITECTURE, Action, CREATES, Condition, EXISTS, KEXEC_FILE_LOAD, NEWEST, Rule, SET_ID_BITS, Test, any_bit, none_of, one_of, rule,
-    when,
+    ARCHITECTURE, Action, CREATES, Condition, EXISTS, KEXEC_FILE_LOAD, NEWEST, ROOT_OR_SAME, Rule, SET_ID_BITS, Test, any_bit, none_of,
+    one_of, rule, when,
 };
 use super::sys::Instruction;
+
+pub use super::seccomp_rule::OfRun;
 use crate::spec::{Abi, Identity};
 
 /// Every flag of `clone` and `unshare` that creates a namespace, except for the time namespace.
@@ -189,6 +191,26 @@ static ARCHITECTURE_CALLER: &[Rule] = &[
 /// The same, for calls that only this architecture has.
 #[cfg(target_arch = "aarch64")]
 static ARCHITECTURE_CALLER: &[Rule] = &[];
+
+/// Added for a caller that is root. Only root's own id is mapped, so the kernel refuses every other owner with EINVAL, but programs that
+/// run as root expect success: tar and npm take the owners of an archive. Such a call succeeds without effect.
+static AS_ROOT: &[Rule] = &[
+    rule(libc::SYS_fchown, &[none_of(1, ROOT_OR_SAME)], Pretend, "there is one user"),
+    rule(libc::SYS_fchown, &[none_of(2, ROOT_OR_SAME)], Pretend, "there is one group"),
+    rule(libc::SYS_fchownat, &[none_of(2, ROOT_OR_SAME)], Pretend, "there is one user"),
+    rule(libc::SYS_fchownat, &[none_of(3, ROOT_OR_SAME)], Pretend, "there is one group"),
+];
+/// The same, for calls that only this architecture has.
+#[cfg(target_arch = "x86_64")]
+static ARCHITECTURE_AS_ROOT: &[Rule] = &[
+    rule(libc::SYS_chown, &[none_of(1, ROOT_OR_SAME)], Pretend, "there is one user"),
+    rule(libc::SYS_chown, &[none_of(2, ROOT_OR_SAME)], Pretend, "there is one group"),
+    rule(libc::SYS_lchown, &[none_of(1, ROOT_OR_SAME)], Pretend, "there is one user"),
+    rule(libc::SYS_lchown, &[none_of(2, ROOT_OR_SAME)], Pretend, "there is one group"),
+];
+/// The same, for calls that only this architecture has.
+#[cfg(target_arch = "aarch64")]
+static ARCHITECTURE_AS_ROOT: &[Rule] = &[];
 
 /// Added if the sandbox has excluded directories in a project, which are mounts. PID 1 answers calls on them, and lets the kernel make all
 /// other calls. Removing files by a path relative to an open directory (`rm -rf`) is not included.
@@ -359,11 +381,19 @@ pub fn filter_for_all() -> Vec<Instruction> {
     compile(&rules, ARCHITECTURE, NEWEST)
 }
 
-/// Returns the filter for a program with excluded directories, which it may remove.
-pub fn filter_with_removable(identity: Identity, abi: Abi) -> Vec<Instruction> {
-    let rules: Vec<&Rule> = rules(identity).into_iter().chain(REMOVABLE).chain(ARCHITECTURE_REMOVABLE).collect();
-    let common: Vec<&'static Rule> = common(identity).into_iter().chain(REMOVABLE).collect();
-    whole(&rules, abi, || compat::rules(&common, Whose::CallerWithRemovable))
+/// Returns the additional rules of a run: those for calls of all architectures, and those for calls that only this one has.
+fn rules_of_run(run: OfRun) -> [Vec<&'static Rule>; 2] {
+    let both: [(bool, [&'static [Rule]; 2]); 2] =
+        [(run.as_root, [AS_ROOT, ARCHITECTURE_AS_ROOT]), (run.removable, [REMOVABLE, ARCHITECTURE_REMOVABLE])];
+    [0, 1].map(|which| both.iter().filter(|(is_there, _)| *is_there).flat_map(|(_, rules)| rules[which]).collect())
+}
+
+/// Returns the filter for the program of a run.
+pub fn filter_of_run(identity: Identity, run: OfRun, abi: Abi) -> Vec<Instruction> {
+    let [everywhere, here] = rules_of_run(run);
+    let all: Vec<&Rule> = rules(identity).into_iter().chain(everywhere.iter().copied()).chain(here).collect();
+    let common: Vec<&'static Rule> = common(identity).into_iter().chain(everywhere).collect();
+    whole(&all, abi, || compat::rules(&common, Whose::Run(run)))
 }
 
 /// Returns the filter of a build step.
@@ -381,7 +411,7 @@ pub fn rules_of_step(additions: &[Addition]) -> Vec<&'static Rule> {
 
 /// Returns the filter program for an identity.
 pub fn filter(identity: Identity, abi: Abi) -> Vec<Instruction> {
-    let whose = if identity == Identity::Root { Whose::Step } else { Whose::Caller };
+    let whose = if identity == Identity::Root { Whose::Step } else { Whose::Run(OfRun::default()) };
     whole(&rules(identity), abi, || compat::rules(&common(identity), whose))
 }
 
@@ -413,6 +443,6 @@ pub fn check_socket(call: libc::c_long, args: &[u32]) -> Result<(), i32> {
 /// Returns true for a call that only this architecture has.
 #[cfg(test)]
 pub fn is_older(number: u32) -> bool {
-    let older = [ARCHITECTURE_ALWAYS, ARCHITECTURE_CALLER, ARCHITECTURE_ROOT, ARCHITECTURE_SEEDED];
+    let older = [ARCHITECTURE_ALWAYS, ARCHITECTURE_CALLER, ARCHITECTURE_AS_ROOT, ARCHITECTURE_ROOT, ARCHITECTURE_SEEDED];
     older.into_iter().flatten().any(|rule| rule.number == number)
 }

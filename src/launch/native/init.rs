@@ -17,8 +17,8 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, bind, listen, shutdown, socket_with, socketpair};
 use rustix::process::{
-    DumpableBehavior, Pid, Signal, WaitOptions, getpid, ioctl_tiocsctty, set_dumpable_behavior, set_parent_process_death_signal, setpgid,
-    setsid, test_kill_process_group, umask, wait,
+    DumpableBehavior, Pid, Signal, WaitOptions, getpid, getuid, ioctl_tiocsctty, set_dumpable_behavior, set_parent_process_death_signal,
+    setpgid, setsid, test_kill_process_group, umask, wait,
 };
 use rustix::system::{setdomainname, sethostname};
 use rustix::termios::{OptionalActions, tcgetpgrp, tcsetattr, tcsetpgrp, tcsetwinsize};
@@ -37,7 +37,8 @@ use crate::failure::{Cause, Failure, StepContext};
 use crate::host::job_control::Place;
 use crate::host::signal_escalation::Scope;
 use crate::host::stdio::{Streams, Target, Terminal};
-use crate::kernel::{seccomp_rules, sys};
+use crate::kernel::seccomp_rules::{self, OfRun};
+use crate::kernel::sys;
 use crate::spec::{Abi, Identity, SSH_AGENT, Spec};
 use silo_wire::frame::StageFailure;
 
@@ -136,11 +137,10 @@ fn start_caller(
     match sys::fork().during("starting the program")? {
         None => {
             drop(ours);
-            let filter = match removable {
-                Some(_) => seccomp_rules::filter_with_removable(spec.identity, spec.abi),
-                None => seccomp_rules::filter(spec.identity, spec.abi),
-            };
-            let listener = sys::filter_with_listener(&filter).during(step)?;
+            // The caller has the same id inside as outside.
+            let as_root = spec.identity == Identity::Caller && getuid().is_root();
+            let run = OfRun { as_root, removable: removable.is_some() };
+            let listener = sys::filter_with_listener(&seccomp_rules::filter_of_run(spec.identity, run, spec.abi)).during(step)?;
             init_messages::hand_over(theirs.as_fd(), listener).during(step)?;
             become_program(spec, plan, terminal)
         }
