@@ -546,6 +546,37 @@ fn a_step_reaches_what_it_is_granted() {
     );
 }
 
+/// A version may have a root without the ecosystem's client, as node's newest: the client of the usual version is asked.
+#[test]
+fn a_version_without_a_client_of_its_own_reaches_what_it_is_granted() {
+    let silo = Silo::seeded();
+    let (port, heads) = web();
+    let recipe = "command = [\"sh\"]\n[debian]\npackages = [\"python3\"]\nversionOf = \"python3\"\n\
+        [versions.\"2.0\"]\ndebian = { packages = [\"ca-certificates\"], versionOf = \"ca-certificates\" }\n\
+        steps = [{ run = 'env > /opt/env', network = [\"@pypi\"] }]\n\
+        [ecosystems.pypi]\nprobe = ['python3', '-c', 'import os, urllib.request as u; u.urlopen(os.environ[\"PIP_INDEX_URL\"])']\n";
+    silo.write(".silo/recipes/toy.toml", recipe);
+    let run = |words: &[&str]| {
+        crate::support::done(silo.command(words).env("PIP_INDEX_URL", format!("http://user:secret@localhost:{port}/simple")))
+    };
+    let done = run(&["install", "toy@2.0"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.err.contains(&format!("learned @pypi from the client of toy: localhost:{port}")), "{done:?}");
+    assert!(silo.image_root("toy").join("opt/env").exists(), "the step ran");
+    assert_eq!(heads.try_iter().count(), 1, "one probe");
+    // A project's build, too; and no build asks for ever.
+    drop(silo.ok(["uninstall", "toy"]));
+    fs::remove_file(silo.path("ecosystems/pypi.toml")).expect("it was kept");
+    fs::write(silo.project().join("silo.toml"), "tools = [\"toy@2.0\"]\n").expect("our own project");
+    silo.write(".silo/recipes/toy.toml", &recipe.replace("/opt/env", "/opt/other"));
+    let done = run(&["sync"]);
+    assert!(done.code == 0 && done.err.contains("learned @pypi from the client of toy"), "{done:?}");
+    fs::remove_file(silo.path("ecosystems/pypi.toml")).expect("it was kept");
+    silo.write(".silo/recipes/toy.toml", &recipe.replace("/opt/env", "/opt/third").replace("['python3', ", "['nosuch', "));
+    let done = run(&["sync"]);
+    assert!(done.code != 0 && done.err.contains("nosuch is not in the image before this step"), "{done:?}");
+}
+
 #[test]
 fn pip_installs_the_same_layer_in_every_home() {
     let mut layers = Vec::new();

@@ -285,6 +285,8 @@ impl Run<'_> {
             ("DEBIAN_FRONTEND", "noninteractive".to_owned()),
             ("DEBCONF_NONINTERACTIVE_SEEN", "true".to_owned()),
             ("SOURCE_DATE_EPOCH", self.step.epoch.to_string()),
+            // TeX writes the date of its formats from SOURCE_DATE_EPOCH only with this.
+            ("FORCE_SOURCE_DATE", "1".to_owned()),
             // Fixes the order of sets in files compiled by Python before 3.11.
             ("PYTHONHASHSEED", "0".to_owned()),
         ];

@@ -172,6 +172,14 @@ pub enum Error {
         /// The recipe.
         recipe: String,
     },
+    /// The client that a probe starts is not in the root.
+    #[error("cannot learn the host names of @{name}: {program} is not in the image before this step")]
+    NoClient {
+        /// The ecosystem.
+        name: String,
+        /// The program of the probe.
+        program: String,
+    },
     /// The probe of an ecosystem failed.
     #[error("cannot learn the host names of @{name}: its probe failed ({exit}); the log is {log}\n{tail}", log = .log.display())]
     Probe {

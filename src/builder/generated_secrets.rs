@@ -1,8 +1,9 @@
 //! Removes secrets and identities that packages generate when they are configured: keys, cookies, passwords, machine identities.
 //!
-//! All users of the image would share them, and no two builds of a lock would agree. There is no list of such files. Three rules find them
-//! among the files that a step made and no package ships:
+//! All users of the image would share them, and no two builds of a lock would agree. Four rules find them among the files that a step made and
+//! no package ships:
 //!
+//! * the file of a known secret ([`known_secrets`]), whatever it contains: a random name may be short by chance;
 //! * a private key in PEM form;
 //! * a file that is not world-readable, if it is binary, or has a word that no input of the step has: no package's files, scripts or
 //!   templates. A configuration file that a script copies or fills in consists of words from there; a key does not;
@@ -25,6 +26,7 @@ use silo_store::path_error::PathError;
 use silo_store::rewrite::rewrite;
 
 use super::error::Error;
+use super::known_secrets;
 use super::scrub;
 use super::select_packages::Unpacked;
 
@@ -97,6 +99,8 @@ pub(super) fn take_out(store: &Store, upper: &Path, packages: &[&Arc<Unpacked>])
     // Files that are dropped anyway need no message.
     let is_kept = |path: &Path| scrub::judge(path.as_os_str().as_bytes()) == scrub::Verdict::Keep;
     files.retain(|path| is_kept(path) && !is_known(path) && !shipped(path));
+    let has_secret = |path: &&PathBuf| known_secrets::ALL.iter().any(|known| **path == Path::new(known.path) && shipped(Path::new(known.marker)));
+    let files_of_known_secrets = files.iter().filter(has_secret).cloned().collect();
     let mut guesses: BTreeMap<PathBuf, (FileClass, BTreeSet<Vec<u8>>)> = BTreeMap::new();
     for path in files {
         let whole = upper.join(&path);
@@ -111,7 +115,7 @@ pub(super) fn take_out(store: &Store, upper: &Path, packages: &[&Arc<Unpacked>])
     let wanted: BTreeSet<&[u8]> = guesses.values().flat_map(|(_, words)| words).map(Vec::as_slice).collect();
     let known = known_words(store, packages, &wanted);
     let has_unknown = |words: &BTreeSet<Vec<u8>>| words.iter().any(|word| !known.contains(word.as_slice()));
-    let mut taken: BTreeSet<PathBuf> = BTreeSet::new();
+    let mut taken: BTreeSet<PathBuf> = files_of_known_secrets;
     for (path, (guess, words)) in &guesses {
         let is_made_up = match guess {
             FileClass::Sealed => true,

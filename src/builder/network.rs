@@ -397,7 +397,12 @@ fn probe(learning: &LearnContext<'_>, name: &str) -> Result<Learned, Error> {
     let names = ecosystem::noted(&notes);
     // Temporary file, already read.
     let _ = fs::remove_file(&notes);
-    let exit = exit?;
+    let exit = match exit {
+        Err(silo_launch::error::Error::NotFound { program }) => {
+            return Err(Error::NoClient { name: name.to_owned(), program: program.display().to_string() });
+        }
+        exit => exit?,
+    };
     if learning.stop.load(Ordering::Relaxed) {
         return Err(Error::Stopped);
     }

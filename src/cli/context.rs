@@ -27,6 +27,7 @@ use silo_model::config::read::{self, LegacySettings};
 use silo_model::config::{Build, Cache, Gc, Settings, discover};
 use silo_model::document;
 use silo_model::recipe::catalog::{self, RecipeSources};
+use silo_tool::ecosystems;
 use silo_tool::journal;
 use silo_tool::record;
 use silo_tool::settings_file::Changed;
@@ -293,6 +294,7 @@ impl Setting {
             jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             sink: &sink,
             stop: &self.stop,
+            learn_client: ecosystems::learn_with_usual_version,
         };
         let done = work(&context);
         self.ui.clear();

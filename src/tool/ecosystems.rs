@@ -3,6 +3,8 @@
 //! Learned hosts count in all projects, so no file of a project takes part: the probe and its client are those of the recipe without the
 //! project, in an image without it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use silo_base::event::Event;
 use silo_base::system::Arch;
 use silo_build::image::{self, ImageId};
@@ -93,6 +95,24 @@ pub fn learn_for_steps(context: &Context<'_>, definition: &Definition) {
             (context.sink)(Event::Note { text: format!("cannot learn the hosts of @{name}: {error}") });
         }
     }
+}
+
+/// Learns an ecosystem with the client of a tool's usual version, for a version whose root has no client before its steps. Returns false if
+/// that fails, which is reported.
+pub fn learn_with_usual_version(context: &Context<'_>, tool: &str, ecosystem: &str) -> bool {
+    // The usual version may lack a client, too.
+    static ONE: AtomicBool = AtomicBool::new(false);
+    if context.transport.is_offline() || context.home.arch() != Arch::host() || ONE.swap(true, Ordering::AcqRel) {
+        return false;
+    }
+    let learned = learn(context, tool, ecosystem);
+    ONE.store(false, Ordering::Release);
+    let text = match &learned {
+        Ok(learned) => format!("learned @{ecosystem} from the client of {tool}: {}", learned.listed()),
+        Err(error) => format!("cannot learn the hosts of @{ecosystem} from the client of {tool}: {error}"),
+    };
+    (context.sink)(Event::Note { text });
+    learned.is_ok()
 }
 
 /// Forgets the host names of an ecosystem; returns false if there were none. The next step that needs them learns them again.

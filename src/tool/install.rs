@@ -241,10 +241,15 @@ fn build(
     wish: &InstallOptions,
 ) -> Result<Built, silo_build::Error> {
     let mirrors = OnceCell::new();
-    let shop = workshop(context, shared, &mirrors);
-    let target = Target { frozen: wish.resolving == Resolving::Frozen, anew: wish.anew, ..definition.target(lock) };
-    let cached = caches::take(context, shared, &context.user_settings.caches, &[target]);
-    silo_build::build(&BuildContext { layers: Some(&cached), ..shop }, &[target]).remove(0)
+    let once = || {
+        let target = Target { frozen: wish.resolving == Resolving::Frozen, anew: wish.anew, ..definition.target(lock) };
+        let cached = caches::take(context, shared, &context.user_settings.caches, &[target]);
+        silo_build::build(&BuildContext { layers: Some(&cached), ..workshop(context, shared, &mirrors) }, &[target]).remove(0)
+    };
+    match once() {
+        Err(silo_build::Error::NoClient { name, .. }) if (context.learn_client)(context, definition.tool(), &name) => once(),
+        built => built,
+    }
 }
 
 /// Returns the build context of a command.

@@ -128,6 +128,9 @@ pub struct Context<'a> {
     pub sink: Sink<'a>,
     /// Set when the user stops the command.
     pub stop: &'a AtomicBool,
+    /// Learns the host names of an ecosystem with the usual version of a tool; false if that fails. A version whose root has no client
+    /// before its steps needs this: [`ecosystems::learn_with_usual_version`], which builds that version.
+    pub learn_client: fn(&Context<'_>, &str, &str) -> bool,
 }
 
 /// The settings and files that define tools.
@@ -202,6 +205,7 @@ impl Context<'_> {
             jobs: self.jobs,
             sink: self.sink,
             stop: self.stop,
+            learn_client: self.learn_client,
         }
     }
 

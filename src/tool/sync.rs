@@ -186,11 +186,19 @@ fn prepare(context: &Context<'_>, tool: &str, wish: &SyncOptions) -> Result<Prep
 fn build_all(context: &Context<'_>, shared: &SharedLock, wish: &SyncOptions, ready: &[&Prepared]) -> Vec<Result<Built, silo_build::Error>> {
     ready.iter().for_each(|one| ecosystems::learn_for_steps(context, &one.definition));
     let mirrors = OnceCell::new();
-    let shop = install::workshop(context, shared, &mirrors);
     let frozen = wish.resolving == Resolving::Frozen;
-    let targets: Vec<Target<'_>> = ready.iter().map(|one| Target { frozen, anew: wish.anew, ..one.definition.target(&one.lock) }).collect();
-    let cached = caches::take(context, shared, &context.settings.caches, &targets);
-    silo_build::build(&silo_build::BuildContext { layers: Some(&cached), ..shop }, &targets)
+    let once = || {
+        let targets: Vec<Target<'_>> =
+            ready.iter().map(|one| Target { frozen, anew: wish.anew, ..one.definition.target(&one.lock) }).collect();
+        let cached = caches::take(context, shared, &context.settings.caches, &targets);
+        silo_build::build(&silo_build::BuildContext { layers: Some(&cached), ..install::workshop(context, shared, &mirrors) }, &targets)
+    };
+    let built = once();
+    let is_learned = |(one, built): (&&Prepared, &Result<Built, silo_build::Error>)| match built {
+        Err(silo_build::Error::NoClient { name, .. }) => (context.learn_client)(context, one.definition.tool(), name),
+        _ => false,
+    };
+    if ready.iter().zip(&built).any(is_learned) { once() } else { built }
 }
 
 fn failed(tool: &str, error: silo_build::Error) -> Error {

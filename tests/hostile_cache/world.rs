@@ -329,6 +329,7 @@ impl<'a> Asking<'a> {
             jobs: 2,
             sink,
             stop: &self.stop,
+            learn_client: |_, _, _| false,
         }
     }
 
