@@ -82,6 +82,11 @@ impl Home {
         self.root.join("images")
     }
 
+    /// Read-only copies of files of images, for editors: one directory an image.
+    pub fn sources(&self) -> PathBuf {
+        self.root.join("sources")
+    }
+
     /// Records of the image that each derivation made.
     pub fn made(&self) -> PathBuf {
         self.root.join("made")

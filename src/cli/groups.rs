@@ -2,7 +2,7 @@
 
 /// The commands of each group, in the order a newcomer needs them. A test checks that none is missing.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Tools", &["install", "run", "exec", "x", "shell", "list", "search", "show", "upgrade", "outdated", "uninstall", "lsp"]),
+    ("Tools", &["install", "run", "exec", "x", "shell", "list", "search", "show", "upgrade", "outdated", "uninstall", "lsp", "ide"]),
     ("Projects", &["init", "use", "unuse", "add", "build", "sync", "lock", "current", "projects", "clean"]),
     ("Review", &["review", "apply", "discard"]),
     ("Settings and safety", &["config", "trust", "doctor", "verify"]),

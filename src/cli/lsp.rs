@@ -14,11 +14,12 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::flags::Verbosity;
 use super::run::{self, SILO_FAILED};
-use super::{apart, trust, ui};
+use super::{apart, server_process, trust, ui};
 
 /// Run a tool's language server in the sandbox of `silo run`
 ///
-/// An editor starts it and talks to it on standard input and output. The project has the same path inside, so no message needs rewriting.
+/// An editor starts it and talks to it on standard input and output; `silo ide` configures editors. The project has the same path inside.
+/// Files of the image, such as a standard library, have read-only copies for the editor in ~/.silo/sources.
 /// The server is built at its first use, on top of the tool's image, and follows the tool's version.
 #[derive(clap::Args)]
 pub struct Args {
@@ -27,6 +28,9 @@ pub struct Args {
     /// Only build the server
     #[arg(long)]
     build: bool,
+    /// Run the server itself, without the relay of its messages
+    #[arg(long, hide = true)]
+    direct: bool,
     /// With --build: fail if there is no lock
     #[arg(long, requires = "build")]
     frozen: bool,
@@ -43,6 +47,12 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
     if build {
         return built(globals, &args, Resolving::of_flag(frozen));
     }
+    let scope = args.visible.scope();
+    if !args.direct
+        && let Some(relayed) = server_process::relayed(globals, &args.words, scope)
+    {
+        return relayed.map_err(|failure| failure.or_code(SILO_FAILED));
+    }
     let words = args.words;
     run::launched(globals, args.visible, |setting, visible| {
         let scope = visible.scope();
@@ -53,7 +63,7 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
 }
 
 /// Finds the tool and its language server.
-fn found(globals: &Globals, setting: &Setting, words: &[OsString], scope: Scope) -> Result<(Target, Server), Failure> {
+pub(super) fn found(globals: &Globals, setting: &Setting, words: &[OsString], scope: Scope) -> Result<(Target, Server), Failure> {
     let word = words.first().map(OsString::as_os_str).unwrap_or_default();
     let hint = run::hints(Verbosity::of_flag(globals.quiet));
     let target = target::find(setting.view(), ParsedWords { word, program: None, rest: Vec::new(), scope, hint: &hint })?;

@@ -18,6 +18,7 @@ mod apart;
 mod full_screen;
 mod overlay;
 mod requested;
+mod server_process;
 mod timing;
 
 mod deciding;
@@ -48,6 +49,7 @@ mod exec;
 mod export;
 mod graph;
 mod groups;
+mod ide;
 mod init;
 mod install;
 mod key;
@@ -124,6 +126,7 @@ enum Command {
     X(x::Args),
     Shell(shell::Args),
     Lsp(lsp::Args),
+    Ide(ide::Args),
     List(list::Args),
     Search(list::SearchArgs),
     Show(show::Args),
@@ -277,6 +280,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::X(args) => x::run(globals, args),
         Command::Shell(args) => shell::run(globals, args),
         Command::Lsp(args) => lsp::run(globals, args),
+        Command::Ide(args) => ide::run(globals, &args),
         Command::List(args) => list::run(globals, &args),
         Command::Search(args) => list::search(globals, &args),
         Command::Show(args) => show::run(globals, &args),

@@ -120,7 +120,7 @@ fn mode(entry: Option<&Entry>) -> String {
 }
 
 /// Returns the hunks of two texts.
-fn unified(before: &str, after: &str) -> Vec<String> {
+pub fn unified(before: &str, after: &str) -> Vec<String> {
     let diff = TextDiff::configure().algorithm(Algorithm::Myers).timeout(MOST).diff_lines(before, after);
     let mut lines: Vec<String> = Vec::new();
     for hunk in diff.unified_diff().context_radius(3).iter_hunks() {

@@ -18,6 +18,7 @@ pub mod spec;
 pub mod target;
 
 pub mod find_program;
+pub mod server_messages;
 
 pub mod libraries;
 pub mod lost_installs;

@@ -363,7 +363,7 @@ fn is_of_earlier(path: &Path) -> bool {
     process.is_some_and(|process| !process.is_empty() && process.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Removes invalid records of derivations, and those of missing or removed images.
+/// Removes invalid records of derivations, and those of missing or removed images, with the copies of their files for editors.
 fn forget_images(context: &Context<'_>, things: &[Object]) -> Result<(), Error> {
     let going = |thing: &Object| match thing {
         Object::Image(id) => Some(*id),
@@ -376,6 +376,12 @@ fn forget_images(context: &Context<'_>, things: &[Object]) -> Result<(), Error> 
         let is_note = path.extension().is_none();
         let useful = is_note && ImageId::parse(text.trim()).is_some_and(|id| here.contains(&id) && !gone.contains(&id.digest()));
         if !useful {
+            removed(&path)?;
+        }
+    }
+    for path in list_dir(&context.home.sources())? {
+        let id = path.file_name().and_then(|name| name.to_str()).and_then(ImageId::parse);
+        if !id.is_some_and(|id| here.contains(&id) && !gone.contains(&id.digest())) {
             removed(&path)?;
         }
     }

@@ -40,6 +40,7 @@ pub mod collect;
 pub mod install;
 pub mod verify;
 
+pub mod editors;
 pub mod language_server;
 pub mod one_off;
 

@@ -1,0 +1,270 @@
+//! Configuration of editors: their files in a project, in which the editor starts Silo's language servers.
+//!
+//! A value of the user's own is never replaced: a different one is an error. So the removal needs no record: it removes the values that
+//! this module writes.
+
+mod helix;
+mod json_settings;
+mod neovim;
+
+use json_settings::Entry;
+use serde_json::json;
+
+/// An editor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Editor {
+    /// Visual Studio Code.
+    VsCode,
+    /// Zed.
+    Zed,
+    /// Neovim.
+    Neovim,
+    /// Helix.
+    Helix,
+}
+
+/// The direction of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Adds the values of the tools.
+    Add,
+    /// Removes them.
+    Remove,
+}
+
+/// Errors of a change.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text has another form.
+    #[error("{file}: {reason}")]
+    Invalid {
+        /// The file.
+        file: &'static str,
+        /// The reason, with its place.
+        reason: String,
+    },
+    /// A key has another value.
+    #[error("{file} has another value for {key}")]
+    Differs {
+        /// The file.
+        file: &'static str,
+        /// The key.
+        key: String,
+    },
+    /// A tool whose languages are unknown.
+    #[error("silo does not know the languages of {0}")]
+    Unknown(String),
+    /// The generic client of VS Code runs one server.
+    #[error("VS Code's generic language client runs one server, and the project has {0}")]
+    Several(String),
+}
+
+/// The languages of a tool, as editors name them.
+struct Languages {
+    tool: &'static str,
+    /// Neovim's file types and VS Code's languages; Helix's where they have the same name.
+    names: &'static [&'static str],
+    helix: &'static [&'static str],
+    /// Zed's name of the server, and its languages with the servers on the host that it would start as well.
+    zed: &'static str,
+    zed_languages: &'static [&'static str],
+    zed_others: &'static [&'static str],
+    /// Settings of VS Code that keep another server of the language from the host.
+    vscode_off: &'static [(&'static str, &'static str)],
+}
+
+const SCRIPTS: &[&str] = &["javascript", "javascriptreact", "typescript", "typescriptreact"];
+const HELIX_SCRIPTS: &[&str] = &["javascript", "jsx", "typescript", "tsx"];
+const ZED_SCRIPTS: &[&str] = &["JavaScript", "TypeScript", "TSX"];
+
+const LANGUAGES: &[Languages] = &[
+    Languages {
+        tool: "python",
+        names: &["python"],
+        helix: &["python"],
+        zed: "pyright",
+        zed_languages: &["Python"],
+        zed_others: &["!basedpyright"],
+        vscode_off: &[("python.languageServer", "\"None\"")],
+    },
+    Languages {
+        tool: "node",
+        names: SCRIPTS,
+        helix: HELIX_SCRIPTS,
+        zed: "typescript-language-server",
+        zed_languages: ZED_SCRIPTS,
+        zed_others: &["!vtsls"],
+        vscode_off: &[],
+    },
+    Languages {
+        tool: "rust",
+        names: &["rust"],
+        helix: &["rust"],
+        zed: "rust-analyzer",
+        zed_languages: &[],
+        zed_others: &[],
+        vscode_off: &[],
+    },
+    Languages {
+        tool: "go",
+        names: &["go"],
+        helix: &["go"],
+        zed: "gopls",
+        zed_languages: &[],
+        zed_others: &[],
+        vscode_off: &[("go.useLanguageServer", "false")],
+    },
+    Languages {
+        tool: "deno",
+        names: SCRIPTS,
+        helix: HELIX_SCRIPTS,
+        zed: "deno",
+        zed_languages: ZED_SCRIPTS,
+        zed_others: &["!typescript-language-server", "!vtsls"],
+        vscode_off: &[],
+    },
+];
+
+/// Returns the tools with known languages.
+pub fn tools() -> impl Iterator<Item = &'static str> {
+    LANGUAGES.iter().map(|languages| languages.tool)
+}
+
+/// Returns the files of an editor, relative to the project.
+pub fn files(editor: Editor) -> &'static [&'static str] {
+    match editor {
+        Editor::VsCode => &[".vscode/settings.json", ".vscode/extensions.json"],
+        Editor::Zed => &[".zed/settings.json"],
+        Editor::Neovim => &[".nvim.lua"],
+        Editor::Helix => &[".helix/languages.toml"],
+    }
+}
+
+/// Returns the text of one of the editor's files after the change; empty if nothing is left of it.
+pub fn change(editor: Editor, file: &'static str, tools: &[String], direction: Direction, before: &str) -> Result<String, Error> {
+    let known =
+        tools.iter().map(|tool| LANGUAGES.iter().find(|languages| languages.tool == tool).ok_or_else(|| Error::Unknown(tool.clone())));
+    let known: Vec<&Languages> = known.collect::<Result<_, Error>>()?;
+    match editor {
+        Editor::Neovim => neovim::change(file, &known, direction, before),
+        Editor::Helix => helix::change(file, &known, direction, before),
+        Editor::Zed => json_settings::change(file, &zed(&known), direction, before),
+        Editor::VsCode => {
+            if direction == Direction::Add && known.len() > 1 {
+                return Err(Error::Several(tools.join(", ")));
+            }
+            let entries = if file.ends_with("extensions.json") { extensions(&known) } else { vscode(&known) };
+            json_settings::change(file, &entries, direction, before)
+        }
+    }
+}
+
+/// The id of the extension of VS Code that starts any language server.
+pub const VSCODE_CLIENT: &str = "zsol.vscode-glspc";
+
+fn extensions(known: &[&Languages]) -> Vec<Entry> {
+    if known.is_empty() { Vec::new() } else { vec![Entry::in_list(&["recommendations"], json!(VSCODE_CLIENT))] }
+}
+
+fn vscode(known: &[&Languages]) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for languages in known {
+        entries.push(Entry::value(&["glspc.server.commandArguments"], json!(["lsp", languages.tool])).with(vec![
+            Entry::value(&["glspc.server.command"], json!("silo")),
+            Entry::value(&["glspc.server.languageId"], json!(languages.names)),
+        ]));
+        for (key, value) in languages.vscode_off {
+            let value = serde_json::from_str(value).unwrap_or_default();
+            entries.push(Entry::value(&[key], value));
+        }
+    }
+    entries
+}
+
+fn zed(known: &[&Languages]) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for languages in known {
+        let binary = json!({ "path": "silo", "arguments": ["lsp", languages.tool] });
+        entries.push(Entry::value(&["lsp", languages.zed, "binary"], binary));
+        for language in languages.zed_languages {
+            let servers: Vec<&str> = [languages.zed].iter().chain(languages.zed_others).chain(&["..."]).copied().collect();
+            entries.push(Entry::value(&["languages", language, "language_servers"], json!(servers)));
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tools(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// A change adds the values once, and its removal gives the text before.
+    #[test]
+    fn a_change_is_idempotent_and_its_removal_gives_the_text_before() {
+        let json = "{\n    // mine\n    \"a\": [1, 2,], /* kept */\n    \"b\": {}\n}\n";
+        let toml = "# mine\n[[language]]\nname = \"rust\" # kept\nauto-format = true\n\n[editor]\nx = 1\n";
+        let lua = "-- mine\nvim.o.number = true\n";
+        let texts = [
+            (Editor::VsCode, ".vscode/settings.json", json),
+            (Editor::VsCode, ".vscode/extensions.json", "{\n  \"recommendations\": [\"a.b\"] // mine\n}\n"),
+            (Editor::Zed, ".zed/settings.json", json),
+            (Editor::Helix, ".helix/languages.toml", toml),
+            (Editor::Neovim, ".nvim.lua", lua),
+        ];
+        for (editor, file, before) in texts {
+            for all in [&["python"][..], &["rust"], &["python", "go", "node"]] {
+                if editor == Editor::VsCode && all.len() > 1 {
+                    continue;
+                }
+                for before in ["", before] {
+                    let all = tools(all);
+                    let after = change(editor, file, &all, Direction::Add, before).expect("it can be added");
+                    assert!(after.contains("silo") || after.contains(VSCODE_CLIENT), "{after}");
+                    assert_eq!(change(editor, file, &all, Direction::Add, &after).expect("again"), after);
+                    for line in before.lines().filter(|line| line.contains("mine") || line.contains("kept")) {
+                        let comment =
+                            line.split_once("//").or(line.split_once("/*")).or(line.split_once('#')).map_or(line, |(_, rest)| rest);
+                        assert!(after.contains(comment), "{comment} {after}");
+                    }
+                    let back = change(editor, file, &all, Direction::Remove, &after).expect("it can be removed");
+                    assert_eq!(back, before, "{editor:?} {all:?}: {after}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_of_the_users_own_is_an_error_and_is_not_removed() {
+        let check = |editor, file, before: &str, key: &str| {
+            let error = change(editor, file, &tools(&["python"]), Direction::Add, before).expect_err("another value");
+            assert_eq!(error.to_string(), format!("{file} has another value for {key}"));
+            assert_eq!(change(editor, file, &tools(&["python"]), Direction::Remove, before).expect("nothing"), before);
+        };
+        check(Editor::VsCode, ".vscode/settings.json", "{\"glspc.server.command\": \"mine\"}", "glspc.server.command");
+        check(Editor::Zed, ".zed/settings.json", "{\"lsp\": {\"pyright\": {\"binary\": {\"path\": \"mine\"}}}}", "lsp.pyright.binary");
+        check(Editor::Zed, ".zed/settings.json", "{\"lsp\": 1}", "lsp");
+        check(Editor::Helix, ".helix/languages.toml", "[language-server.silo-python]\ncommand = \"mine\"\n", "language-server.silo-python");
+    }
+
+    #[test]
+    fn invalid_files_are_errors_with_a_place() {
+        for (editor, file, text, place) in [
+            (Editor::VsCode, ".vscode/settings.json", "{\n  \"a\" 1\n}", "line 2"),
+            (Editor::VsCode, ".vscode/settings.json", "[]", "no object"),
+            (Editor::Helix, ".helix/languages.toml", "a = \n", "line 1"),
+            (Editor::Helix, ".helix/languages.toml", "language = 1\n", "language is no list of tables"),
+            (Editor::Neovim, ".nvim.lua", "-- silo ide: begin\n", "no end"),
+        ] {
+            let error = change(editor, file, &tools(&["python"]), Direction::Add, text).expect_err("it is invalid");
+            assert!(error.to_string().contains(place), "{error}");
+        }
+        let error = change(Editor::Zed, ".zed/settings.json", &tools(&["x"]), Direction::Add, "").expect_err("unknown");
+        assert!(error.to_string().contains('x'), "{error}");
+        let error = change(Editor::VsCode, ".vscode/settings.json", &tools(&["go", "rust"]), Direction::Add, "").expect_err("two");
+        assert!(error.to_string().contains("go, rust"), "{error}");
+    }
+}
