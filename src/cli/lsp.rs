@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use crate::run::server_messages::ImageFiles;
 use crate::run::target::{self, ParsedWords, Target};
 use silo_model::recipe::kept_dirs;
 use silo_tool::definition::Scope;
@@ -49,7 +50,7 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
     }
     let scope = args.visible.scope();
     if !args.direct
-        && let Some(relayed) = server_process::relayed(globals, &args.words, scope)
+        && let Some(relayed) = server_process::relayed(|| image_files(globals, &args.words, scope))
     {
         return relayed.map_err(|failure| failure.or_code(SILO_FAILED));
     }
@@ -63,7 +64,7 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
 }
 
 /// Finds the tool and its language server.
-pub(super) fn found(globals: &Globals, setting: &Setting, words: &[OsString], scope: Scope) -> Result<(Target, Server), Failure> {
+fn found(globals: &Globals, setting: &Setting, words: &[OsString], scope: Scope) -> Result<(Target, Server), Failure> {
     let word = words.first().map(OsString::as_os_str).unwrap_or_default();
     let hint = run::hints(Verbosity::of_flag(globals.quiet));
     let target = target::find(setting.view(), ParsedWords { word, program: None, rest: Vec::new(), scope, hint: &hint })?;
@@ -74,6 +75,15 @@ pub(super) fn found(globals: &Globals, setting: &Setting, words: &[OsString], sc
         Failure::found(format!("{tool} has no language server"), hint)
     })?;
     Ok((target, server))
+}
+
+/// Returns the files of the image of a server that runs.
+fn image_files(globals: &Globals, words: &[OsString], scope: Scope) -> Option<ImageFiles> {
+    let setting = setting(globals).ok()?;
+    let (target, server) = found(globals, &setting, words, scope).ok()?;
+    let image = if server.is_in_tool() { Some(target.tool.image) } else { server.known(setting.view()).ok()? }?;
+    let root = silo_build::image::root(&setting.home, image);
+    Some(ImageFiles { root, copies: setting.home.sources().join(image.to_string()), project: setting.project })
 }
 
 /// Turns the run of a tool into a run of its server. Builds the server first if it is missing.

@@ -12,26 +12,25 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use silo_tool::definition::Scope;
 
 use crate::run::server_messages::{self, ImageFiles};
 
-use super::context::{Globals, setting};
+use super::env;
 use super::error::Failure;
-use super::{env, lsp};
 
 /// The hidden option of the process that runs the server.
 const DIRECT: &str = "--direct";
 
 /// Runs the same command line in a process of its own with `--direct`. `None` if the command line has another form than `silo lsp`.
-pub fn relayed(globals: &Globals, words: &[OsString], scope: Scope) -> Option<Result<ExitCode, Failure>> {
+/// `find` finds the files of the server's image; it is called once, while the server runs.
+pub fn relayed(find: impl FnOnce() -> Option<ImageFiles>) -> Option<Result<ExitCode, Failure>> {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let at = args.iter().position(|arg| arg == "lsp")?;
     args.insert(at + 1, DIRECT.into());
-    Some(run(globals, &args, words, scope))
+    Some(run(&args, find))
 }
 
-fn run(globals: &Globals, args: &[OsString], words: &[OsString], scope: Scope) -> Result<ExitCode, Failure> {
+fn run(args: &[OsString], find: impl FnOnce() -> Option<ImageFiles>) -> Result<ExitCode, Failure> {
     let sources = env::silo_home()?.sources();
     let mut server =
         Command::new(env::program()?).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(Failure::other)?;
@@ -40,27 +39,18 @@ fn run(globals: &Globals, args: &[OsString], words: &[OsString], scope: Scope) -
         return Err(Failure::usage("the language server has no standard input or output", "report this"));
     };
     // It ends with this process: the editor may keep the input open after the server's end.
-    thread::spawn(move || {
+    in_thread("silo-editor", move || {
         let change = |body: &[u8]| server_messages::from_editor(&sources, body);
         // A closed pipe: the server has ended, which the other direction notices.
         let _ = server_messages::relay(&mut std::io::stdin().lock(), &mut input, change);
-    });
-    let files = LazyCell::new(|| image_files(globals, words, scope));
+    })?;
+    let files = LazyCell::new(find);
     let change = |body: &[u8]| server_messages::from_server(|| files.as_ref(), body);
     // A closed pipe: the editor has ended, so its input has, too.
     let _ = server_messages::relay(&mut BufReader::new(output), &mut std::io::stdout().lock(), change);
     let status = server.wait().map_err(Failure::other)?;
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
-}
-
-/// Returns the files of the server's image. The server runs, so its image exists.
-fn image_files(globals: &Globals, words: &[OsString], scope: Scope) -> Option<ImageFiles> {
-    let setting = setting(globals).ok()?;
-    let (target, server) = lsp::found(globals, &setting, words, scope).ok()?;
-    let image = if server.is_in_tool() { Some(target.tool.image) } else { server.known(setting.view()).ok()? }?;
-    let root = silo_build::image::root(&setting.home, image);
-    Some(ImageFiles { root, copies: setting.home.sources().join(image.to_string()), project: setting.project })
 }
 
 /// Forwards signals that end this process to the server's process, which then ends this one.
@@ -71,12 +61,15 @@ fn forward_signals(server: &Child) -> Result<(), Failure> {
         signal_hook::low_level::pipe::register(signal, write).map_err(Failure::other)?;
     }
     let pid = i32::try_from(server.id()).ok().and_then(Pid::from_raw);
-    thread::spawn(move || {
+    in_thread("silo-signals", move || {
         let mut byte = [0];
         while let (Some(pid), Ok(())) = (pid, read.read_exact(&mut byte)) {
             // It may have ended.
             let _ = kill_process(pid, Signal::TERM);
         }
-    });
-    Ok(())
+    })
+}
+
+fn in_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    thread::Builder::new().name(name.to_owned()).spawn(work).map(drop).map_err(Failure::other)
 }

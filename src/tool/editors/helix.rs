@@ -2,7 +2,7 @@
 
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value};
 
-use super::{Direction, Error, Languages};
+use super::languages::{Direction, Error, Languages};
 
 const SERVERS: &str = "language-server";
 const LANGUAGES: &str = "language";

@@ -4,7 +4,7 @@ use jsonc_parser::ParseOptions;
 use jsonc_parser::cst::{CstInputValue, CstObject, CstRootNode};
 use serde_json::Value;
 
-use super::{Direction, Error};
+use super::languages::{Direction, Error};
 
 /// One value of the settings.
 pub struct Entry {

@@ -3,11 +3,15 @@
 //! A value of the user's own is never replaced: a different one is an error. So the removal needs no record: it removes the values that
 //! this module writes.
 
+mod languages;
+
 mod helix;
 mod json_settings;
 mod neovim;
 
 use json_settings::Entry;
+pub use languages::{Direction, Error};
+use languages::{LANGUAGES, Languages};
 use serde_json::json;
 
 /// An editor.
@@ -22,108 +26,6 @@ pub enum Editor {
     /// Helix.
     Helix,
 }
-
-/// The direction of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Adds the values of the tools.
-    Add,
-    /// Removes them.
-    Remove,
-}
-
-/// Errors of a change.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The text has another form.
-    #[error("{file}: {reason}")]
-    Invalid {
-        /// The file.
-        file: &'static str,
-        /// The reason, with its place.
-        reason: String,
-    },
-    /// A key has another value.
-    #[error("{file} has another value for {key}")]
-    Differs {
-        /// The file.
-        file: &'static str,
-        /// The key.
-        key: String,
-    },
-    /// A tool whose languages are unknown.
-    #[error("silo does not know the languages of {0}")]
-    Unknown(String),
-    /// The generic client of VS Code runs one server.
-    #[error("VS Code's generic language client runs one server, and the project has {0}")]
-    Several(String),
-}
-
-/// The languages of a tool, as editors name them.
-struct Languages {
-    tool: &'static str,
-    /// Neovim's file types and VS Code's languages; Helix's where they have the same name.
-    names: &'static [&'static str],
-    helix: &'static [&'static str],
-    /// Zed's name of the server, and its languages with the servers on the host that it would start as well.
-    zed: &'static str,
-    zed_languages: &'static [&'static str],
-    zed_others: &'static [&'static str],
-    /// Settings of VS Code that keep another server of the language from the host.
-    vscode_off: &'static [(&'static str, &'static str)],
-}
-
-const SCRIPTS: &[&str] = &["javascript", "javascriptreact", "typescript", "typescriptreact"];
-const HELIX_SCRIPTS: &[&str] = &["javascript", "jsx", "typescript", "tsx"];
-const ZED_SCRIPTS: &[&str] = &["JavaScript", "TypeScript", "TSX"];
-
-const LANGUAGES: &[Languages] = &[
-    Languages {
-        tool: "python",
-        names: &["python"],
-        helix: &["python"],
-        zed: "pyright",
-        zed_languages: &["Python"],
-        zed_others: &["!basedpyright"],
-        vscode_off: &[("python.languageServer", "\"None\"")],
-    },
-    Languages {
-        tool: "node",
-        names: SCRIPTS,
-        helix: HELIX_SCRIPTS,
-        zed: "typescript-language-server",
-        zed_languages: ZED_SCRIPTS,
-        zed_others: &["!vtsls"],
-        vscode_off: &[],
-    },
-    Languages {
-        tool: "rust",
-        names: &["rust"],
-        helix: &["rust"],
-        zed: "rust-analyzer",
-        zed_languages: &[],
-        zed_others: &[],
-        vscode_off: &[],
-    },
-    Languages {
-        tool: "go",
-        names: &["go"],
-        helix: &["go"],
-        zed: "gopls",
-        zed_languages: &[],
-        zed_others: &[],
-        vscode_off: &[("go.useLanguageServer", "false")],
-    },
-    Languages {
-        tool: "deno",
-        names: SCRIPTS,
-        helix: HELIX_SCRIPTS,
-        zed: "deno",
-        zed_languages: ZED_SCRIPTS,
-        zed_others: &["!typescript-language-server", "!vtsls"],
-        vscode_off: &[],
-    },
-];
 
 /// Returns the tools with known languages.
 pub fn tools() -> impl Iterator<Item = &'static str> {
@@ -226,8 +128,11 @@ mod tests {
                     assert!(after.contains("silo") || after.contains(VSCODE_CLIENT), "{after}");
                     assert_eq!(change(editor, file, &all, Direction::Add, &after).expect("again"), after);
                     for line in before.lines().filter(|line| line.contains("mine") || line.contains("kept")) {
-                        let comment =
-                            line.split_once("//").or(line.split_once("/*")).or(line.split_once('#')).map_or(line, |(_, rest)| rest);
+                        let comment = line
+                            .split_once("//")
+                            .or_else(|| line.split_once("/*"))
+                            .or_else(|| line.split_once('#'))
+                            .map_or(line, |(_, rest)| rest);
                         assert!(after.contains(comment), "{comment} {after}");
                     }
                     let back = change(editor, file, &all, Direction::Remove, &after).expect("it can be removed");

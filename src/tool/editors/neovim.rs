@@ -2,7 +2,7 @@
 //!
 //! `vim.lsp.start` is there since Neovim 0.8; `vim.lsp.config` since 0.11.
 
-use super::{Direction, Error, Languages};
+use super::languages::{Direction, Error, Languages};
 
 const BEGIN: &str = "-- silo ide: begin\n";
 const END: &str = "-- silo ide: end\n";
