@@ -287,7 +287,9 @@ fn a_file_that_changed_here_too_is_never_overwritten() {
     assert_eq!(inside(&silo, "print(open('src/b.py').read(), open('src/a.py').read())").out.trim(), "here inside");
     silo.ok(["discard", "--yes"]);
     assert_eq!(inside(&silo, "print(open('src/a.py').read())").out.trim(), "here");
-    assert!(silo.fails(["apply", "nothing"]).err.contains("there is no change of nothing"));
+    for command in ["apply", "review"] {
+        assert!(silo.fails([command, "nothing"]).err.contains("there is no change of nothing"), "{command}");
+    }
 }
 
 #[test]

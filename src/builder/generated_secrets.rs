@@ -99,7 +99,8 @@ pub(super) fn take_out(store: &Store, upper: &Path, packages: &[&Arc<Unpacked>])
     // Files that are dropped anyway need no message.
     let is_kept = |path: &Path| scrub::judge(path.as_os_str().as_bytes()) == scrub::Verdict::Keep;
     files.retain(|path| is_kept(path) && !is_known(path) && !shipped(path));
-    let has_secret = |path: &&PathBuf| known_secrets::ALL.iter().any(|known| **path == Path::new(known.path) && shipped(Path::new(known.marker)));
+    let has_secret =
+        |path: &&PathBuf| known_secrets::ALL.iter().any(|known| **path == Path::new(known.path) && shipped(Path::new(known.marker)));
     let files_of_known_secrets = files.iter().filter(has_secret).cloned().collect();
     let mut guesses: BTreeMap<PathBuf, (FileClass, BTreeSet<Vec<u8>>)> = BTreeMap::new();
     for path in files {

@@ -104,8 +104,7 @@ fn system_hint(error: &(dyn Error + 'static)) -> Option<String> {
         return Some(hint.to_owned());
     }
     if error_chain::is_denied(error) {
-        let hint =
-            "check the owner and the permissions of that path, or set HOME to a directory of your own; `silo doctor` checks the rest";
+        let hint = "check the owner and the permissions of that path; if it is in Silo's own directory, SILO_HOME can name another one";
         return Some(hint.to_owned());
     }
     let limits = "end other programs, or raise the limit of processes (`ulimit -u`, or pids.max of the control group)";
@@ -423,6 +422,7 @@ impl From<silo_tool::definition::Error> for Failure {
 fn definition_hint(error: &silo_tool::definition::Error) -> Option<String> {
     use silo_tool::definition::Error as E;
     match error {
+        E::NotBuilt { platform: Some(platform), .. } => Some(format!("run `silo sync --platform {platform}`")),
         E::NotBuilt { .. } => Some(SYNC.to_owned()),
         E::Addon { .. } => Some("add-ons are recipes/addons/<name>.toml of the project or of ~/.silo, and java, kotlin, ruby".to_owned()),
         E::Lock(error) => locking_hint(error),

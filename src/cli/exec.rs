@@ -12,6 +12,7 @@ use super::context::Globals;
 use super::env;
 use super::error::Failure;
 use super::run::{self, HostArgs};
+use super::script;
 
 /// Run a program by its name: of the project (.venv/bin, node_modules/.bin), of a tool, or of a tool's image
 ///
@@ -37,7 +38,8 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
         let project: &Path = named.as_deref().unwrap_or(&setting.project);
         let scope = visible.scope();
         let project = Some(project).filter(|_| scope == Scope::Project);
-        Ok(find_program::find(setting.view(), Wanted { words: words.clone(), cwd: &cwd, project, scope })?)
+        let target = find_program::find(setting.view(), Wanted { words: words.clone(), cwd: &cwd, project, scope })?;
+        script::with_dependencies(globals, setting, target)
     })
     .map_err(|failure| failure.or_code(run::SILO_FAILED))
 }

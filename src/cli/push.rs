@@ -150,7 +150,9 @@ pub fn tag(globals: &Globals, args: &TagArgs) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let from = share::target(&args.from)?;
     // The same rules as for the tag of a reference.
-    share::target(&format!("localhost/x:{}", args.tag))?;
+    share::target(&format!("localhost/x:{}", args.tag)).map_err(|_| {
+        Failure::usage(format!("{:?} is not a tag", args.tag), "a tag has letters, digits, \"_\", \".\" and \"-\", and at most 128 of them")
+    })?;
     let digest = setting.with(|context| Ok(share::tag(context, &from, &args.tag)?))?;
     ui::data(&format!("{}:{}: sha256:{digest}\n", from.location, args.tag))?;
     Ok(ExitCode::SUCCESS)

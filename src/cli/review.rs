@@ -67,6 +67,11 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     };
     if !args.paths.is_empty() {
         let paths = deciding::inside(&setting, &args.paths)?;
+        let is_there = |path: &&PathBuf| all.iter().any(|one| one.change.path.starts_with(path));
+        if let Some(unknown) = paths.iter().find(|path| !is_there(path)) {
+            let what = format!("there is no change of {}", sanitize::path(unknown));
+            return Err(Failure::usage(what, "`silo review` lists all changes"));
+        }
         all.retain(|one| paths.iter().any(|path| one.change.path.starts_with(path)));
     }
     let Some(view) = view.filter(|view| !all.is_empty() || view.repository.has_changes()) else {

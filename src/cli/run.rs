@@ -70,7 +70,7 @@ pub struct HostArgs {
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     memory: Option<u64>,
     /// CPU limit of this run
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = cpus)]
     cpus: Option<NonZero<u32>>,
     /// End this run after this time, such as 90s, 30m or 2h, with exit code 124
     #[arg(long, value_name = "TIME", value_parser = seconds)]
@@ -158,6 +158,11 @@ fn memory(text: &str) -> Result<u64, String> {
     let bytes = units::parse_size(text).map_err(|error| error.to_string())?;
     let mib = bytes >> 20;
     if mib < LEAST_MEMORY_MIB { Err(format!("no program starts in less than {LEAST_MEMORY_MIB}M")) } else { Ok(mib) }
+}
+
+/// Parses a number of processors.
+fn cpus(text: &str) -> Result<NonZero<u32>, String> {
+    text.parse().map_err(|_| "write a whole number, at least 1".to_owned())
 }
 
 /// Parses a time limit.

@@ -89,7 +89,10 @@ impl Error {
             Error::Gone { tool, .. } => Some(format!("silo install {tool}")),
             Error::Layer(_) | Error::Content { .. } => Some("`silo verify` lists damaged files".to_owned()),
             Error::Image(image::Error::Config { .. }) => Some("`silo verify` lists damaged files".to_owned()),
-            Error::Definition(definition::Error::NotBuilt { .. }) => Some("run `silo sync`".to_owned()),
+            Error::Definition(definition::Error::NotBuilt { platform, .. }) => {
+                let option = platform.as_ref().map_or_else(String::new, |platform| format!(" --platform {platform}"));
+                Some(format!("run `silo sync{option}`"))
+            }
             Error::Definition(_) | Error::Record(_) | Error::Image(_) | Error::Document(_) | Error::Lock(_) | Error::File(_) => None,
         }
     }

@@ -169,11 +169,22 @@ fn syntax(text: &str, path: &Path, error: &toml::de::Error) -> Error {
     let before = text.get(..at).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    let message = error.message().trim().replace('\n', "; ");
+    let message = plain(error.message().trim()).replace('\n', "; ");
     let hint = unknown_field(&message)
         .and_then(|(unknown, known)| nearest(unknown, &known))
         .map_or_else(String::new, |near| format!("\n       = did you mean \"{near}\"?"));
     Error::Syntax { path: path.to_owned(), line, column, text: text.lines().nth(line - 1).unwrap_or_default().to_owned(), message, hint }
+}
+
+/// Replaces serde's names of types, which are those of Rust, by TOML's.
+fn plain(message: &str) -> String {
+    let message = message
+        .replace("expected a sequence", "expected a list, as in `[\"a\", \"b\"]`")
+        .replace("invalid type: sequence", "invalid type: list");
+    match message.split_once("expected struct ") {
+        Some((before, rest)) if !rest.contains(' ') => format!("{before}expected a table, as in `{{ key = ... }}`"),
+        _ => message,
+    }
 }
 
 /// Splits serde's "unknown field `x`, expected one of `a`, `b`"; a test below checks the wording.

@@ -2,6 +2,8 @@
 //!
 //! Usable alone: a program that reads or writes recipes, `silo.toml` or lock files needs only this package.
 
+mod only_table;
+
 pub mod derivation;
 pub mod document;
 

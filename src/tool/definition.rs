@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use silo_base::home::PROJECT_LOCK;
+use silo_base::system::Arch;
 use silo_model::config::{Override, Settings, overlay};
 use silo_model::document;
 use silo_model::recipe::addon;
@@ -66,10 +67,12 @@ pub enum Error {
     #[error(transparent)]
     Record(#[from] record::Error),
     /// A project uses the tool, and its image does not exist.
-    #[error("this project's {tool} is not built: {why}")]
+    #[error("this project's {tool} is not built{}: {why}", .platform.as_ref().map_or_else(String::new, |platform| format!(" for {platform}")))]
     NotBuilt {
         /// The tool.
         tool: String,
+        /// The platform, if it is not this machine's.
+        platform: Option<String>,
         /// The reason.
         why: &'static str,
     },
@@ -166,7 +169,8 @@ pub fn image(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
         return Ok(None);
     }
     let definition = of(view, tool, Scope::Project)?;
-    let not_built = |why| Error::NotBuilt { tool: tool.to_owned(), why };
+    let platform = Some(definition.arch).filter(|arch| *arch != Arch::host()).map(Arch::platform);
+    let not_built = |why| Error::NotBuilt { tool: tool.to_owned(), platform: platform.clone(), why };
     let lock = lock_files::usable(view, &definition)?.ok_or_else(|| not_built("its entry in silo.lock is missing or out of date"))?;
     let version = lock_files::version(&definition, &lock);
     if definition.version.as_ref().is_some_and(|wanted| !is_of(&version, wanted)) {

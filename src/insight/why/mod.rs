@@ -281,7 +281,10 @@ fn absent(inside: &ImageView, what: &str) -> Result<Error, Error> {
         let name = what.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         let near = inside.index()?.entries().iter().find(|entry| !name.is_empty() && entry.path.name() == name.as_bytes());
         near.map_or_else(
-            || format!("`silo shell` opens a shell in {place}"),
+            || match inside.tools.first() {
+                Some(tool) => format!("`silo shell {}` opens a shell in {place}", tool.name),
+                None => "give the path of a file in the image".to_owned(),
+            },
             |entry| format!("there is {}", image_view::shown(&entry.path)),
         )
     } else {

@@ -52,40 +52,40 @@ pub struct Settings {
     #[serde(default)]
     pub pass_ssh_agent: bool,
     /// Secrets that requests to some hosts carry, by variable; only in the user's own settings.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::each")]
     pub secrets: BTreeMap<String, Secret>,
     /// Mount options of the project.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::one")]
     pub mount: Mount,
     /// Id under which project caches and state are stored, independent of the project's directory; by default derived from the directory.
     #[serde(alias = "project_id")]
     pub project_id: Option<String>,
     /// Sources of Debian packages, instead of the machine's own apt configuration.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::one")]
     pub mirrors: Mirrors,
     /// Network access of every tool.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::one")]
     pub network: Network,
     /// Hosts of package ecosystems, by ecosystem: the meaning of `@pypi` and others, instead of the hosts learned from their clients.
     #[serde(default)]
     pub ecosystems: BTreeMap<String, Vec<Grant>>,
     /// Limits of each run of every tool, in addition to the limits of tools.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::one")]
     pub limits: RunLimits,
     /// Settings of single tools, by tool.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::each")]
     pub overrides: BTreeMap<String, Override>,
     /// Automatic garbage collection.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::one")]
     pub gc: Gc,
     /// Size limits of package caches.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::one")]
     pub cache: Cache,
     /// Repositories that are asked for an image before it is built.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::list")]
     pub caches: Vec<CacheSource>,
     /// Limits of builds; only in the user's own settings.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::one")]
     pub build: Build,
     /// Whether permissions in a project's files need an approval; only in the user's own settings.
     pub trust: Option<Trust>,
@@ -148,10 +148,10 @@ pub struct RunLimits {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Cache {
     /// Old spelling of `gc.maxSize` and `gc.maxAge`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::one")]
     pub rootfs: Limits,
     /// Package caches of tools.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::one")]
     pub tools: ToolCaches,
 }
 
@@ -261,7 +261,7 @@ pub struct Override {
     #[serde(default)]
     pub state: Vec<KeptEntry>,
     /// Network access in addition to that of every tool.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::one")]
     pub network: Network,
     /// Port forwards from this machine, on 127.0.0.1, to ports inside; `[]` removes those of outer settings.
     pub ports: Option<Vec<Port>>,
@@ -269,7 +269,7 @@ pub struct Override {
     #[serde(default)]
     pub pass_ssh_agent: bool,
     /// Secrets of the tool, in addition to those of every tool; only in the user's own settings.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::each")]
     pub secrets: BTreeMap<String, Secret>,
     /// Working directory of a run; by default the user's.
     pub workdir: Option<String>,
@@ -292,6 +292,7 @@ pub struct Override {
     /// A container image; an error, because images belong in recipes.
     pub image: Option<String>,
     /// Language server of the tool, merged over that of its recipe.
+    #[serde(default, deserialize_with = "crate::only_table::optional")]
     pub lsp: Option<LspTable>,
 }
 

@@ -28,7 +28,7 @@ pub struct RecipeFile {
     /// Version of the tool, if none of its packages has it; steps read it from `$SILO_VERSION`.
     pub version: Option<String>,
     /// Other available versions, and their differences.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::each")]
     pub versions: BTreeMap<String, VersionTable>,
     /// Tools that this one is built on: their packages, steps, variables and grants come first.
     pub requires: Option<Vec<String>>,
@@ -36,14 +36,15 @@ pub struct RecipeFile {
     /// `oci-archive:/file.tar:name` or `docker-archive:/file.tar:name`.
     pub image: Option<String>,
     /// Debian packages of the root file system.
+    #[serde(default, deserialize_with = "crate::only_table::optional")]
     pub debian: Option<DebianTable>,
     /// Build commands, run in the root file system in order; the changes of each become a layer.
     pub steps: Option<Vec<StepEntry>>,
     /// Network access of the tool.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::one")]
     pub network: NetworkTable,
     /// Probes that learn the hosts of package ecosystems, by ecosystem; in a project's files without effect.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::only_table::each")]
     pub ecosystems: BTreeMap<String, EcosystemTable>,
     /// Program and its first arguments; by default the tool's name.
     pub command: Option<Vec<String>>,
@@ -52,6 +53,7 @@ pub struct RecipeFile {
     /// Other commands of the tool: `name`, or `name:program and arguments`.
     pub shims: Option<Vec<String>>,
     /// Project directories that change the tool's environment if they exist, such as `.venv`.
+    #[serde(default, deserialize_with = "crate::only_table::optional_list")]
     pub activate: Option<Vec<ActivateTable>>,
     /// Environment variables set inside.
     #[serde(default)]
@@ -77,6 +79,7 @@ pub struct RecipeFile {
     /// Command run once in a virtual machine before its snapshot is taken, so that the tool's files are in memory.
     pub warm_up: Option<Vec<String>>,
     /// Language server of the tool, for `silo lsp`; not part of the tool's image.
+    #[serde(default, deserialize_with = "crate::only_table::optional")]
     pub lsp: Option<LspTable>,
     /// Name of the lock of the selected version; `None` for the recipe's own one.
     #[serde(skip)]
