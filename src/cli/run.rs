@@ -155,8 +155,7 @@ fn decision(text: &str) -> Result<Review, String> {
 
 /// Parses a memory size; returns MiB.
 fn memory(text: &str) -> Result<u64, String> {
-    let bytes = units::parse_size(text).map_err(|error| error.to_string())?;
-    let mib = bytes >> 20;
+    let mib = units::parse_size(text).map_err(|error| error.to_string())? >> 20;
     if mib < LEAST_MEMORY_MIB { Err(format!("no program starts in less than {LEAST_MEMORY_MIB}M")) } else { Ok(mib) }
 }
 
