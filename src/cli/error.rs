@@ -176,11 +176,10 @@ impl From<silo_tool::import_image::Error> for Failure {
     fn from(error: silo_tool::import_image::Error) -> Failure {
         match error {
             silo_tool::import_image::Error::Install(error) => (*error).into(),
-            silo_tool::import_image::Error::Taken { tool, .. } => Failure::found(
-                format!("there is a recipe for {tool} already"),
-                "choose another name, or remove that recipe from ~/.silo/recipes",
-            ),
-            error => Failure::hinted(&error, None),
+            error => {
+                let hint = error.hint();
+                Failure::hinted(&error, hint)
+            }
         }
     }
 }

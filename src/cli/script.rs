@@ -44,7 +44,15 @@ pub(super) fn with_dependencies(globals: &Globals, setting: &Setting, target: Ta
             }
             let spec = format!("{}@{version}", script::TOOL);
             let words = ["--build".into(), "--script".into(), script.path.clone().into(), "--".into(), OsString::from(spec)];
-            apart::run(globals, "x", words, (&format!("the dependencies of {name} could not be installed"), "run the same command again"))?;
+            apart::run(
+                globals,
+                "x",
+                words,
+                (
+                    &format!("the dependencies of {name} could not be installed"),
+                    "correct the dependencies in the script's comment; if the network failed, run the same command again",
+                ),
+            )?;
             find()?.ok_or_else(|| Failure::found("the image was removed right after the build", "run the same command again"))?
         }
     };

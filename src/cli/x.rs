@@ -79,7 +79,12 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
             let options = options.chain((visible.scope() == Scope::Global).then(|| "--no-project".to_owned()));
             let words = ["--build".to_owned()].into_iter().chain(options).chain(["--".to_owned()]).map(OsString::from);
             let what = format!("{} could not be built", typed[0].to_string_lossy());
-            apart::run(globals, "x", words.chain([typed[0].clone()]), (&what, "run the same command again"))?;
+            apart::run(
+                globals,
+                "x",
+                words.chain([typed[0].clone()]),
+                (&what, "the error above has the cause; if the network failed, run the same command again"),
+            )?;
         }
         let one_off = found(setting, &wanted)?
             .ok_or_else(|| Failure::found("the image was removed right after the build", "run the same command again"))?;

@@ -13,6 +13,7 @@ use silo_store::private;
 use crate::journal::Change;
 use crate::shim::{launchers, table};
 use silo_base::grant::Grant;
+use silo_base::sanitize;
 use silo_build::image;
 use silo_model::document;
 use silo_model::recipe::catalog::{self, Draft, RecipeSources};
@@ -52,6 +53,20 @@ pub enum Error {
     /// The installed image cannot be read.
     #[error(transparent)]
     Image(#[from] image::Error),
+}
+
+impl Error {
+    /// Returns the next step, if there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Taken { path: None, .. } => Some("it is built in; choose another name".to_owned()),
+            Error::Taken { tool, path: Some(path) } => {
+                let path = sanitize::path(path);
+                Some(format!("`silo install {tool}` installs it; or choose another name, or remove {path} and its lock"))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Options of `silo install --image`.

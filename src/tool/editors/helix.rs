@@ -10,7 +10,7 @@ const LIST: &str = "language-servers";
 
 pub fn change(file: &'static str, known: &[&Languages], direction: Direction, before: &str) -> Result<String, Error> {
     let mut document: DocumentMut =
-        before.parse().map_err(|error: toml_edit::TomlError| Error::Invalid { file, reason: error.to_string().trim_end().to_owned() })?;
+        before.parse().map_err(|error: toml_edit::TomlError| Error::Invalid { file, reason: shortened(error.to_string().trim_end()) })?;
     for languages in known {
         let name = format!("silo-{}", languages.tool);
         match direction {
@@ -19,6 +19,12 @@ pub fn change(file: &'static str, known: &[&Languages], direction: Direction, be
         }
     }
     Ok(document.to_string())
+}
+
+/// Shortens the lines of an error, which quotes the line of the file.
+fn shortened(error: &str) -> String {
+    const MOST: usize = 200;
+    error.lines().map(|line| line.chars().take(MOST).collect::<String>()).collect::<Vec<_>>().join("\n")
 }
 
 /// The command of a server.
