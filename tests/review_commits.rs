@@ -313,3 +313,61 @@ fn commits_that_silo_cannot_read_wait() {
     assert_eq!(ground.bring("--review=risky", "refs/heads/main", &commit(&odd(".GIT"))).code, 0);
     ground.expect("a repository", &[(".GIT", "repository of its own")]);
 }
+
+/// Brings objects, and the index or a state of an operation: no ref leads to them.
+#[test]
+fn the_index_is_weighed_and_a_stash_of_a_merge_and_a_cut_history_stay_inside() {
+    if !has("git") {
+        return skip("there is no git here");
+    }
+    let ground = Ground::new("sha1");
+    let bring = |review: &str, name: &str, bytes: &[u8]| {
+        fs::write(ground.project.join("objects.tar.state"), bytes).expect("our own project");
+        let tar = ground.project.join("objects.tar");
+        let made = Command::new("tar").arg("-C").arg(ground.away.join(".git")).arg("-cf").arg(&tar).arg("objects").status();
+        assert!(made.is_ok_and(|status| status.success()));
+        let script = BRING.replace(
+            "open('.git/' + sys.argv[1], 'w').write(sys.argv[2] + '\\n')",
+            "open('.git/' + sys.argv[1], 'wb').write(open(sys.argv[2], 'rb').read())",
+        );
+        ground.silo.run(["run", review, "--shim", "python3", "python", "--", "-c", &script, name, "objects.tar.state"])
+    };
+    let head = ground.head();
+    // Sources alone come with the safe changes.
+    fs::write(ground.project.join(".git/info/exclude"), "objects.tar*\n").expect("our own project");
+    ground.git(&ground.away, &["checkout", "-q", "-B", "main", "origin/main"]);
+    ground.write("src/new.py", "x = 1\n");
+    ground.git(&ground.away, &["add", "src/new.py"]);
+    let index = fs::read(ground.away.join(".git/index")).expect("git made it");
+    let done = bring("--review=always", "index", &index);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(ground.commits()["safe"], true);
+    ground.discard();
+    // A staged file that the host obeys waits: `git checkout` writes it.
+    ground.write(".envrc", "evil\n");
+    ground.git(&ground.away, &["add", "--force", ".envrc"]);
+    let index = fs::read(ground.away.join(".git/index")).expect("git made it");
+    let done = bring("--review=always", "index", &index);
+    assert_eq!(done.code, 0, "{done:?}");
+    let found = ground.expect("staged", &[(".envrc", "direnv")]);
+    assert_eq!(found[".envrc"]["commit"], "the index");
+    assert!(!ground.git(&ground.project, &["ls-files"]).contains(".envrc"));
+    ground.discard();
+    let done = bring("--review=risky", "index", &index);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(!ground.git(&ground.project, &["ls-files"]).contains(".envrc"), "{done:?}");
+    ground.discard();
+    // git writes the files of this stash at the end of a merge.
+    ground.git(&ground.away, &["stash", "push", "-q", "--include-untracked"]);
+    let stash = ground.git(&ground.away, &["rev-parse", "stash"]);
+    let done = bring("--review=never", "MERGE_AUTOSTASH", format!("{stash}\n").as_bytes());
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(!ground.project.join(".git/MERGE_AUTOSTASH").exists(), "{done:?}");
+    // A cut at a commit whose parents are here would hide them.
+    fs::write(ground.project.join("src/m1.py"), "x = 2\n").expect("our own project");
+    let second = ground.commit(&ground.project, "two");
+    let done = bring("--review=never", "shallow", format!("{second}\n").as_bytes());
+    assert!(done.code == 0 && done.err.contains("shallow was not imported"), "{done:?}");
+    assert!(!ground.project.join(".git/shallow").exists());
+    assert_eq!(ground.git(&ground.project, &["rev-parse", "HEAD^"]), head);
+}

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use silo_review::apply;
 use silo_review::choose::Choice;
 use silo_review::finish::Caller;
-use silo_review::view::Repository;
 
 use crate::run::reviewing::arrivals;
 
@@ -56,7 +55,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let applied = deciding::apply(&setting, &mut view, &choice, OnConflict::of_flag(args.skip_conflicts))?;
     let left = view.changes().map_err(deciding::failure)?.len();
     let rest = if left > 0 { format!("; {} wait (`silo review`)", count(left, "change")) } else { String::new() };
-    if args.safe && view.repository == Repository::Changed {
+    if args.safe && view.repository.has_changes() {
         ui::note(
             "the changes of the git repository wait: this machine executes or obeys files of new commits\n  try: silo review, silo apply",
         );

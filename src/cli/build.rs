@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::run::activate;
+use crate::run::lost_installs;
 use crate::run::mounts::MountedProject;
 use crate::run::tier::ImageLocks;
 use silo_base::sanitize;
@@ -145,8 +146,13 @@ const READ_ONLY: &str = "the project is read-only in a build, which keeps only c
 fn as_a_run(tool: &str, step: &NewStep) -> String {
     match step.shell {
         true => format!("silo shell {tool}"),
-        false => format!("silo run {tool} {}", step.run.join(" ")),
+        false => format!("silo exec {tool} -- {}", quoted(&step.run)),
     }
+}
+
+/// Writes words as a shell takes them, because a user pastes them.
+fn quoted(words: &[String]) -> String {
+    words.iter().map(|word| lost_installs::quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// Notes that an active virtual environment of the project hides packages that were just baked into the tool.
@@ -171,7 +177,7 @@ fn note_hidden_packages(setting: &Setting, tool: &str, step: &NewStep) {
         let dir = sanitize::path(&active.dir);
         ui::note(&format!(
             "{dir} is active in this project and hides packages that are baked into {tool}\n  try: `silo run {tool} {}` installs into it; `silo run {tool} -m venv --system-site-packages {dir}` makes both visible",
-            step.run.join(" ")
+            quoted(&step.run)
         ));
     }
 }

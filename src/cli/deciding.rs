@@ -61,7 +61,7 @@ pub fn weighed(setting: &Setting, view: &View) -> Result<Vec<Weighed>, Failure> 
 
 /// Weighs the new commits of a review.
 pub fn commits(setting: &Setting, view: &View) -> Result<Commits, Failure> {
-    if view.repository != Repository::Changed {
+    if !view.repository.has_changes() {
         return Ok(Commits::default());
     }
     let guarded = guarded(setting)?;

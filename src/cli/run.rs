@@ -484,6 +484,7 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
         has_package: &has_package,
         grants: &grants,
         excluded: &excluded,
+        is_reviewed: spec.overlays.iter().any(|overlay| overlay.fallback == Fallback::Fail),
         abi: spec.abi,
         is_in_vm: spec.machine.is_some(),
         proxies: proxies.collect(),

@@ -55,12 +55,17 @@ pub fn metadata(text: &str) -> Result<Option<ScriptMetadata>, Error> {
     let mut blocks = Vec::new();
     let mut at = 0;
     while at < lines.len() {
-        match (lines[at] == BEGIN).then(|| block(&lines[at + 1..])).flatten() {
-            Some(block) => {
+        if lines[at] != BEGIN {
+            at += 1;
+            continue;
+        }
+        match block(&lines[at + 1..]) {
+            Ok(block) => {
                 at += block.len() + 2;
                 blocks.push(block);
             }
-            None => at += 1,
+            // Another begin in the same comment has no end, either.
+            Err(length) => at += length + 1,
         }
     }
     match blocks.as_slice() {
@@ -70,11 +75,11 @@ pub fn metadata(text: &str) -> Result<Option<ScriptMetadata>, Error> {
     }
 }
 
-/// Returns the lines of a comment up to its end: the last end line before a line of another kind.
-fn block<'a>(lines: &[&'a str]) -> Option<Vec<&'a str>> {
+/// Returns the lines of a comment up to its end: the last end line before a line of another kind. Without an end, fails with their number.
+fn block<'a>(lines: &[&'a str]) -> Result<Vec<&'a str>, usize> {
     let comment: Vec<&str> = lines.iter().copied().take_while(|line| *line == "#" || line.starts_with("# ")).collect();
-    let end = comment.iter().rposition(|line| *line == END)?;
-    Some(comment[..end].to_vec())
+    let end = comment.iter().rposition(|line| *line == END).ok_or(comment.len())?;
+    Ok(comment[..end].to_vec())
 }
 
 fn checked(block: &[&str]) -> Result<ScriptMetadata, Error> {
@@ -164,6 +169,8 @@ mod tests {
             assert_eq!(metadata(none), Ok(None), "{none}");
         }
         assert_eq!(metadata("# /// script\n# ///\n"), Ok(Some(ScriptMetadata::default())));
+        // Each line is read once: with the square of their number this would take hours.
+        assert_eq!(metadata(&"# /// script\n".repeat(300_000)), Ok(None));
     }
 
     #[test]

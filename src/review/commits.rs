@@ -10,13 +10,16 @@ use silo_guard::git::leftover_layers;
 
 use crate::changes::{Change, Entry, What};
 use crate::ignored::Ignored;
-use crate::view::{Repository, View};
+use crate::view::View;
 use crate::weigh::{Weigher, is_data, is_of_programs, made};
 
 /// Maximum size of the target of a symlink, as the kernel has it.
 const MAX_LINK_BYTES: u64 = 4096;
 /// Length of the shown part of an id, as git shows it in a large repository.
 const SHOWN_ID: usize = 12;
+
+/// Shown in place of a commit for an entry of the index.
+const INDEX: &str = "the index";
 
 /// Type bits of git's entries.
 const TYPE: u32 = 0o170_000;
@@ -62,7 +65,7 @@ impl Commits {
 /// Weighs the new commits of a review. `guarded` is true for a path that a program acts on according to the host's own files and links.
 pub fn weigh(view: &View, guarded: &dyn Fn(&Path) -> bool) -> Commits {
     let mut commits = Commits::default();
-    if view.repository != Repository::Changed {
+    if !view.repository.has_changes() {
         return commits;
     }
     let layers = leftover_layers::of_project(&view.session.git(), &view.session.project());
@@ -84,28 +87,46 @@ fn one(view: &View, guarded: &dyn Fn(&Path) -> bool, history: &mut History, comm
     commits.tips.extend(history.tips.iter().map(ToString::to_string));
     commits.number += history.commits;
     commits.problems.append(&mut history.problems);
+    let mut obeyed: BTreeMap<PathBuf, CommittedFile> = BTreeMap::new();
+    let mut others: Option<PathBuf> = None;
+    let (files, staged) = (std::mem::take(&mut history.files), std::mem::take(&mut history.staged));
+    for (file, change, reason) in weighed(view, guarded, files, history) {
+        match reason {
+            Some(reason) => {
+                let commit = file.commit.to_string().chars().take(SHOWN_ID).collect();
+                let found = CommittedFile { path: change.path.clone(), what: change.what, reason, commit };
+                obeyed.entry(change.path).or_insert(found);
+            }
+            None => {
+                commits.others += usize::from(others.as_ref() != Some(&change.path));
+                others = Some(change.path);
+            }
+        }
+    }
+    for (_, change, reason) in weighed(view, guarded, staged, history) {
+        let Some(reason) = reason else { continue };
+        let found = CommittedFile { path: change.path.clone(), what: change.what, reason, commit: INDEX.to_owned() };
+        obeyed.entry(change.path).or_insert(found);
+    }
+    commits.obeyed.extend(obeyed.into_values());
+}
+
+/// Weighs files; returns each with the reason why this machine executes or obeys it.
+fn weighed(
+    view: &View,
+    guarded: &dyn Fn(&Path) -> bool,
+    mut files: Vec<NewFile>,
+    history: &mut History,
+) -> Vec<(NewFile, Change, Option<String>)> {
     // The rules of ignored files are read in the order of paths. A commit that makes a file comes before one that removes it.
-    let mut files = std::mem::take(&mut history.files);
     files.sort_by(|one, other| (&one.path, one.after.is_none()).cmp(&(&other.path, other.after.is_none())));
     let changes: Vec<Change> = files.iter().map(|file| change(file, history)).collect();
     let weigher = Weigher::new(view, guarded, &changes);
     let mut ignored = Ignored::new(&view.project);
-    let mut obeyed: BTreeMap<PathBuf, CommittedFile> = BTreeMap::new();
-    let mut others: Option<&Path> = None;
-    for (file, change) in files.iter().zip(&changes) {
-        match reason(file, change, (&weigher, &mut ignored), history) {
-            Some(reason) => {
-                let commit = file.commit.to_string().chars().take(SHOWN_ID).collect();
-                let found = CommittedFile { path: change.path.clone(), what: change.what, reason, commit };
-                obeyed.entry(change.path.clone()).or_insert(found);
-            }
-            None => {
-                commits.others += usize::from(others != Some(&change.path));
-                others = Some(&change.path);
-            }
-        }
-    }
-    commits.obeyed.extend(obeyed.into_values());
+    let reasons: Vec<_> =
+        files.iter().zip(&changes).map(|(file, change)| reason(file, change, (&weigher, &mut ignored), history)).collect();
+    drop(weigher);
+    files.into_iter().zip(changes).zip(reasons).map(|((file, change), reason)| (file, change, reason)).collect()
 }
 
 fn reason(file: &NewFile, change: &Change, (weigher, ignored): (&Weigher<'_>, &mut Ignored<'_>), history: &mut History) -> Option<String> {

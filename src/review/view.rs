@@ -33,7 +33,7 @@ pub enum Repository {
     None,
     /// The layer has no changes.
     Same,
-    /// Only the index has changes, as after `git status`: without a commit it has no effect.
+    /// Only the index has changes, as after `git status`.
     Index,
     /// The layer has other changes to import, such as commits.
     Changed,

@@ -22,6 +22,8 @@ pub struct Facts<'a> {
     pub grants: &'a dyn Fn(&str) -> bool,
     /// Excluded directories of the project, which the sandbox replaces by its own.
     pub excluded: &'a [PathBuf],
+    /// True in review mode.
+    pub is_reviewed: bool,
     /// The programs that may run.
     pub abi: Abi,
     /// True on the vm tier.
@@ -44,7 +46,7 @@ pub fn explain(said: &str, facts: &Facts<'_>) -> Vec<String> {
     all.extend(refused(&lines, facts));
     all.extend(author(&lines));
     all.extend(unreachable(&lines, facts));
-    all.extend(replaced(&lines, facts));
+    all.extend(replaced(&lines, facts).or_else(|| renamed(&lines, facts)));
     all.extend(narrow(&lines, facts));
     all.truncate(MOST);
     all
@@ -389,6 +391,14 @@ fn replaced(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     ))
 }
 
+/// Explains that a directory of the project cannot be renamed in review mode.
+fn renamed(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
+    let is_refused = |line: &&str| ["cross-device link", "EXDEV"].iter().any(|word| line.contains(word));
+    (facts.is_reviewed && lines.iter().any(is_refused)).then(|| {
+        "in review mode the kernel cannot rename a directory that the project already has\n  try: mv OLD NEW, which copies it; with git, `git add -A` after it".to_owned()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -409,6 +419,7 @@ mod tests {
                 has_package: &|_| false,
                 grants: &|_| true,
                 excluded: &[],
+                is_reviewed: false,
                 abi,
                 is_in_vm,
                 proxies: Vec::new(),
@@ -430,6 +441,7 @@ mod tests {
             has_package: &|_| false,
             grants: &|_| false,
             excluded: &excluded,
+            is_reviewed: false,
             abi: Abi::Native,
             is_in_vm: false,
             proxies,

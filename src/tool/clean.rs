@@ -105,7 +105,9 @@ pub fn clean(context: &Context<'_>, projects: &[Project], own: &ProjectData) -> 
         let removed = stored_reviews::remove_of(&context.home.reviews(), &project.path)?;
         reviews.reviews += removed.reviews;
         reviews.bytes += removed.bytes;
-        for owner in owners.iter().filter(|owner| owner.path == project.path) {
+        // Other projects may use storage with an explicit id; only the last one is recorded.
+        let may_be_shared = |id: &str| kept_dirs::is_named(id) && !project.path.exists();
+        for owner in owners.iter().filter(|owner| owner.path == project.path && !may_be_shared(&owner.id)) {
             let room = context.home.kept_project(&owner.id);
             // A running sandbox may be writing there.
             let _ours = kept_dirs::take(&room).ok_or(Error::Running { count: 1 })?;

@@ -96,6 +96,10 @@ pub fn real(home: &Home, path: &Path) -> Result<PathBuf, PathError> {
         let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         return Ok(fs::canonicalize(above).map_err(failed)?.join(name));
     }
+    // A lock has a content that others choose, so it is a file of its own, and never one that a program made a symlink to.
+    if !path.starts_with(home.root()) && path.extension().is_some_and(|extension| extension == "lock") {
+        return Err(failed(io::Error::new(ErrorKind::PermissionDenied, "it is a symlink, and silo writes no lock through one; remove it")));
+    }
     let real =
         fs::canonicalize(path).map_err(|error| failed(io::Error::new(error.kind(), format!("it is a dangling symlink: {error}"))))?;
     if !path.starts_with(home.root()) && fs::canonicalize(home.root()).is_ok_and(|home| real.starts_with(home)) {
@@ -388,6 +392,10 @@ mod tests {
         assert_eq!(fs::metadata(&dotfiles).expect("there").mode() & 0o777, 0o640);
         assert!(project.join("silo.toml").is_symlink());
         assert_eq!((names(&project), names(&home.journal())), (vec!["silo.lock".to_owned(), "silo.toml".to_owned()], Vec::new()));
+        // A lock is never written through one: a program could lead it to any file.
+        symlink(&dotfiles, project.join("t.py.lock")).expect("linked");
+        let error = Change::new(&home, &project.join("t.py.lock"), None, None).expect_err("a symlink");
+        assert!(error.to_string().contains("t.py.lock"), "{error}");
         symlink("nowhere", project.join("broken")).expect("linked");
         assert!(Change::new(&home, &project.join("broken"), None, Some(String::new())).is_err());
         fs::create_dir_all(home.root()).expect("made");

@@ -191,7 +191,8 @@ impl Owner {
     }
 }
 
-fn is_named(id: &str) -> bool {
+/// True for an explicit id, which several projects may have.
+pub fn is_named(id: &str) -> bool {
     id.starts_with(NAMED)
 }
 

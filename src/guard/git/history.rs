@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::dir_fd::Dir;
 use super::import::{Import, beneath, resolved};
+use super::index::{Index, MAX_INDEX_BYTES};
 use super::object_store::ObjectStore;
 use super::oid::{Format, Oid};
 use super::refs::{self, MAX_REF_BYTES, Refs, Value};
@@ -45,6 +46,8 @@ pub struct History {
     pub commits: usize,
     /// Changed files.
     pub files: Vec<NewFile>,
+    /// Entries of the index that differ from those here. `git checkout` and `git commit` write them.
+    pub staged: Vec<NewFile>,
     /// Reasons why not all files are listed, and changes that are not files.
     pub problems: Vec<String>,
     store: Option<ObjectStore>,
@@ -82,8 +85,19 @@ impl TreeEntry {
 impl History {
     /// Lists the new commits of a repository.
     pub(super) fn of(tree: &Path, import: &Import, upper: &Dir) -> History {
-        let mut history =
-            History { tree: tree.to_owned(), tips: Vec::new(), commits: 0, files: Vec::new(), problems: Vec::new(), store: None };
+        let mut history = History {
+            tree: tree.to_owned(),
+            tips: Vec::new(),
+            commits: 0,
+            files: Vec::new(),
+            staged: Vec::new(),
+            problems: Vec::new(),
+            store: None,
+        };
+        match staged(import, upper) {
+            Ok(staged) => history.staged = staged,
+            Err(problem) => history.problems.push(problem),
+        }
         let layer = match beneath(upper, &import.common_inside) {
             Ok(Some(layer)) => layer,
             Ok(None) => return history,
@@ -115,6 +129,31 @@ impl History {
         let (kind, content) = self.store.as_mut()?.read(&entry.oid)?;
         (kind == "blob" && content.len() as u64 <= most_bytes).then_some(content)
     }
+}
+
+/// Lists the entries of the layer's index that differ from those of the host's. An index that is not imported has none.
+fn staged(import: &Import, upper: &Dir) -> Result<Vec<NewFile>, String> {
+    let path = Path::new("index");
+    let failed = |error: std::io::Error| format!("silo cannot read the index: {error}");
+    let Some(own) = beneath(upper, &import.own_inside).map_err(failed)? else { return Ok(Vec::new()) };
+    let Some(bytes) = own.read(path, MAX_INDEX_BYTES).map_err(failed)? else { return Ok(Vec::new()) };
+    let host = import.own.read(path, MAX_INDEX_BYTES).map_err(failed)?;
+    let known = host.as_ref().map_or_else(|| Ok(Index::default()), |bytes| Index::parse_own(bytes, import.format));
+    let (Ok(new), Ok(known)) = (Index::parse(&bytes, import.format), known) else { return Ok(Vec::new()) };
+    let entry = |(mode, oid)| TreeEntry { mode, oid };
+    let known: BTreeMap<&[u8], TreeEntry> = known.entries.iter().map(|one| (one.path.as_slice(), entry(one.content()))).collect();
+    let mut files = Vec::new();
+    for one in &new.entries {
+        let (before, after) = (known.get(one.path.as_slice()).copied(), entry(one.content()));
+        if before == Some(after) {
+            continue;
+        }
+        if files.len() >= LIMITS.files {
+            return Err(too_many());
+        }
+        files.push(NewFile { path: PathBuf::from(OsStr::from_bytes(&one.path)), before, after: Some(after), commit: after.oid });
+    }
+    Ok(files)
 }
 
 struct Walk<'a> {

@@ -17,6 +17,7 @@ use silo_base::sanitize;
 use super::dir_fd::{Dir, Kind, is_absent};
 use super::index::{Index, MAX_INDEX_BYTES};
 use super::lock_file::{HostRefs, Lock, Outcome, merge_log};
+use super::object_store::ObjectStore;
 use super::objects::{ImportProgress, Objects, RunPhase, has};
 use super::oid::{Format, Oid};
 use super::reflog::MAX_LOG_BYTES;
@@ -27,7 +28,7 @@ use super::view::{self, View};
 /// Directories of an unfinished operation; their state includes commands.
 const UNFINISHED: [&str; 2] = ["rebase-merge", "rebase-apply"];
 /// State of the same kind that does not detach HEAD from its branch.
-const NOT_BROUGHT: [&str; 3] = ["sequencer", "BISECT_LOG", "BISECT_START"];
+const NOT_BROUGHT: [&str; 4] = ["sequencer", "BISECT_LOG", "BISECT_START", "MERGE_AUTOSTASH"];
 
 /// The surroundings of an imported ref.
 #[derive(Clone, Copy)]
@@ -427,11 +428,18 @@ impl Import {
             return Ok(());
         }
         let bytes = layer.read(path, MAX_STATE_BYTES)?.unwrap_or_default();
-        if bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).all(|line| self.format.parse(line).is_some()) {
-            let common = Arc::clone(&self.common);
-            self.state_file(&common, "shallow", Some(&bytes))?;
+        let commits = |bytes: &[u8]| -> Option<BTreeSet<Oid>> {
+            bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| self.format.parse(line)).collect()
+        };
+        let Some(cut) = commits(&bytes) else { return Ok(()) };
+        let known = commits(&self.common.read(path, MAX_STATE_BYTES)?.unwrap_or_default()).unwrap_or_default();
+        let mut store = ObjectStore::open(layer, &self.common, self.format, MAX_COMMITS_BYTES);
+        if cut.difference(&known).any(|commit| !store.lacks_parents(commit)) {
+            self.told.insert("shallow was not imported: it would hide commits that are here".to_owned());
+            return Ok(());
         }
-        Ok(())
+        let common = Arc::clone(&self.common);
+        self.state_file(&common, "shallow", Some(&bytes))
     }
 
     fn state_file(&mut self, dir: &Dir, name: &str, new: Option<&[u8]>) -> io::Result<()> {
@@ -465,6 +473,9 @@ impl Import {
         Ok(())
     }
 }
+
+/// Bytes that are read of commits at which a shallow fetch cut off the history.
+const MAX_COMMITS_BYTES: u64 = 64 << 20;
 
 const HEAD_MOVED: &str = "HEAD moved both here and inside; the one here stays";
 const INDEX_MOVED: &str = "the index changed both here and inside; the one here stays";

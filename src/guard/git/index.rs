@@ -47,6 +47,11 @@ impl Entry {
         (self.mode() == GITLINK).then_some(self.oid)
     }
 
+    /// Returns the mode and the object.
+    pub fn content(&self) -> (u32, Oid) {
+        (self.mode(), self.oid)
+    }
+
     fn mode(&self) -> u32 {
         self.stat.get(24..28).and_then(|mode| mode.try_into().ok()).map_or(0, u32::from_be_bytes)
     }

@@ -120,7 +120,16 @@ impl<'a> HostRefs<'a> {
                 Some(Value::Object(oid)) => Some(*oid),
                 Some(Value::Symbolic(_)) | None => None,
             };
-            merge_log(self.common, &Path::new("logs").join(path), log, last, self.format)?;
+            let place = Path::new("logs").join(path);
+            let is_dir = |stat: &rustix::fs::Stat| Kind::of(stat) == Kind::Dir;
+            // Directories of removed refs are empty. Without its log a ref is complete.
+            let is_free = !self.common.stat(&place)?.as_ref().is_some_and(is_dir) || {
+                let (dir, name) = self.common.parent(&place)?;
+                remove_empty(&dir, Path::new(name))
+            };
+            if is_free {
+                merge_log(self.common, &place, log, last, self.format)?;
+            }
         }
         lock.commit()?;
         Ok(Outcome::Done)
@@ -156,8 +165,23 @@ impl<'a> HostRefs<'a> {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        // git refuses a new ref where the log of a removed one is in the way. The ref is gone in any case.
+        let _ = self.remove_log(path);
         drop(lock);
         Ok(Outcome::Done)
+    }
+
+    /// Removes the log of a removed ref, and the directories above it that are empty without it.
+    fn remove_log(&self, path: &Path) -> io::Result<()> {
+        let log = Path::new("logs").join(path);
+        let (dir, name) = self.common.parent(&log)?;
+        dir.remove(name)?;
+        // `logs/refs/heads` and its like stay.
+        for above in log.ancestors().skip(1).take_while(|above| above.components().count() > 3) {
+            let (dir, name) = self.common.parent(above)?;
+            dir.remove_dir(name)?;
+        }
+        Ok(())
     }
 
     /// True if an existing ref is a parent or child path of this name.

@@ -61,8 +61,10 @@ pub fn verify(file: impl Read, oid: Oid, format: Format, budget: &mut Budget) ->
 pub fn read(file: impl Read, most: u64, budget: &mut Budget) -> Result<(&'static str, Vec<u8>), Refusal> {
     let decoder = ZlibDecoder::new(BufReader::new(file));
     let mut bytes = Vec::new();
-    decoder.take(most.saturating_add(MAX_HEADER_BYTES as u64)).read_to_end(&mut bytes).map_err(|_| Refusal("has invalid zlib data"))?;
+    let read = decoder.take(most.saturating_add(MAX_HEADER_BYTES as u64)).read_to_end(&mut bytes);
+    // A broken object costs its time, too.
     budget.take(bytes.len() as u64)?;
+    read.map_err(|_| Refusal("has invalid zlib data"))?;
     let end = bytes.iter().take(MAX_HEADER_BYTES).position(|byte| *byte == 0).ok_or(Refusal("has no header"))?;
     let (kind, size) = kind_and_size(&bytes[..end]).ok_or(Refusal("has an invalid header"))?;
     bytes.drain(..=end);

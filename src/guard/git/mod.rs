@@ -24,9 +24,9 @@ mod start_state;
 mod lock_file;
 mod view;
 
-mod import;
-
 mod object_store;
+
+mod import;
 
 pub mod history;
 

@@ -47,6 +47,14 @@ impl ObjectStore {
         self.host.iter().any(|place| place.has(oid, self.format))
     }
 
+    /// True if an object is a commit of which the host has no parent.
+    pub fn lacks_parents(&mut self, oid: &Oid) -> bool {
+        let Some(("commit", content)) = self.read(oid) else { return false };
+        let head = content.split(|byte| *byte == b'\n').take_while(|line| !line.is_empty());
+        let mut parents = head.filter_map(|line| self.format.parse(line.strip_prefix(b"parent ")?));
+        !parents.any(|parent| self.is_on_host(&parent))
+    }
+
     /// Reads an object: its type and its content. `None` if it is missing, damaged or too large.
     pub fn read(&mut self, oid: &Oid) -> Option<(&'static str, Vec<u8>)> {
         let (format, budget) = (self.format, &mut self.budget);

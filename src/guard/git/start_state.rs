@@ -20,13 +20,13 @@ pub const MAX_STATE_BYTES: u64 = 16 << 20;
 /// Files with git's current state (merge, cherry-pick, ...) that are pure data.
 ///
 /// State files with commands that git runs are not listed: the remaining steps of a rebase, a cherry-pick series or `git am`
-/// (`rebase-merge`, `rebase-apply`, `sequencer`), and the terms and paths of a bisection (`BISECT_*`).
-pub const STATE: [&str; 16] = [
+/// (`rebase-merge`, `rebase-apply`, `sequencer`), the terms and paths of a bisection (`BISECT_*`), and the changes that git writes into the
+/// working tree at the end of a merge (`MERGE_AUTOSTASH`).
+pub const STATE: [&str; 15] = [
     "AUTO_MERGE",
     "CHERRY_PICK_HEAD",
     "COMMIT_EDITMSG",
     "FETCH_HEAD",
-    "MERGE_AUTOSTASH",
     "MERGE_HEAD",
     "MERGE_MODE",
     "MERGE_MSG",

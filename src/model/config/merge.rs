@@ -6,7 +6,7 @@ use crate::recipe::lsp;
 
 use super::mounts::Mount;
 use super::network::{merge_network, union};
-use super::{Build, Cache, Gc, Limits, Mirrors, Override, RunLimits, Settings, ToolCaches};
+use super::{Build, Cache, Gc, Limits, Mirrors, Override, RunLimits, Settings, Tier, ToolCaches};
 
 /// Merges `over` into `under`: lists are joined, tables merged by key, single values replaced.
 pub fn merge(under: Settings, over: Settings) -> Settings {
@@ -59,8 +59,8 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
             max_size: over.gc.max_size.or(under.gc.max_size),
             max_age: over.gc.max_age.or(under.gc.max_age),
         },
-        // A project can raise the tier, but not lower it.
-        tier: under.tier.max(over.tier),
+        // A project can raise the tier, but not lower it: without a setting of yours, this machine's usual one counts.
+        tier: over.tier.filter(|tier| *tier == Tier::Vm).or(under.tier),
         // The same for the review of its changes.
         review: under.review.max(over.review),
         cache: Cache {

@@ -47,9 +47,10 @@ pub fn of_settings(project: &Settings, user: &Settings) -> Exposures {
     if writes_more {
         found.insert("every tool may write the project".to_owned());
     }
-    of_review("every tool", project.review, user.review, &mut found);
+    let layered = (user.mount.mode == Some(Mode::Review)).then_some(Review::Always);
+    of_review("every tool", project.review, user.review.or(layered), &mut found);
     for (tool, over) in &project.overrides {
-        of_review(tool, over.review, user.overrides.get(tool).and_then(|over| over.review).or(user.review), &mut found);
+        of_review(tool, over.review, user.overrides.get(tool).and_then(|over| over.review).or(user.review).or(layered), &mut found);
     }
     match project.mount.git {
         Some(Git::Direct) => drop(found.insert("every tool may write the git repository directly".to_owned())),
