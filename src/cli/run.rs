@@ -466,14 +466,13 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
     let text = |value: &OsString| value.to_string_lossy().into_owned();
     let proxies =
         spec.env.iter().map(|(name, value)| (text(name), text(value))).filter(|(name, value)| is_proxy(name) && !value.is_empty());
-    let inner = |guest: &PathBuf| guest.strip_prefix(run::WORKSPACE).ok().map(ToOwned::to_owned);
-    let excluded: Vec<PathBuf> = spec.removable.iter().filter_map(inner).collect();
+    let excluded: Vec<PathBuf> =
+        spec.removable.iter().filter_map(|guest| Some(guest.strip_prefix(run::WORKSPACE).ok()?.to_owned())).collect();
     let suite = match &target.recipe {
         Some(recipe) if recipe.image.is_some() => None,
         Some(recipe) => Some(recipe.debian.suite.as_str()),
         None => Some("trixie"),
     };
-    // dpkg's lists have the architecture in their names if the package can be there for several.
     let arch = spec.machine.as_ref().map_or_else(Arch::host, |machine| machine.arch);
     let has_package =
         |name: &str| [format!("{name}.list"), format!("{name}:{arch}.list")].iter().any(|list| in_image("/var/lib/dpkg/info", list));
