@@ -167,6 +167,32 @@ for top in ("", "/workspace/"):
         except OSError: pass
 "#;
 
+/// git makes no branch where the log of a removed one is in the way.
+#[test]
+fn the_log_of_a_branch_that_was_removed_inside_is_removed() {
+    if !has("git") {
+        return skip("there is no git here");
+    }
+    let silo = Silo::shared(As::Me);
+    let project = silo.project();
+    git(&project, &["init", "-q", "-b", "main"]);
+    git(&project, &["commit", "-q", "--allow-empty", "-m", "a"]);
+    git(&project, &["branch", "q/w"]);
+    git(&project, &["branch", "q/x"]);
+    let remove = |name: &str| {
+        let script = format!("import os\nfor top in ('.git/', '.git/logs/'): os.remove(top + 'refs/heads/{name}')");
+        let ran = silo.run(["run", "--review=never", "python", "-c", &script]);
+        assert!(ran.code == 0 && ran.err.contains(&format!("refs/heads/{name} was removed inside")), "{ran:?}");
+        assert!(!project.join(".git/logs/refs/heads").join(name).exists());
+    };
+    remove("q/w");
+    assert_eq!(git(&project, &["branch", "--list", "q/*", "--format=%(refname:short)"]), "q/x");
+    assert!(project.join(".git/logs/refs/heads/q/x").exists(), "the log of another branch stays");
+    remove("q/x");
+    assert!(project.join(".git/logs/refs/heads").exists());
+    git(&project, &["branch", "q"]);
+}
+
 #[test]
 fn a_repository_that_the_host_replaces_is_read_only_and_nothing_comes_into_it() {
     if !has("git") {

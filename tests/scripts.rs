@@ -27,6 +27,7 @@ fn a_script_gets_its_dependencies_once_and_pinned() {
     }
     // The image is there: no network, and no change of the lock.
     let again = silo.run(["--offline", "run", "python", "-u", "tool.py"]);
+    assert_eq!(silo.ok(["--offline", "exec", "python", "tool.py"]), silo.ok(["--offline", "run", "python", "tool.py"]));
     assert!(again.code == 0 && again.out == "1.16.0 []\n", "{again:?}");
     assert_eq!(lock(), pinned);
     // Other commands of Python do not see the packages.

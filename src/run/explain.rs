@@ -548,6 +548,30 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_rename_is_explained_in_review_mode_alone() {
+        let said = "fatal: renaming 'lib' failed: Invalid cross-device link";
+        let excluded = [PathBuf::from("web/target")];
+        for (is_reviewed, said, expect) in
+            [(true, said, true), (false, said, false), (true, "OSError: [Errno 18] EXDEV", true), (true, "No such file", false)]
+        {
+            let facts = Facts {
+                tool: "sh",
+                has: &|_| true,
+                suite: None,
+                has_package: &|_| true,
+                grants: &|_| true,
+                excluded: &excluded,
+                is_reviewed,
+                abi: Abi::Native,
+                is_in_vm: false,
+                proxies: Vec::new(),
+            };
+            let lines = explain(said, &facts);
+            assert_eq!(lines.iter().any(|line| line.contains("mv OLD NEW")), expect, "{said}: {lines:?}");
+        }
+    }
+
+    #[test]
     fn messages_of_the_network_are_explained() {
         for (said, expect) in [
             ("ConnectionRefusedError: [Errno 111] Connection refused", "allow localhost:PORT"),

@@ -194,11 +194,16 @@ fn build_all(context: &Context<'_>, shared: &SharedLock, wish: &SyncOptions, rea
         silo_build::build(&silo_build::BuildContext { layers: Some(&cached), ..install::workshop(context, shared, &mirrors) }, &targets)
     };
     let built = once();
-    let is_learned = |(one, built): (&&Prepared, &Result<Built, silo_build::Error>)| match built {
-        Err(silo_build::Error::NoClient { name, .. }) => (context.learn_client)(context, one.definition.tool(), name),
-        _ => false,
-    };
-    if ready.iter().zip(&built).any(is_learned) { once() } else { built }
+    let unknown: BTreeMap<&str, &str> = ready
+        .iter()
+        .zip(&built)
+        .filter_map(|(one, built)| match built {
+            Err(silo_build::Error::NoClient { name, .. }) => Some((name.as_str(), one.definition.tool())),
+            _ => None,
+        })
+        .collect();
+    let learned = unknown.iter().filter(|(name, tool)| (context.learn_client)(context, tool, name)).count();
+    if learned > 0 { once() } else { built }
 }
 
 fn failed(tool: &str, error: silo_build::Error) -> Error {

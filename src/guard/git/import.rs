@@ -17,11 +17,11 @@ use silo_base::sanitize;
 use super::dir_fd::{Dir, Kind, is_absent};
 use super::index::{Index, MAX_INDEX_BYTES};
 use super::lock_file::{HostRefs, Lock, Outcome, merge_log};
-use super::object_store::ObjectStore;
 use super::objects::{ImportProgress, Objects, RunPhase, has};
 use super::oid::{Format, Oid};
 use super::reflog::MAX_LOG_BYTES;
 use super::refs::{self, MAX_REF_BYTES, Name, Refs, Value};
+use super::shallow::{self, Cut};
 use super::start_state::{MAX_STATE_BYTES, STATE, StartState, print_of_index};
 use super::view::{self, View};
 
@@ -423,23 +423,16 @@ impl Import {
 
     /// Commits at which a shallow fetch cut off the history.
     fn shallow(&mut self, layer: &Dir) -> io::Result<()> {
-        let path = Path::new("shallow");
-        if layer.stat(path)?.is_none_or(|stat| Kind::of(&stat) != Kind::File) {
+        if layer.stat(Path::new("shallow"))?.is_none_or(|stat| Kind::of(&stat) != Kind::File) {
             return Ok(());
         }
-        let bytes = layer.read(path, MAX_STATE_BYTES)?.unwrap_or_default();
-        let commits = |bytes: &[u8]| -> Option<BTreeSet<Oid>> {
-            bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| self.format.parse(line)).collect()
-        };
-        let Some(cut) = commits(&bytes) else { return Ok(()) };
-        let known = commits(&self.common.read(path, MAX_STATE_BYTES)?.unwrap_or_default()).unwrap_or_default();
-        let mut store = ObjectStore::open(layer, &self.common, self.format, MAX_COMMITS_BYTES);
-        if cut.difference(&known).any(|commit| !store.lacks_parents(commit)) {
-            self.told.insert("shallow was not imported: it would hide commits that are here".to_owned());
-            return Ok(());
+        let bytes = layer.read(Path::new("shallow"), MAX_STATE_BYTES)?.unwrap_or_default();
+        match shallow::judge(layer, &self.common, self.format, &bytes)? {
+            Cut::OfNew => return self.state_file(&Arc::clone(&self.common), "shallow", Some(&bytes)),
+            Cut::Hides => drop(self.told.insert("shallow was not imported: it would hide commits that are here".to_owned())),
+            Cut::Invalid => {}
         }
-        let common = Arc::clone(&self.common);
-        self.state_file(&common, "shallow", Some(&bytes))
+        Ok(())
     }
 
     fn state_file(&mut self, dir: &Dir, name: &str, new: Option<&[u8]>) -> io::Result<()> {
@@ -473,9 +466,6 @@ impl Import {
         Ok(())
     }
 }
-
-/// Bytes that are read of commits at which a shallow fetch cut off the history.
-const MAX_COMMITS_BYTES: u64 = 64 << 20;
 
 const HEAD_MOVED: &str = "HEAD moved both here and inside; the one here stays";
 const INDEX_MOVED: &str = "the index changed both here and inside; the one here stays";

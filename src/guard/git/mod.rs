@@ -26,6 +26,8 @@ mod view;
 
 mod object_store;
 
+mod shallow;
+
 mod import;
 
 pub mod history;

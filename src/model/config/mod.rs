@@ -441,6 +441,34 @@ mod tests {
         }
         let merged = merge(parse("review = \"always\"\noverrides.t.review = \"always\""), parse("overrides.t.review = \"risky\""));
         assert_eq!((merged.review("t", None), merged.review("u", None)), (Review::Always, Review::Always));
+        for (user, project, expect) in [
+            ("", "tier = \"native\"", None),
+            ("", "tier = \"vm\"", Some(Tier::Vm)),
+            ("tier = \"vm\"", "tier = \"native\"", Some(Tier::Vm)),
+            ("tier = \"native\"", "tier = \"vm\"", Some(Tier::Vm)),
+            ("tier = \"native\"", "", Some(Tier::Native)),
+        ] {
+            assert_eq!(merge(parse(user), parse(project)).tier, expect, "{user} {project}");
+        }
+    }
+
+    #[test]
+    fn an_array_is_no_table() {
+        for text in [
+            "network = [[\"a.example\"]]",
+            "network = [\"a.example\"]",
+            "overrides.t = [\"3.13\"]",
+            "overrides.t.network = [[\"a.example\"]]",
+            "limits = [100]",
+            "secrets.T = [\"env:T\", [\"a.example\"]]",
+            "secrets.T = \"x\"",
+            "caches = [[\"/srv/cache\"]]",
+        ] {
+            let error = super::read::parse(text, std::path::Path::new("silo.toml")).expect_err(text).to_string();
+            assert!(error.contains("silo.toml:1:") && error.contains("expected a table"), "{text}: {error}");
+        }
+        let error = super::read::parse("tools = \"python\"", std::path::Path::new("silo.toml")).expect_err("a text").to_string();
+        assert!(error.contains("expected a list, as in"), "{error}");
     }
 
     #[test]

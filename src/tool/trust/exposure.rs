@@ -210,6 +210,10 @@ mod tests {
         ];
         assert_eq!(of_settings(&project, &user).iter().map(String::as_str).collect::<Vec<_>>(), expect);
         assert!(!of_settings(&project, &Settings::default()).contains("every tool may write the project"));
+        // The mode of the user's own settings is a decision, too.
+        let lower: Settings = toml::from_str("review = \"risky\"").expect("settings");
+        let layered: Settings = toml::from_str("mount.mode = \"review\"").expect("settings");
+        assert_eq!((of_settings(&lower, &layered).len(), of_settings(&lower, &Settings::default()).len()), (1, 0));
     }
 
     #[test]
