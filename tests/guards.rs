@@ -167,7 +167,7 @@ for top in ("", "/workspace/"):
         except OSError: pass
 "#;
 
-/// git makes no branch where the log of a removed one is in the way.
+/// git makes no branch if the log of a removed one has its path.
 #[test]
 fn the_log_of_a_branch_that_was_removed_inside_is_removed() {
     if !has("git") {

@@ -178,7 +178,7 @@ fn pyright_finds_an_error_where_the_file_is_on_the_host() {
     );
 }
 
-/// A real Neovim with the file that `silo ide` writes: `tests/editors/session.lua` does what its user does.
+/// A real Neovim with the file that `silo ide` writes; `tests/editors/session.lua` acts as its user.
 #[test]
 fn neovim_completes_and_opens_definitions_of_the_project_and_of_the_standard_library() {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -314,7 +314,7 @@ fn commits_that_silo_cannot_read_wait() {
     ground.expect("a repository", &[(".GIT", "repository of its own")]);
 }
 
-/// Brings objects, and the index or a state of an operation: no ref leads to them.
+/// Brings objects without a ref, and the index or a state of an operation.
 #[test]
 fn the_index_is_weighed_and_a_stash_of_a_merge_and_a_cut_history_stay_inside() {
     if !has("git") {

@@ -3,7 +3,7 @@
 //! All users of the image would share them, and no two builds of a lock would agree. Four rules find them among the files that a step made and
 //! no package ships:
 //!
-//! * the file of a known secret ([`known_secrets`]), whatever it contains: a random name may be short by chance;
+//! * the file of a known secret ([`known_secrets`]), with any content: a random name may be short by chance;
 //! * a private key in PEM form;
 //! * a file that is not world-readable, if it is binary, or has a word that no input of the step has: no package's files, scripts or
 //!   templates. A configuration file that a script copies or fills in consists of words from there; a key does not;

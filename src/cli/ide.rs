@@ -33,7 +33,7 @@ pub struct Args {
     /// Print the changes and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Remove what this command wrote
+    /// Remove the settings of this command
     #[arg(long)]
     undo: bool,
 }
@@ -104,7 +104,7 @@ fn advice(editor: Editor) -> &'static str {
         Editor::VsCode => "install the extension zsol.vscode-glspc: VS Code recommends it when it opens the project",
         Editor::Zed => "trust the project in Zed when it asks",
         Editor::Neovim => "Neovim reads .nvim.lua if init.lua has `vim.o.exrc = true`, and asks once whether to trust it",
-        Editor::Helix => "Helix reads it when it starts in the project; `hx --health python` shows the server",
+        Editor::Helix => "Helix reads it when it starts in the project; `hx --health` lists the servers",
     }
 }
 
@@ -149,7 +149,7 @@ fn failed(error: editors::Error) -> Failure {
     Failure::found(error.to_string(), hint)
 }
 
-/// Refuses a directory of settings that is a symlink: the files would be somewhere else, where a sandbox may write them.
+/// Refuses a directory of settings that is a symlink: a sandbox may be able to write the files at its target.
 fn refuse_symlink(project: &Path, file: &str) -> Result<(), Failure> {
     let path = project.join(file);
     for path in [path.parent().filter(|dir| *dir != project), Some(path.as_path())].into_iter().flatten() {

@@ -392,7 +392,7 @@ mod tests {
         assert_eq!(fs::metadata(&dotfiles).expect("there").mode() & 0o777, 0o640);
         assert!(project.join("silo.toml").is_symlink());
         assert_eq!((names(&project), names(&home.journal())), (vec!["silo.lock".to_owned(), "silo.toml".to_owned()], Vec::new()));
-        // A lock is never written through one: a program could lead it to any file.
+        // A lock is never written through a symlink: a program can point it to any file.
         symlink(&dotfiles, project.join("t.py.lock")).expect("linked");
         let error = Change::new(&home, &project.join("t.py.lock"), None, None).expect_err("a symlink");
         assert!(error.to_string().contains("t.py.lock"), "{error}");

@@ -165,7 +165,7 @@ impl<'a> HostRefs<'a> {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // git refuses a new ref where the log of a removed one is in the way. The ref is gone in any case.
+        // git refuses a new ref if the log of a removed one has its path. The ref is gone in any case.
         let _ = self.remove_log(path);
         drop(lock);
         Ok(Outcome::Done)
