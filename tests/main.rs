@@ -56,6 +56,7 @@ mod recordings;
 mod records;
 mod reference;
 mod registry_clients;
+mod remote;
 mod reproducible;
 mod review;
 mod review_commits;

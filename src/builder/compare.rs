@@ -25,6 +25,8 @@ pub(super) struct Made {
     pub facts: RunFacts,
     /// True if owners were real in the run, or if the layer was made before.
     pub has_owners: bool,
+    /// The worker that ran the step, if it did not run here.
+    pub worker: Option<String>,
 }
 
 /// Compares the layers of two runs of a step.

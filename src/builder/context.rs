@@ -25,6 +25,7 @@ use silo_model::recipe::Recipe;
 use super::check::Check;
 use super::error::Error;
 use super::host_network::HostNetwork;
+use super::pool::Away;
 use super::realisation_writer::RealisationWriter;
 
 /// PATH of a Debian root, the default in an image's environment.
@@ -82,6 +83,8 @@ pub struct BuildContext<'a> {
     pub realisations: &'a RealisationWriter,
     /// Limit on the bytes of files that a step may write.
     pub max_step_bytes: u64,
+    /// The machines that launch steps; a step runs here if it needs something of this machine.
+    pub pool: Option<&'a Away>,
     /// A source of layers, which is asked before a layer is made.
     pub layers: Option<&'a dyn LayerSource>,
 }

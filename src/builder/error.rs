@@ -74,6 +74,26 @@ pub enum Error {
         /// The derivation, if the root of the step was kept for `silo debug`.
         kept: Option<String>,
     },
+    /// A step could not run on another machine.
+    #[error("{name} could not run on a worker: {why}")]
+    Away {
+        /// The step.
+        name: String,
+        /// The reason.
+        why: String,
+    },
+    /// A worker's layer of a step is not that of this machine.
+    #[error("{name}: {} made layer {:.12}, and this machine {:.12}", worker_of(.worker), .away.to_string(), .here.to_string())]
+    OtherResult {
+        /// The step.
+        name: String,
+        /// The worker.
+        worker: String,
+        /// Its layer.
+        away: LayerId,
+        /// The layer that was made here.
+        here: LayerId,
+    },
     /// A step exceeded a limit and was stopped.
     #[error("{name} was ended: {what}")]
     Budget {
@@ -283,6 +303,11 @@ impl Error {
     pub fn store(doing: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error::Store { doing: doing.into(), source: Box::new(source) }
     }
+}
+
+/// Names a worker.
+fn worker_of(name: &str) -> String {
+    if name.is_empty() { "a worker".to_owned() } else { format!("the worker {name}") }
 }
 
 /// Names the number of further requests.

@@ -31,6 +31,8 @@ pub mod host_network;
 mod realisation_writer;
 
 pub mod budget;
+pub mod pool;
+
 mod context;
 mod log;
 mod split;
@@ -51,8 +53,13 @@ pub mod network;
 mod record_files;
 mod recording;
 
+pub mod away;
 mod dpkg_database;
 mod packages;
+mod worker_roots;
+
+pub mod worker;
+
 mod step;
 
 mod base_image;
@@ -284,7 +291,7 @@ fn walked(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, E
             lost.for_each(|node| walk.abandon(node));
         }
     };
-    let workers = Workers { work: ctx.jobs, steps: ctx.jobs };
+    let workers = Workers { work: ctx.jobs, steps: ctx.pool.map_or(ctx.jobs, |away| away.jobs().max(ctx.jobs)) };
     let over = AtomicBool::new(false);
     let work = |walk: &Walk<'_, Step, NodeOutput, Error>, node: NodeIndex| {
         ctx.check_stop()?;

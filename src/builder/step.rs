@@ -33,10 +33,11 @@ use super::check::{Check, Verdict, WhichRun};
 use super::compare::Made;
 use super::context::{BuildContext, realised_as};
 use super::error::Error;
+use super::pool::Away;
 use super::state::State;
 use super::step_root::StepRoot;
 use super::workdir::Workdir;
-use super::{compare, host_name, java_keystore, log, run_facts, scrub};
+use super::{away, compare, host_name, java_keystore, log, run_facts, scrub};
 
 /// File name of the launch spec that is kept with a failed step.
 pub const SPEC: &str = "spec.json";
@@ -153,7 +154,7 @@ fn earlier(ctx: &BuildContext<'_>, step: &StepRun<'_>, layer: LayerId) -> Made {
     if let Some(pinned) = ctx.pin(&step.drv.id().digest()).filter(|pinned| *pinned != layer) {
         warn_of_another(ctx, step, layer, pinned);
     }
-    Made { layer, facts: RunFacts::of_earlier(ctx, layer), has_owners: true }
+    Made { layer, facts: RunFacts::of_earlier(ctx, layer), has_owners: true, worker: None }
 }
 
 fn warn_of_another(ctx: &BuildContext<'_>, step: &StepRun<'_>, layer: LayerId, pinned: LayerId) {
@@ -193,6 +194,7 @@ fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result
     ctx.check_machine()?;
     let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
     let (made, workdir) = runs(ctx, step, step.title, &mut root, || Workdir::new(ctx, step.drv.id()))?;
+    let workdir = checked_here(ctx, step, &mut root, (&made, workdir))?;
     root.put_by(workdir);
     let made = compared(ctx, step, &mut root, made)?;
     step.kind.accept(ctx, made.layer)?;
@@ -205,6 +207,29 @@ fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result
     state.put_root(root);
     state.made += 1;
     Ok(made)
+}
+
+/// Runs some of the steps that ran on a worker here too, and compares the layers. Returns the last working directory.
+fn checked_here(
+    ctx: &BuildContext<'_>,
+    step: &StepRun<'_>,
+    root: &mut StepRoot,
+    (made, workdir): (&Made, Workdir),
+) -> Result<Workdir, Error> {
+    let Some(worker) = made.worker.as_ref().filter(|_| ctx.pool.is_some_and(Away::is_checked)) else { return Ok(workdir) };
+    let _place = ctx.pool.map(|away| away.here(ctx.jobs, ctx.stop)).transpose()?;
+    // The directories of one derivation have one name.
+    drop(workdir);
+    let title = format!("{}, again here", step.title);
+    let ctx = &BuildContext { pool: None, ..*ctx };
+    let (here, workdir) = runs(ctx, step, &title, root, || Workdir::new(ctx, step.drv.id()))?;
+    match here.layer == made.layer {
+        true => Ok(workdir),
+        false => {
+            let (name, worker) = (step.name.to_owned(), worker.clone());
+            Err(Error::OtherResult { name, worker, away: made.layer, here: here.layer })
+        }
+    }
 }
 
 /// Runs a step in new working directories until its kind is content, and returns the last one.
@@ -236,7 +261,7 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
     if step.kind.ended(ctx, attempt.workdir, launched.as_ref().err())? {
         return Ok(None);
     }
-    launched?;
+    let worker = launched?;
     let mut nothing: [u8; 0] = [];
     let has_owners = rustix::fs::lgetxattr(attempt.workdir.upper(), TRUE_XATTR, &mut nothing).is_ok();
     let facts = RunFacts::of_run(ctx, attempt.spec, began_at, &attempt.workdir.upper());
@@ -264,7 +289,7 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
     if step.kind.made(ctx, workdir, committed.id)? {
         return Ok(None);
     }
-    Ok(Some(Made { layer: committed.id, facts, has_owners }))
+    Ok(Some(Made { layer: committed.id, facts, has_owners, worker }))
 }
 
 /// One attempt to run a step.
@@ -276,9 +301,16 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Runs the program; fails unless it exits with code 0.
-    fn launch(&mut self, step: &StepRun<'_>) -> Result<(), Error> {
+    /// Runs the program; fails unless it exits with code 0. Returns the name of the worker, if it did not run here.
+    fn launch(&mut self, step: &StepRun<'_>) -> Result<Option<String>, Error> {
         let ctx = self.ctx;
+        let _here = match ctx.pool {
+            Some(away) => match away::launch(ctx, away, (step.name, step.layers), self.workdir, self.spec)? {
+                Some((exit, worker)) => return self.ended(step, exit).map(|()| Some(worker)),
+                None => Some(away.here(ctx.jobs, ctx.stop)?),
+            },
+            None => None,
+        };
         let launched = Spec { machine: self.workdir.machine(ctx), ..self.spec.clone() };
         let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
         let upper = self.workdir.upper();
@@ -302,7 +334,12 @@ impl Attempt<'_> {
         if let Some(what) = over {
             return Err(Error::Budget { name: step.name.to_owned(), what });
         }
-        match exit? {
+        self.ended(step, exit?).map(|()| None)
+    }
+
+    /// Fails unless the program ended with code 0.
+    fn ended(&mut self, step: &StepRun<'_>, exit: Exit) -> Result<(), Error> {
+        match exit {
             Exit::Code(0) => Ok(()),
             exit => {
                 let kept = self.keep()?;

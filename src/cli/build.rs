@@ -24,7 +24,7 @@ use silo_tool::{record, settings_file};
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::overlay::{self, Target};
-use super::{tier, trust, ui};
+use super::{remote, tier, trust, ui};
 
 /// Run a command once and bake its changes into a tool, for every later run
 ///
@@ -74,6 +74,8 @@ pub struct Args {
     strict: bool,
     #[command(flatten)]
     tier: tier::StepTier,
+    #[command(flatten)]
+    place: remote::StepPlace,
     /// Keep the state of a failed step, for `silo debug`
     #[arg(long)]
     keep_failed: bool,
@@ -89,6 +91,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         setting.check = Some(check);
     }
     let _machine_in_use = args.tier.prepare(&mut setting)?;
+    args.place.prepare(&mut setting)?;
     let _second_in_use = second_tier(&mut setting, args)?;
     let scope = if args.global { Scope::Global } else { Scope::Project };
     if args.all {

@@ -15,6 +15,7 @@ use silo_base::home::{Home, PROJECT_CONFIG};
 use silo_base::sanitize;
 use silo_base::system::Arch;
 use silo_build::check::Check;
+use silo_build::pool::Away;
 use silo_build::{NoMachine, RealisationWriter};
 use silo_fetch::retry::RetryPolicy;
 use silo_fetch::transport::{Reach, Transport};
@@ -85,6 +86,8 @@ pub struct Setting {
     pub keep_failed: bool,
     /// Results of the reproducibility check, if enabled.
     pub check: Option<Check>,
+    /// Machines that launch build steps.
+    pub pool: Option<Away>,
     /// VM for build steps; `None` for the default tier.
     pub machine: Option<VmFiles>,
     transport: Transport,
@@ -142,6 +145,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         (project_settings.cache != Cache::default(), "cache"),
         (project_settings.build != Build::default(), "build"),
         (project_settings.gc != Gc::default(), "gc"),
+        (!project_settings.remote.is_empty(), "remote"),
         (project_settings.caches.iter().any(|cache| cache.push), "caches.push"),
         (!project_settings.secrets.is_empty(), "secrets"),
         (project_settings.overrides.values().any(|over| !over.secrets.is_empty()), "overrides.<tool>.secrets"),
@@ -164,6 +168,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         project_settings,
         keep_failed: false,
         check: None,
+        pool: None,
         machine: None,
         transport: Transport::with_reach(RetryPolicy::default(), if globals.offline { Reach::Files } else { Reach::Network }),
         ui: Ui::new(Verbosity::of_flag(globals.quiet)),
@@ -281,6 +286,7 @@ impl Setting {
             files: &self.files,
             keep_failed: self.keep_failed,
             check: self.check.as_ref(),
+            pool: self.pool.as_ref(),
             machine: self.machine.as_ref().or_else(|| usual.as_ref().map(|(machine, _)| machine)),
             no_machine,
             second_machine: second.as_ref().map(|(machine, _)| machine),

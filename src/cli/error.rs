@@ -449,6 +449,8 @@ fn build_hint(error: &silo_build::Error) -> Option<String> {
         E::Layer(_) => Some("the image cannot be used; report it to its publisher, or name another one".to_owned()),
         E::Step { kept: Some(drv), .. } => Some(format!("`silo debug {drv:.12}` opens a shell in the state of the failed step")),
         E::Step { kept: None, .. } => Some("the same command with --keep-failed keeps the step's state for `silo debug`".to_owned()),
+        E::Away { .. } => Some("the same command with --no-remote builds here".to_owned()),
+        E::OtherResult { .. } => Some("`silo build --check --no-remote` tells whether the step is reproducible".to_owned()),
         E::Budget { .. } => Some("look at its output with `silo log`; build.maxStepSize in ~/.silo/silo.toml allows more".to_owned()),
         E::Offline { .. } | E::LostResponse { .. } | E::NoRecord { .. } => Some(
             "run the same command without --offline, or name a cache of this machine with its output: `silo vendor` fills one".to_owned(),

@@ -17,7 +17,7 @@ use silo_tool::shims as tool_shims;
 use super::choose_tool;
 use super::context::{Globals, setting};
 use super::error::Failure;
-use super::{cache, env, legacy, requested, shims, tier, ui, x};
+use super::{cache, env, legacy, remote, requested, shims, tier, ui, x};
 
 /// Build a tool's image from its recipe and lock, and install it
 ///
@@ -64,6 +64,8 @@ pub struct Args {
     frozen: bool,
     #[command(flatten)]
     tier: tier::StepTier,
+    #[command(flatten)]
+    place: remote::StepPlace,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -98,6 +100,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         }
     }
     let _machine_in_use = args.tier.prepare(&mut setting)?;
+    args.place.prepare(&mut setting)?;
     let outcomes = setting.with(|context| {
         let outcomes = wishes.iter().map(|wish| Ok(install::install(context, wish)?)).collect::<Result<Vec<Outcome>, Failure>>()?;
         if outcomes.iter().any(|outcome| outcome.fresh) {

@@ -31,6 +31,8 @@ mod stored_reviews;
 
 mod browser;
 
+mod remote;
+
 mod add;
 mod apply;
 mod argv0;
@@ -176,6 +178,8 @@ enum Command {
     Schema(schema::Args),
     #[command(name = step::WORD, hide = true)]
     Step(step::Args),
+    #[command(name = remote::WORD, hide = true)]
+    RemoteStep(remote::Args),
     /// A tool, or a shim of one
     #[command(external_subcommand)]
     Tool(Vec<OsString>),
@@ -328,6 +332,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Schema(args) => schema::run(&args),
+        Command::RemoteStep(args) => remote::serve(&args),
         Command::Step(args) => step::run(&args),
         Command::Tool(words) => run::run(globals, run::Args::shorthand(words)),
     }

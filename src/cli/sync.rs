@@ -12,7 +12,7 @@ use silo_tool::sync::{self, SyncOptions, Synced, ToolChanges};
 use super::context::{Globals, Setting, setting, setting_at};
 use super::error::Failure;
 use super::flags::Effect;
-use super::{cache, tier, trust, ui};
+use super::{cache, remote, tier, trust, ui};
 
 /// Lock and build the project's tools as silo.toml and silo.lock define them
 ///
@@ -35,6 +35,8 @@ pub struct Args {
     approve: Option<Digest>,
     #[command(flatten)]
     tier: tier::StepTier,
+    #[command(flatten)]
+    place: remote::StepPlace,
     /// Keep the state of a failed step, for `silo debug`
     #[arg(long)]
     keep_failed: bool,
@@ -54,6 +56,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     trust::require(&setting, None)?;
     let _machine_in_use = args.tier.prepare(&mut setting)?;
+    args.place.prepare(&mut setting)?;
     let wish =
         SyncOptions { resolving: Resolving::of_flag(args.frozen), anew: args.force, dry_run: args.dry_run, ..SyncOptions::default() };
     let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;

@@ -41,12 +41,13 @@ pub mod reexec;
 
 pub use check::{Check, State};
 pub use host::exit::Exit;
+pub use host::source::read as read_secret;
 pub use host::system::this_program;
 pub use phase::Phase;
 pub use spec::UNLAYERED;
 pub use tier::{
-    HAS_NATIVE, guest, has_range, in_merged_view, initial, initial_name, is_guest, launch, launch_noting, printed, probe, reclaim,
-    runs_guests, take_snapshot, unpack_changes, wants_snapshot,
+    HAS_NATIVE, clear_changes, guest, has_range, in_merged_view, initial, initial_name, is_guest, launch, launch_noting, pack_changes,
+    printed, probe, reclaim, runs_guests, take_snapshot, unpack_changes, wants_snapshot,
 };
 // Public for fuzzing: the peer is a guest's kernel, which is not trusted.
 pub use vm::protocol;

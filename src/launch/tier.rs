@@ -84,6 +84,16 @@ pub fn initial(program: &Path, root: &Path, arch: Arch) -> Result<Vec<u8>, Error
     vm::initramfs::make(root, &vm::first_process(program, arch)?)
 }
 
+/// Packs the changes of a step, or the files that it starts with.
+pub fn pack_changes(dir: &Path, out: impl std::io::Write) -> std::io::Result<()> {
+    vm::pack_changes(dir, out)
+}
+
+/// Removes all files of a directory, before changes are unpacked into it.
+pub fn clear_changes(dir: &Path) -> std::io::Result<()> {
+    vm::clear_changes(dir)
+}
+
 /// Unpacks the archive of a step's changes from a VM into a directory. The archive is not trusted.
 pub fn unpack_changes(from: &mut dyn std::io::Read, dir: &Path) -> std::io::Result<()> {
     vm::unpack_changes(from, dir)

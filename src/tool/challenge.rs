@@ -146,6 +146,7 @@ fn compare(context: &Context<'_>, found: &Found, target: &Target<'_>, dir: &Path
         store: &store,
         lock: &shared,
         check: None,
+        pool: None,
         keep_failed: false,
         realisations: &realisations,
         ..install::workshop(context, &shared, &mirrors)

@@ -276,6 +276,7 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
         pinned: None,
         realisations: &context.realisations,
         max_step_bytes: step_bytes(context),
+        pool: context.pool,
         layers: None,
     }
 }

@@ -103,6 +103,8 @@ pub struct Context<'a> {
     pub keep_failed: bool,
     /// Results of the reproducibility check, if enabled. Each step then runs twice.
     pub check: Option<&'a silo_build::check::Check>,
+    /// The machines that launch steps.
+    pub pool: Option<&'a silo_build::pool::Away>,
     /// The VM to run steps in; `None` runs them natively.
     pub machine: Option<&'a silo_launch::spec::VmFiles>,
     /// The reason why there is no VM for the steps of another platform.
@@ -193,6 +195,7 @@ impl Context<'_> {
             project: self.project,
             keep_failed: self.keep_failed,
             check: self.check,
+            pool: self.pool,
             machine: self.machine,
             no_machine: self.no_machine.clone(),
             second_machine: self.second_machine,

@@ -103,6 +103,30 @@ pub fn write<W: Write, E: From<io::Error>>(
     Ok(())
 }
 
+/// Returns the length of the archive of `entries`.
+pub fn length(entries: &[Entry]) -> u64 {
+    struct Counter(u64);
+    impl Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    let written: io::Result<()> = write(entries, &mut counter, &mut |at, counter: &mut Counter| {
+        if let Node::File { size, .. } = entries[at].node {
+            counter.0 += size;
+        }
+        Ok(())
+    });
+    written.expect("a counter takes all bytes");
+    counter.0
+}
+
 /// Returns the digest of the archive of `entries` without the bytes of its files.
 pub fn outline(entries: &[Entry]) -> Digest {
     let mut hasher = Hasher::new();

@@ -316,6 +316,7 @@ impl<'a> Asking<'a> {
             project: self.dir.path(),
             keep_failed: false,
             check: None,
+            pool: None,
             machine: None,
             no_machine: None,
             second_machine: None,

@@ -1,6 +1,7 @@
 //! Test support: a `Silo` with its own home, and visible skips.
 
 pub mod between;
+pub mod engine;
 pub mod http;
 pub mod images;
 pub mod machine;

@@ -18,7 +18,7 @@ mod broker_session;
 mod channel;
 pub mod exit;
 pub mod nonblocking;
-mod source;
+pub mod source;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub mod stdio;
 

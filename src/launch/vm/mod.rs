@@ -84,6 +84,8 @@ use supervise::StopEvent;
 
 /// See [`crate::unpack_changes`].
 pub use upper_archive::unpack as unpack_changes;
+/// See [`crate::clear_changes`] and [`crate::pack_changes`].
+pub use upper_archive::{clear as clear_changes, pack as pack_changes};
 
 #[cfg(target_os = "linux")]
 pub use guest_binary::of as first_process;

@@ -53,6 +53,7 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
             network_mb: smaller(under.limits.network_mb, over.limits.network_mb),
         },
         overrides,
+        remote: tables(under.remote, over.remote),
         build: Build { max_step_size: over.build.max_step_size.or(under.build.max_step_size) },
         gc: Gc {
             auto: over.gc.auto.or(under.gc.auto),

@@ -18,6 +18,7 @@ pub mod merge;
 pub mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -84,6 +85,9 @@ pub struct Settings {
     /// Repositories that are asked for an image before it is built.
     #[serde(default, deserialize_with = "crate::only_table::list")]
     pub caches: Vec<CacheSource>,
+    /// Engines whose workers run build steps, by name; only in the user's own settings.
+    #[serde(default)]
+    pub remote: BTreeMap<String, RemotePool>,
     /// Limits of builds; only in the user's own settings.
     #[serde(default, deserialize_with = "crate::only_table::one")]
     pub build: Build,
@@ -201,6 +205,55 @@ pub struct CacheSource {
     /// Whether `silo cache push` pushes to it; only in the user's own settings.
     #[serde(default)]
     pub push: bool,
+}
+
+/// A percentage, as text such as `5%`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(with = "String", extend("pattern" = "^(100|[0-9]{1,2})%$"))]
+pub struct Percentage(pub u8);
+
+impl TryFrom<String> for Percentage {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Percentage, String> {
+        let number = text.strip_suffix('%').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = number.and_then(|digits| digits.parse().ok()).filter(|number| *number <= 100);
+        number.map(Percentage).ok_or_else(|| format!("{text:?} is not a percentage from 0% to 100%"))
+    }
+}
+
+/// An engine that speaks the Remote Execution API.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RemotePool {
+    /// Address: `http://HOST:PORT` or `https://HOST:PORT`.
+    pub endpoint: String,
+    /// Instance name; empty for most engines.
+    #[serde(default)]
+    pub instance: String,
+    /// Properties that a worker must have, by name.
+    #[serde(default)]
+    pub properties: BTreeMap<String, String>,
+    /// File with certificates of authorities that the engine's certificate may come from, in addition to the system's.
+    pub certificates: Option<PathBuf>,
+    /// Headers of each request, by name; the value's source is `env:NAME`, `file:/PATH`, `command:COMMAND` or `keyring:SERVICE/ACCOUNT`.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Source>,
+    /// Number of steps at the same time, by default 16.
+    pub jobs: Option<usize>,
+    /// Silo program of the workers, by default this one; it must run there without libraries of this machine.
+    pub program: Option<PathBuf>,
+    /// Seconds that a step may run, by default six hours.
+    pub time_seconds: Option<u64>,
+    /// Seconds that a step may wait for a worker, by default ten minutes; then it runs here.
+    pub queue_seconds: Option<u64>,
+    /// Share of the steps that run here too, as a percentage such as `5%`: a worker with another result is an error. By default 0%.
+    #[serde(default)]
+    pub check: Percentage,
+    /// Whether builds use the engine without `--remote`.
+    #[serde(default)]
+    pub always: bool,
 }
 
 /// Limits of builds.

@@ -1,0 +1,229 @@
+//! Build steps on the workers of an engine: the same layers as here, or a clear error.
+
+use std::fs;
+
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::engine::{self, Engine, Fault};
+use crate::support::{Silo, skip};
+
+/// Not a test: the engine of the others starts this program with a variable, to run an action.
+#[test]
+fn the_runner_of_an_engine() {
+    if let Ok(arguments) = std::env::var(engine::ARGUMENTS) {
+        engine::run_action(&arguments);
+    }
+}
+
+/// A recipe with steps that read what others wrote, and remove it.
+const RECIPE: &str = "version = \"1\"\ncommand = [\"cat\"]\nsteps = [\"echo one > /opt/one\", \
+    \"cat /opt/one /opt/one > /opt/two && chmod 4755 /opt/two && chown 5:7 /opt/two\", \"rm /opt/one; ln /opt/two /opt/three; mkdir -m 1777 /opt/dir\"]\n\
+    [debian]\npackages = [\"dash\"]\n";
+/// A recipe with one step.
+const SHORT: &str = "version = \"1\"\ncommand = [\"cat\"]\nsteps = [\"echo one > /opt/one\"]\n[debian]\npackages = [\"dash\"]\n";
+
+fn layers(silo: &Silo, tool: &str) -> Vec<String> {
+    silo.installed(tool).image.layers.iter().map(ToString::to_string).collect()
+}
+
+fn with_engine(silo: &Silo, engine: &str, more: &str) {
+    silo.write(".silo/silo.toml", &format!("[remote.pool]\nendpoint = \"{engine}\"\n{more}"));
+}
+
+/// An engine and a silo that has built everything below the step of a recipe here; the step of the recipe is left. `None` if there is no
+/// engine.
+fn prepared(more: &str) -> Option<(Engine, Silo)> {
+    let engine = match Engine::start() {
+        Ok(engine) => engine,
+        Err(why) => {
+            skip(&why);
+            return None;
+        }
+    };
+    let silo = Silo::seeded();
+    silo.write(".silo/recipes/mine.toml", &SHORT.replace("\"echo one > /opt/one\"", ""));
+    drop(silo.ok(["install", "--quiet", "mine"]));
+    drop(silo.ok(["uninstall", "mine"]));
+    silo.write(".silo/recipes/mine.toml", SHORT);
+    with_engine(&silo, &engine.url, more);
+    Some((engine, silo))
+}
+
+/// Fails unless the store has no unfinished things and no image of the recipe, and unless the recipe then builds here.
+fn nothing_is_half_done(silo: &Silo) {
+    assert!(!silo.ok(["list"]).contains("mine"));
+    let left = |name: &str| fs::read_dir(silo.path(name)).map_or(0, Iterator::count);
+    assert_eq!((left("store/stage"), left("work")), (0, 0));
+    drop(silo.ok(["verify"]));
+    drop(silo.ok(["install", "--quiet", "--no-remote", "mine"]));
+    drop(silo.ok(["verify"]));
+    assert_eq!(silo.ok(["run", "mine", "/opt/one"]), "one\n");
+}
+
+#[test]
+fn a_step_has_the_same_layer_wherever_it_runs() {
+    let engine = match Engine::start() {
+        Ok(engine) => engine,
+        Err(why) => return skip(&why),
+    };
+    let (here, away) = (Silo::seeded(), Silo::seeded());
+    with_engine(&away, &engine.url, "check = \"100%\"\n");
+    for silo in [&here, &away] {
+        silo.write(".silo/recipes/mine.toml", RECIPE);
+    }
+    drop(here.ok(["install", "--quiet", "mine"]));
+    let lock = fs::read_to_string(here.path("recipes/mine.lock")).expect("a lock");
+    away.write(".silo/recipes/mine.lock", &lock);
+    let done = away.run(["install", "--remote", "mine"]);
+    assert_eq!(done.code, 0, "{done:?}\n{}", engine.log());
+    assert!(!done.err.contains("differs") && !done.err.contains("run here"), "{done:?}");
+    assert_eq!(layers(&here, "mine"), layers(&away, "mine"));
+    assert_eq!(here.image_id("mine"), away.image_id("mine"));
+    // The configure step and three commands.
+    assert_eq!(engine.begun(), 4);
+    // A failing step fails as it does here, with its log.
+    away.write(".silo/recipes/mine.toml", &RECIPE.replace("mkdir -m 1777 /opt/dir\"", "echo said; exit 3\""));
+    let done = away.fails(["install", "--remote=pool", "mine"]);
+    assert!(done.err.contains("exit code 3") && done.err.contains("said"), "{done:?}");
+    assert_eq!(engine.begun(), 5);
+}
+
+#[test]
+fn many_steps_and_a_shell_have_the_same_images_wherever_they_are_built() {
+    let engine = match Engine::start() {
+        Ok(engine) => engine,
+        Err(why) => return skip(&why),
+    };
+    let (here, away) = (Silo::seeded(), Silo::seeded());
+    with_engine(&away, &engine.url, "always = true\n");
+    let steps: Vec<String> =
+        (0..50).map(|step| format!("\"echo {step} >> /opt/log; cp /opt/log /opt/{step}; rm -f /opt/{}\"", step / 2)).collect();
+    let recipe = format!("version = \"1\"\ncommand = [\"cat\"]\nsteps = [{}]\n[debian]\npackages = [\"dash\"]\n", steps.join(", "));
+    for silo in [&here, &away] {
+        silo.write(".silo/recipes/many.toml", &recipe);
+    }
+    drop(here.ok(["install", "--quiet", "sh", "many"]));
+    let lock = fs::read_to_string(here.path("recipes/many.lock")).expect("a lock");
+    away.write(".silo/recipes/many.lock", &lock);
+    let done = away.run(["install", "sh", "many"]);
+    assert_eq!(done.code, 0, "{done:?}\n{}", engine.log());
+    // Two configure steps, and the commands.
+    assert_eq!(engine.begun(), 52, "{done:?}");
+    for tool in ["sh", "many"] {
+        assert_eq!(here.image_id(tool), away.image_id(tool), "{tool}");
+    }
+}
+
+#[test]
+fn a_worker_without_a_sandbox_is_said_once_and_the_steps_run_here() {
+    let Some((engine, silo)) = prepared("") else { return };
+    engine.fail(Fault::Unfit);
+    silo.write(".silo/recipes/mine.toml", RECIPE);
+    let done = silo.run(["install", "--remote", "mine"]);
+    assert_eq!(done.code, 0, "{done:?}\n{}", engine.log());
+    assert_eq!(done.err.matches("the next ones run here").count(), 1, "{done:?}");
+    assert_eq!(engine.begun(), 1);
+    drop(silo.ok(["verify"]));
+}
+
+#[test]
+fn a_lying_worker_and_a_rotten_blob_are_clear_errors() {
+    let Some((engine, silo)) = prepared("") else { return };
+    for (fault, expect) in [
+        (Fault::Absent, "failed: NotFound"),
+        (Fault::Garbage, "the changes of a worker of the tests are refused"),
+        (Fault::Escape, "the changes of a worker of the tests are refused"),
+        (Fault::Silent, "without a report"),
+        (Fault::Rot, "other bytes than those of the blob"),
+    ] {
+        engine.fail(fault);
+        let done = silo.fails(["install", "--remote", "mine"]);
+        assert!(done.err.contains(expect) && done.err.contains("--no-remote builds here"), "{fault:?}: {done:?}\n{}", engine.log());
+        assert!(!silo.path("escaped").exists() && !silo.path("work/escaped").exists());
+    }
+    nothing_is_half_done(&silo);
+}
+
+#[test]
+fn a_checked_step_names_the_worker_with_another_result() {
+    let Some((engine, silo)) = prepared("check = \"100%\"\n") else { return };
+    engine.fail(Fault::Other);
+    let done = silo.fails(["install", "--remote", "mine"]);
+    assert!(done.err.contains("the worker a worker of the tests made layer") && done.err.contains("and this machine"), "{done:?}");
+    nothing_is_half_done(&silo);
+    // Without a check, a worker decides the contents of its step.
+    with_engine(&silo, &engine.url, "check = \"0%\"\n");
+    silo.write(".silo/recipes/mine.toml", &SHORT.replace("echo one", "echo more"));
+    drop(silo.ok(["install", "--quiet", "--remote", "mine"]));
+    assert_eq!(silo.ok(["run", "mine", "/other"]), "bad");
+    for wrong in ["5", "101%", "%", "-1%"] {
+        with_engine(&silo, &engine.url, &format!("check = \"{wrong}\"\n"));
+        assert!(silo.fails(["list"]).err.contains("not a percentage"), "{wrong}");
+    }
+}
+
+#[test]
+fn a_stop_cancels_the_step_on_the_engine() {
+    let Some((engine, silo)) = prepared("") else { return };
+    engine.fail(Fault::Wait);
+    let child = silo.command(["install", "--remote", "mine"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("silo starts");
+    engine.await_worker();
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
+    kill_process(pid, Signal::INT).expect("our own child");
+    let done = child.wait_with_output().expect("silo ends");
+    assert_eq!(done.status.code(), Some(130), "{done:?}");
+    engine.await_cancellation();
+    engine.release();
+    engine.fail(Fault::None);
+    nothing_is_half_done(&silo);
+}
+
+#[test]
+fn a_step_that_is_too_slow_is_said_as_one() {
+    let Some((engine, silo)) = prepared("queueSeconds = 1\ntimeSeconds = 1\n") else { return };
+    engine.fail(Fault::Wait);
+    let done = silo.fails(["install", "--remote", "mine"]);
+    assert!(done.err.contains("the step ran longer than 1 s"), "{done:?}\n{}", engine.log());
+    engine.release();
+    engine.fail(Fault::None);
+    nothing_is_half_done(&silo);
+}
+
+#[test]
+fn a_cut_connection_waits_for_the_same_step() {
+    let Some((engine, silo)) = prepared("") else { return };
+    let between = engine::Wire::new(&engine);
+    with_engine(&silo, &between.url, "");
+    engine.fail(Fault::Wait);
+    let child = silo.command(["install", "--remote", "mine"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("silo starts");
+    engine.await_worker();
+    between.cut();
+    between.await_another();
+    engine.release();
+    let done = child.wait_with_output().expect("silo ends");
+    assert!(done.status.success(), "{done:?}\n{}", engine.log());
+    assert_eq!(engine.begun(), 1, "the step ran once");
+    assert_eq!(silo.ok(["run", "mine", "/opt/one"]), "one\n");
+}
+
+#[test]
+fn a_lost_engine_is_a_clear_error_and_leaves_nothing() {
+    let silo = Silo::seeded();
+    silo.write(".silo/recipes/mine.toml", SHORT);
+    let port = crate::support::free_port();
+    with_engine(&silo, &format!("http://127.0.0.1:{port}"), "");
+    let done = silo.fails(["install", "--remote", "mine"]);
+    assert!(done.err.contains("could not run on a worker") && done.err.contains(&format!("127.0.0.1:{port}")), "{done:?}");
+    for (words, expect) in
+        [(["install", "--remote=other", "mine"], "has no [remote.other]"), (["install", "--remote=", "mine"], "has no [remote.]")]
+    {
+        assert!(silo.fails(words).err.contains(expect), "{words:?}");
+    }
+    nothing_is_half_done(&silo);
+    fs::write(silo.project().join("silo.toml"), "tools = [\"mine\"]\n[remote.mine]\nendpoint = \"http://127.0.0.1:1\"\n")
+        .expect("our own file");
+    let done = silo.fails(["sync"]);
+    assert!(done.err.contains("remote is a user setting"), "{done:?}");
+}
