@@ -17,7 +17,7 @@ use silo_base::sanitize;
 use silo_base::system::Arch;
 use silo_base::units;
 use silo_insight::runs::Failed;
-use silo_launch::spec::{Fallback, Spec};
+use silo_launch::spec::Spec;
 use silo_launch::{Exit, Phase, reexec};
 use silo_model::config::{Review, Tier};
 use silo_model::recipe::catalog;
@@ -364,7 +364,7 @@ fn sync(globals: &Globals, setting: &Setting, failure: &Failure) -> Result<(), F
 
 /// Returns the hint for an overlay of review mode that could not be mounted.
 fn layer_hint(spec: &Spec, error: &silo_launch::error::Error) -> Option<String> {
-    let is_reviewed = spec.overlays.iter().any(|overlay| overlay.fallback == Fallback::Fail);
+    let is_reviewed = spec.is_reviewed();
     match error {
         silo_launch::error::Error::Setup { step, source } if is_reviewed && step.starts_with("mounting a layer") => {
             Some(reviewing::hint(source))
@@ -483,7 +483,7 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
         has_package: &has_package,
         grants: &grants,
         excluded: &excluded,
-        is_reviewed: spec.overlays.iter().any(|overlay| overlay.fallback == Fallback::Fail),
+        is_reviewed: spec.is_reviewed(),
         abi: spec.abi,
         is_in_vm: spec.machine.is_some(),
         proxies: proxies.collect(),

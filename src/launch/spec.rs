@@ -421,6 +421,11 @@ impl Spec {
         Ok(serde_json::from_slice(json)?)
     }
 
+    /// Returns true in review mode, in which the project is the lower layer of an overlay.
+    pub fn is_reviewed(&self) -> bool {
+        self.overlays.iter().any(|overlay| overlay.fallback == Fallback::Fail)
+    }
+
     /// Fails if the spec describes an impossible sandbox.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |reason: String| Err(Error::Spec { reason });

@@ -391,11 +391,11 @@ fn replaced(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     ))
 }
 
-/// Explains that a directory of the project cannot be renamed in review mode.
+/// Explains that some directories of the project cannot be renamed in review mode.
 fn renamed(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     let is_refused = |line: &&str| ["cross-device link", "EXDEV"].iter().any(|word| line.contains(word));
     (facts.is_reviewed && lines.iter().any(is_refused)).then(|| {
-        "in review mode the kernel cannot rename a directory that the project already has\n  try: mv OLD NEW, which copies it; with git, `git add -A` after it".to_owned()
+        "in review mode a directory with files of another user, or with a mount in it, cannot be renamed\n  try: mv OLD NEW, which copies it; with git, `git add -A` after it".to_owned()
     })
 }
 

@@ -187,6 +187,9 @@ static REMOVABLE: &[Rule] = &[
     rule(RENAME, &[], Ask, "a mount point cannot be renamed"),
 ];
 
+/// For review mode.
+static REVIEWED: &[Rule] = &[rule(RENAME, &[], Ask, "the kernel does not rename a directory of a lower layer")];
+
 /// For build steps.
 static ROOT: &[Rule] = &[
     rule(CHOWN, &[], Ask, "records the owner"),
@@ -213,7 +216,7 @@ pub fn rules(native: &[&'static Rule], whose: Whose) -> Vec<Rule> {
         numbers(rule.number).into_iter().map(move |number| Rule { number, when, action, why })
     };
     let older: &[(bool, &[Rule])] = match whose {
-        Whose::Run(run) => &[(true, CALLER), (run.as_root, AS_ROOT), (run.removable, REMOVABLE)],
+        Whose::Run(run) => &[(true, CALLER), (run.as_root, AS_ROOT), (run.removable, REMOVABLE), (run.reviewed, REVIEWED)],
         Whose::Step => &[(true, ROOT)],
         Whose::StepInRange => &[],
     };

@@ -277,7 +277,7 @@ mod tests {
                 let mut args = [0; 6];
                 (args[*at], args[at + 1]) = (owner, group);
                 for (as_root, expect) in [(true, expect), (false, ALLOW)] {
-                    let run = OfRun { as_root, removable: false };
+                    let run = OfRun { as_root, ..OfRun::default() };
                     let program = seccomp_rules::filter_of_run(Identity::Caller, run, Abi::Native);
                     let verdict = judge(&program, seccomp_rule::ARCHITECTURE, *number, &args);
                     assert_eq!(verdict, expect, "{number} {owner} {group} {as_root}");
@@ -310,8 +310,10 @@ mod tests {
     fn each_rule_also_holds_for_32_bit_programs() {
         let caller = seccomp_rules::rules(Identity::Caller);
         holds_for_both("the caller", &caller, &|abi| seccomp_rules::filter(Identity::Caller, abi));
-        for (as_root, removable) in [(false, true), (true, false), (true, true)] {
-            let run = OfRun { as_root, removable };
+        for (as_root, removable, reviewed) in
+            [(false, true, false), (false, false, true), (true, false, false), (true, true, false), (true, true, true)]
+        {
+            let run = OfRun { as_root, removable, reviewed };
             holds_for_both(&format!("{run:?}"), &caller, &|abi| seccomp_rules::filter_of_run(Identity::Caller, run, abi));
         }
         const ALL: [Addition; 4] = [Addition::OneId, Addition::Seeded, Addition::ReversedDirs, Addition::ClockAhead];

@@ -87,6 +87,8 @@ pub struct OfRun {
     pub as_root: bool,
     /// There are excluded directories, which the program may remove.
     pub removable: bool,
+    /// The project is the lower layer of an overlay.
+    pub reviewed: bool,
 }
 
 /// Tests the bits of an argument that `mask` has.

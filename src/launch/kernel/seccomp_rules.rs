@@ -237,6 +237,18 @@ static ARCHITECTURE_REMOVABLE: &[Rule] = &[
 #[cfg(target_arch = "aarch64")]
 static ARCHITECTURE_REMOVABLE: &[Rule] = &[];
 
+/// Added in review mode. PID 1 renames directories, and lets the kernel rename all other files.
+static REVIEWED: &[Rule] = &[
+    rule(libc::SYS_renameat, &[], Ask, "the kernel does not rename a directory of a lower layer"),
+    rule(libc::SYS_renameat2, &[], Ask, "the kernel does not rename a directory of a lower layer"),
+];
+/// The same, for calls that only this architecture has.
+#[cfg(target_arch = "x86_64")]
+static ARCHITECTURE_REVIEWED: &[Rule] = &[rule(libc::SYS_rename, &[], Ask, "the kernel does not rename a directory of a lower layer")];
+/// The same, for calls that only this architecture has.
+#[cfg(target_arch = "aarch64")]
+static ARCHITECTURE_REVIEWED: &[Rule] = &[];
+
 /// For [`Identity::Root`] without a range of ids: only one user id is mapped, so the kernel can neither give a file to another user nor switch users. PID 1
 /// records changes of ownership; changes of the own user succeed without effect.
 static ROOT: &[Rule] = &[
@@ -383,8 +395,11 @@ pub fn filter_for_all() -> Vec<Instruction> {
 
 /// Returns the additional rules of a run: those for calls of all architectures, and those for calls that only this one has.
 fn rules_of_run(run: OfRun) -> [Vec<&'static Rule>; 2] {
-    let both: [(bool, [&'static [Rule]; 2]); 2] =
-        [(run.as_root, [AS_ROOT, ARCHITECTURE_AS_ROOT]), (run.removable, [REMOVABLE, ARCHITECTURE_REMOVABLE])];
+    let both: [(bool, [&'static [Rule]; 2]); 3] = [
+        (run.as_root, [AS_ROOT, ARCHITECTURE_AS_ROOT]),
+        (run.removable, [REMOVABLE, ARCHITECTURE_REMOVABLE]),
+        (run.reviewed, [REVIEWED, ARCHITECTURE_REVIEWED]),
+    ];
     [0, 1].map(|which| both.iter().filter(|(is_there, _)| *is_there).flat_map(|(_, rules)| rules[which]).collect())
 }
 

@@ -17,6 +17,8 @@ use super::notice::{Addition, Notice, Verdict};
 pub const FCHMODAT2: libc::c_long = 452;
 /// `chmod`; aarch64 does not have it, and no call has this number there.
 pub const CHMOD: libc::c_long = if cfg!(target_arch = "x86_64") { 90 } else { -1 };
+/// `rename`; aarch64 does not have it, and no call has this number there.
+pub const RENAME: libc::c_long = if cfg!(target_arch = "x86_64") { 82 } else { -1 };
 
 /// Converts the result of a raw system call.
 fn checked(result: c_long) -> io::Result<c_long> {

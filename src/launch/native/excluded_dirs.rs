@@ -15,10 +15,10 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,7 +31,7 @@ use rustix::thread::set_name;
 
 use super::mounts::{clone_tree, move_onto, open_in};
 use super::remount_guard::close_all_but;
-use super::syscall_path::{Named, Verdict};
+use super::syscall_path::{Named, Verdict, split};
 use crate::failure::{Failure, StepContext};
 use crate::kernel::notice::Notice;
 use crate::kernel::sys;
@@ -39,6 +39,9 @@ use crate::spec::Spec;
 
 /// Time limit for the mounting process. It takes microseconds, unless the program has stopped it.
 const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+
+/// Signals that a process of silo's blocks: a program that sends them to all processes of its session means its own ones.
+pub const NOT_OURS: &[i32] = &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
 
 const COVER: u8 = 1;
 const UNCOVER: u8 = 0;
@@ -99,8 +102,7 @@ pub fn start(spec: &Spec) -> Result<Option<ExcludedDirs>, Failure> {
     }
     drop(ours);
     let _ = set_name(c"silo-mounter");
-    // A program that sends these signals to all processes of its session means its own ones.
-    let _ = sys::block_signals(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM]);
+    let _ = sys::block_signals(NOT_OURS);
     let _ = close_all_but(mounts.iter().flatten().chain([&theirs]));
     // Without this process, calls fail as the kernel decides.
     let _ = serve(&theirs, &mounts);
@@ -328,46 +330,10 @@ impl PendingCall<'_> {
     }
 }
 
-/// Splits a path into its parent directory and the last component; `None` if that is `.` or `..`.
-fn split(path: &[u8]) -> Option<(CString, OsString)> {
-    let end = path.iter().rposition(|byte| *byte != b'/')? + 1;
-    let start = path[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-    let name = &path[start..end];
-    if name == b"." || name == b".." {
-        return None;
-    }
-    let parent = if start == 0 { b"." } else { &path[..start] };
-    Some((CString::new(parent).ok()?, OsString::from_vec(name.to_vec())))
-}
-
 /// Returns a process's umask, or the usual default if it cannot be read.
 fn umask(pid: i32) -> u32 {
     const USUAL: u32 = 0o022;
     let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
     line.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(USUAL)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_split_as_the_kernel_does() {
-        for (path, expect) in [
-            ("node_modules", Some((".", "node_modules"))),
-            ("node_modules//", Some((".", "node_modules"))),
-            ("web/target/", Some(("web/", "target"))),
-            ("/a/b", Some(("/a/", "b"))),
-            ("/a", Some(("/", "a"))),
-            ("..", None),
-            ("a/.", None),
-            ("/", None),
-            ("", None),
-        ] {
-            let found = split(path.as_bytes());
-            let found = found.as_ref().map(|(parent, name)| (parent.to_str().expect("of the table"), name.to_str().expect("of the table")));
-            assert_eq!(found, expect, "{path}");
-        }
-    }
 }

@@ -139,7 +139,7 @@ fn start_caller(
             drop(ours);
             // The caller has the same id inside as outside.
             let as_root = spec.identity == Identity::Caller && getuid().is_root();
-            let run = OfRun { as_root, removable: removable.is_some() };
+            let run = OfRun { as_root, removable: removable.is_some(), reviewed: spec.is_reviewed() };
             let listener = sys::filter_with_listener(&seccomp_rules::filter_of_run(spec.identity, run, spec.abi)).during(step)?;
             init_messages::hand_over(theirs.as_fd(), listener).during(step)?;
             become_program(spec, plan, terminal)
@@ -150,7 +150,7 @@ fn start_caller(
             // `None` if the program could not start; it has reported the reason, and is reaped.
             let modes = init_messages::take_over(ours.as_fd())
                 .during(step)?
-                .map(|listener| set_id_dirs::Modes::new(listener, removable))
+                .map(|listener| set_id_dirs::Modes::new(listener, removable, spec.is_reviewed()))
                 .transpose()?;
             // If silo is gone, the loop detects that.
             let _ = init_messages::report(outside.socket, &Report::Started);

@@ -33,6 +33,7 @@ mod reversed_dirs;
 
 mod excluded_dirs;
 pub(super) mod merged_view;
+mod reviewed_renames;
 mod root;
 mod step_calls;
 pub(super) mod userns;

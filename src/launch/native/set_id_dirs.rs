@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, fstat, open};
 use rustix::io::Errno;
 
 use super::excluded_dirs::{self, ExcludedDirs};
+use super::reviewed_renames;
 use super::syscall_path::{CallHandler, Named, Verdict};
 use crate::failure::{Failure, StepContext};
 use crate::kernel::notice::Notice;
@@ -21,14 +22,16 @@ pub struct Modes {
     listener: OwnedFd,
     root: OwnedFd,
     removable: Option<ExcludedDirs>,
+    reviewed: bool,
 }
 
 impl Modes {
-    /// Starts to listen; create it inside the sandbox's root. `removable` answers the calls on excluded directories.
-    pub fn new(listener: OwnedFd, removable: Option<ExcludedDirs>) -> Result<Modes, Failure> {
+    /// Starts to listen; create it inside the sandbox's root. `removable` answers the calls on excluded directories; with `reviewed`,
+    /// renames of directories are answered.
+    pub fn new(listener: OwnedFd, removable: Option<ExcludedDirs>, reviewed: bool) -> Result<Modes, Failure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open("/", flags, Mode::empty()).during("opening the root")?;
-        Ok(Modes { listener, root, removable })
+        Ok(Modes { listener, root, removable, reviewed })
     }
 
     fn serve(&self, notice: &Notice) -> Result<(), Errno> {
@@ -53,11 +56,16 @@ impl CallHandler for Modes {
     }
 
     fn judge(&self, notice: &Notice) -> Result<Verdict, Errno> {
-        match &self.removable {
-            Some(own) if excluded_dirs::is_judged(notice.call) => {
-                own.judge(notice, self.root.as_fd(), &|| sys::still_waits(self.listener.as_fd(), notice.id))
+        if !excluded_dirs::is_judged(notice.call) {
+            return self.serve(notice).map(|()| Verdict::Done);
+        }
+        let (root, listener) = (self.root.as_fd(), self.listener.as_fd());
+        let own = self.removable.as_ref().map(|own| own.judge(notice, root, &|| sys::still_waits(listener, notice.id)));
+        match own.unwrap_or(Ok(Verdict::Continue)) {
+            Ok(Verdict::Continue) if self.reviewed && reviewed_renames::is_judged(notice.call) => {
+                reviewed_renames::judge(notice, root, listener)
             }
-            _ => self.serve(notice).map(|()| Verdict::Done),
+            verdict => verdict,
         }
     }
 }

@@ -6,8 +6,9 @@
 //!   call still waits ([`sys::still_waits`]);
 //! * by a path through `/proc/self`, with PID 1's own descriptors: such links are not followed.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::Errno;
@@ -33,6 +34,8 @@ pub enum Verdict {
     /// The kernel makes the call as if there were no filter. Only for calls that the program may make with any arguments: the program can
     /// change them in memory after PID 1 has read them.
     Continue,
+    /// A child of PID 1 answers it.
+    Later,
 }
 
 /// Answers system calls that a filter passes to PID 1.
@@ -76,6 +79,7 @@ pub trait CallHandler {
             Ok(Verdict::Done) => sys::answer(self.listener(), notice.id, 0),
             Ok(Verdict::Value(value)) => sys::answer_with(self.listener(), notice.id, value),
             Ok(Verdict::Continue) => sys::let_through(self.listener(), notice.id),
+            Ok(Verdict::Later) => Ok(()),
             Err(errno) => sys::answer(self.listener(), notice.id, errno.raw_os_error()),
         };
     }
@@ -166,4 +170,40 @@ fn read_path(pid: i32, mut address: u64) -> Result<CString, Errno> {
         address = address.checked_add(got as u64).ok_or(Errno::FAULT)?;
     }
     Err(Errno::NAMETOOLONG)
+}
+
+/// Splits a path into its parent directory and the last component; `None` if that is `.` or `..`.
+pub fn split(path: &[u8]) -> Option<(CString, OsString)> {
+    let end = path.iter().rposition(|byte| *byte != b'/')? + 1;
+    let start = path[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let name = &path[start..end];
+    if name == b"." || name == b".." {
+        return None;
+    }
+    let parent = if start == 0 { b"." } else { &path[..start] };
+    Some((CString::new(parent).ok()?, OsString::from_vec(name.to_vec())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_split_as_the_kernel_does() {
+        for (path, expect) in [
+            ("node_modules", Some((".", "node_modules"))),
+            ("node_modules//", Some((".", "node_modules"))),
+            ("web/target/", Some(("web/", "target"))),
+            ("/a/b", Some(("/a/", "b"))),
+            ("/a", Some(("/", "a"))),
+            ("..", None),
+            ("a/.", None),
+            ("/", None),
+            ("", None),
+        ] {
+            let found = split(path.as_bytes());
+            let found = found.as_ref().map(|(parent, name)| (parent.to_str().expect("of the table"), name.to_str().expect("of the table")));
+            assert_eq!(found, expect, "{path}");
+        }
+    }
 }
