@@ -240,3 +240,39 @@ fn a_one_off_tool_is_updated_and_not_built_beside_an_installed_one() {
     let built = installed.run(["x", "--build", "sh"]);
     assert!(built.code == 0 && built.err.contains("which is built already"), "{built:?}");
 }
+
+#[test]
+fn a_killed_command_approves_nothing_that_it_did_not_write() {
+    let silo = Silo::seeded();
+    write(&silo, &[("silo.toml", "tools = [\"sh\"]\n")]);
+    let settings = silo.project().join("silo.toml");
+    let before = fs::read_to_string(&settings).expect("our own file");
+    drop(silo.ok(["sync", "--quiet"]));
+    let build = |step: &str| silo.command(["build", "sh", "--network", "never.example", "sh", "-c", step]);
+    let mut child = build("echo begun; sleep 600").stderr(std::process::Stdio::null()).spawn().expect("silo starts");
+    let record = || {
+        let found = fs::read_dir(silo.path("trust")).into_iter().flatten().flatten();
+        found.filter_map(|dir| fs::read_to_string(dir.path().join("record.toml")).ok()).collect::<String>()
+    };
+    crate::support::sandbox::until_else(
+        || record().contains("announced_settings"),
+        || format!("the change is not announced: {}", record()),
+    );
+    child.kill().and_then(|()| child.wait()).expect("our own child");
+    assert_eq!(fs::read_to_string(&settings).expect("our own file"), before);
+    // Neither the old settings nor others are a question, and the lines of the killed command are.
+    assert!(silo.ok(["trust"]).contains("everything is approved"));
+    assert!(!record().contains("never.example"), "{}", record());
+    drop(silo.ok(["sync", "--quiet"]));
+    let step = "{ run = [\"sh\", \"-c\", \"echo begun; sleep 600\"], network = [\"never.example\"] }";
+    write(&silo, &[("silo.toml", &format!("{before}[overrides.sh]\npostInstall = [{step}]\n"))]);
+    is_refused(&silo.run(["sync"]), "never.example");
+    // A command that ends approves what it wrote, and a failing one nothing.
+    fs::write(&settings, &before).expect("our own file");
+    assert!(!build("exit 3").output().expect("silo starts").status.success());
+    assert!(!record().contains("never.example") && silo.ok(["trust"]).contains("everything is approved"), "{}", record());
+    let built = build("echo done > /opt/done").output().expect("silo starts");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    assert!(record().contains("never.example") && !record().contains("announced_settings"), "{}", record());
+    assert!(silo.ok(["trust"]).contains("everything is approved"));
+}

@@ -68,18 +68,16 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
         Scope::Global => Ok(()),
         Scope::Project => trust::require_change(&fresh, setting, &target.tool, changed.as_ref()),
     };
-    // Approved first: a change that was written without its approval would be a question to the same command.
-    let approved =
-        required.and_then(|()| changed.as_ref().map_or_else(|| Ok(Default::default()), |changed| trust::changed(&fresh, changed)));
-    // After a late failure the change may be there, and its approval with it.
+    // Announced first: a change that was written without its approval would be a question to the next command.
+    let announced =
+        required.and_then(|()| changed.as_ref().map_or_else(|| Ok(Default::default()), |changed| trust::announce(&fresh, changed)));
     let is_written = |changed: &Changed| document::text_of(changed.path()).is_ok_and(|text| text.as_deref() == Some(changed.texts().1));
-    let done = approved.and_then(|approved| {
-        build(&fresh, target, with).inspect_err(|_| {
-            if !changed.as_ref().is_some_and(is_written) {
-                // A command that changed nothing approves nothing. Its own error is the one that counts.
-                drop(trust::withdraw(&fresh, &approved));
-            }
-        })
+    let done = announced.and_then(|lines| {
+        let built = build(&fresh, target, with);
+        // A command that changed nothing approves nothing; after a late failure the change may be there. The build's own error counts first.
+        let end = if changed.as_ref().is_some_and(is_written) { trust::confirm } else { trust::withdraw };
+        let ended = end(&fresh, &lines);
+        built.and_then(|code| ended.map(|()| code))
     });
     setting.check = fresh.check.take();
     if let (Err(_), Some(changed)) = (&done, changed)

@@ -215,9 +215,24 @@ pub fn confirm_private(setting: &Setting, dir: &Path, why: &'static str) -> Resu
     Err(refused.into())
 }
 
-/// Takes back what [`changed`] approved, after the command failed.
+/// Approves a change of the project's silo.toml that the command writes later. The user's own silo.toml needs no approval. Returns the lines
+/// that were not approved before.
+pub fn announce(setting: &Setting, changed: &Changed) -> Result<Exposures, Failure> {
+    if changed.path() == setting.home.config() {
+        return Ok(Exposures::new());
+    }
+    let (before, after) = changed.texts();
+    Ok(trust::announce_change(&setting.home, &setting.project, &setting.user_settings, before, after)?)
+}
+
+/// Approves announced lines, whose change is made now.
+pub fn confirm(setting: &Setting, lines: &Exposures) -> Result<(), Failure> {
+    if lines.is_empty() { Ok(()) } else { Ok(trust::approve(&setting.home, &setting.project, lines)?) }
+}
+
+/// Drops announced lines, whose change is not made.
 pub fn withdraw(setting: &Setting, lines: &Exposures) -> Result<(), Failure> {
-    if lines.is_empty() { Ok(()) } else { Ok(trust::withdraw(&setting.home, &setting.project, lines)?) }
+    if lines.is_empty() { Ok(()) } else { Ok(trust::withdraw(&setting.home, &setting.project)?) }
 }
 
 /// Approves a change of the project's silo.toml. The user's own silo.toml needs no approval. Returns the lines that were not approved before.
@@ -257,7 +272,7 @@ struct Unapproved {
 }
 
 fn asked(setting: &Setting, exposed: Exposures) -> Result<Unapproved, Failure> {
-    let approved = trust::approved(&setting.home, &setting.project)?;
+    let approved = trust::approved_for(&setting.home, &setting.files)?;
     let mut lines: Exposures = exposed.difference(&approved).cloned().collect();
     if !lines.is_empty() {
         let in_main = worktree::approved_in_main(&setting.home, &setting.files)?;

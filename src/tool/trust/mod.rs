@@ -27,9 +27,9 @@ mod run;
 
 pub mod worktree;
 
-pub use approvals::{Revoked, approve, approved, revoke, withdraw};
+pub use approvals::{Revoked, approve, approved, approved_for, revoke, withdraw};
 pub use error::Error;
-pub use own_writes::{approve_change, commit, given_by_change, wrote};
+pub use own_writes::{announce_change, approve_change, commit, given_by_change, wrote};
 pub use run::{RunRecord, begin_run, came_inside, remember};
 pub use verdict::{Verdict, approve_files, changes, judge, lost_between};
 

@@ -11,7 +11,7 @@ use silo_model::config::Settings;
 use silo_model::config::project::ProjectFiles;
 use silo_model::config::read;
 
-use super::approvals::{approve, approved};
+use super::approvals::{announce, approve, approved};
 use super::error::Error;
 use super::exposure::{Exposures, of_settings};
 use super::record::place;
@@ -70,6 +70,12 @@ pub fn approve_change(home: &Home, project: &Path, user: &Settings, before: &str
     let had = approved(home, project)?;
     approve(home, project, &more)?;
     Ok(more.difference(&had).cloned().collect())
+}
+
+/// Like [`approve_change`], for a change that the command writes later: its lines count once it is written.
+pub fn announce_change(home: &Home, project: &Path, user: &Settings, before: &str, after: &str) -> Result<Exposures, Error> {
+    let more = given_by_change(project, user, before, after)?;
+    if more.is_empty() { Ok(more) } else { announce(home, project, more, Digest::of(after.as_bytes())) }
 }
 
 /// Lists the rights given by a change of a project's `silo.toml`.

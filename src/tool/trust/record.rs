@@ -59,6 +59,17 @@ pub struct Record {
     pub suspect: bool,
     /// For each parent directory, the number of its last sandbox when the files were compared.
     pub above: BTreeMap<String, u64>,
+    /// Lines of a change that a command makes at the moment.
+    pub announced: Option<Announced>,
+}
+
+/// Lines that count as approved once `silo.toml` is the file of a command's change. A killed command may leave them without that file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// The lines.
+    pub lines: BTreeSet<String>,
+    /// The digest of the changed `silo.toml`.
+    pub settings: Digest,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,6 +86,9 @@ struct Written {
     known: Option<BTreeMap<String, String>>,
     #[serde(default)]
     above: BTreeMap<String, u64>,
+    #[serde(default)]
+    announced: BTreeSet<String>,
+    announced_settings: Option<String>,
 }
 
 impl Place {
@@ -131,6 +145,7 @@ impl Place {
             return Ok(Record::default());
         }
         let digest = |text: &String| Digest::parse(text).map_err(|_| wrong("it names something that is not a sha-256"));
+        let announced = written.announced_settings.as_ref().map(digest).transpose()?;
         let known = written.known.map(|known| {
             known.iter().map(|(name, text)| Ok((name.clone(), digest(text)?))).collect::<Result<BTreeMap<_, _>, document::Error>>()
         });
@@ -140,6 +155,7 @@ impl Place {
             known: known.transpose()?,
             suspect: written.suspect,
             above: written.above,
+            announced: announced.map(|settings| Announced { lines: written.announced, settings }),
         })
     }
 
@@ -154,6 +170,8 @@ impl Place {
             approved_files: record.approved_files.map(|digest| digest.to_string()),
             known: record.known.as_ref().map(spell),
             above: record.above.clone(),
+            announced: record.announced.as_ref().map(|announced| announced.lines.clone()).unwrap_or_default(),
+            announced_settings: record.announced.as_ref().map(|announced| announced.settings.to_string()),
         };
         // A path may contain line breaks, which would end the comment.
         let text = format!("# {:?}\n{}", self.path, toml::to_string(&written).expect("strings, numbers and tables are TOML"));
