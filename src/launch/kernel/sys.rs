@@ -20,6 +20,9 @@ pub const CHMOD: libc::c_long = if cfg!(target_arch = "x86_64") { 90 } else { -1
 /// `rename`; aarch64 does not have it, and no call has this number there.
 pub const RENAME: libc::c_long = if cfg!(target_arch = "x86_64") { 82 } else { -1 };
 
+/// Signals that a process of silo's in a sandbox blocks: a program that sends them to all processes of its session means its own ones.
+pub const NOT_OURS: &[c_int] = &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
+
 /// Converts the result of a raw system call.
 fn checked(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

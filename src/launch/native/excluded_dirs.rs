@@ -40,9 +40,6 @@ use crate::spec::Spec;
 /// Time limit for the mounting process. It takes microseconds, unless the program has stopped it.
 const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
-/// Signals that a process of silo's blocks: a program that sends them to all processes of its session means its own ones.
-pub const NOT_OURS: &[i32] = &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
-
 const COVER: u8 = 1;
 const UNCOVER: u8 = 0;
 
@@ -102,7 +99,7 @@ pub fn start(spec: &Spec) -> Result<Option<ExcludedDirs>, Failure> {
     }
     drop(ours);
     let _ = set_name(c"silo-mounter");
-    let _ = sys::block_signals(NOT_OURS);
+    let _ = sys::block_signals(sys::NOT_OURS);
     let _ = close_all_but(mounts.iter().flatten().chain([&theirs]));
     // Without this process, calls fail as the kernel decides.
     let _ = serve(&theirs, &mounts);

@@ -30,6 +30,7 @@ use super::excluded_dirs::{self, ExcludedDirs};
 use super::host_facts::Plan;
 use super::init_messages::{self, Order, Report};
 use super::owners::{Changes, Owners};
+use super::reviewed_renames::ReviewedRenames;
 use super::step_calls::{self, Answers, StepCalls};
 use super::syscall_path::CallHandler;
 use super::{dev, exec, identity, remount_guard, rlimits, root, set_id_dirs};
@@ -150,7 +151,7 @@ fn start_caller(
             // `None` if the program could not start; it has reported the reason, and is reaped.
             let modes = init_messages::take_over(ours.as_fd())
                 .during(step)?
-                .map(|listener| set_id_dirs::Modes::new(listener, removable, spec.is_reviewed()))
+                .map(|listener| set_id_dirs::Modes::new(listener, removable, ReviewedRenames::of(spec)))
                 .transpose()?;
             // If silo is gone, the loop detects that.
             let _ = init_messages::report(outside.socket, &Report::Started);

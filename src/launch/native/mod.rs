@@ -33,10 +33,11 @@ mod reversed_dirs;
 
 mod excluded_dirs;
 pub(super) mod merged_view;
-mod reviewed_renames;
 mod root;
 mod step_calls;
 pub(super) mod userns;
+
+mod reviewed_renames;
 
 pub mod probe;
 mod set_id_dirs;

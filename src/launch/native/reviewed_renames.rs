@@ -25,6 +25,7 @@ use rustix::thread::set_name;
 use super::syscall_path::{Named, Verdict, split};
 use crate::kernel::notice::Notice;
 use crate::kernel::sys;
+use crate::spec::Spec;
 
 /// Deepest tree that is linked. Each level keeps two descriptors open.
 const MAX_DEPTH: usize = 200;
@@ -39,13 +40,25 @@ struct Place {
     name: OsString,
 }
 
-/// Returns true if this module answers the call.
-pub fn is_judged(call: i32) -> bool {
-    matches!(libc::c_long::from(call), libc::SYS_renameat | libc::SYS_renameat2 | sys::RENAME)
+/// Answers the renames of one sandbox.
+pub struct ReviewedRenames(());
+
+impl ReviewedRenames {
+    /// Returns it in review mode.
+    pub fn of(spec: &Spec) -> Option<ReviewedRenames> {
+        spec.is_reviewed().then_some(ReviewedRenames(()))
+    }
+
+    /// Answers a rename, or lets the kernel make the call.
+    pub fn judge(&self, notice: &Notice, root: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> Result<Verdict, Errno> {
+        match libc::c_long::from(notice.call) {
+            libc::SYS_renameat | libc::SYS_renameat2 | sys::RENAME => judge(notice, root, listener),
+            _ => Ok(Verdict::Continue),
+        }
+    }
 }
 
-/// Answers a rename, or lets the kernel make it.
-pub fn judge(notice: &Notice, root: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> Result<Verdict, Errno> {
+fn judge(notice: &Notice, root: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> Result<Verdict, Errno> {
     let pid = i32::try_from(notice.pid).map_err(|_| Errno::SRCH)?;
     let Some((from, to, flags)) = read(notice, pid, root) else { return Ok(Verdict::Continue) };
     if !sys::still_waits(listener, notice.id) {
@@ -60,7 +73,7 @@ pub fn judge(notice: &Notice, root: BorrowedFd<'_>, listener: BorrowedFd<'_>) ->
         Ok(Some(_)) => Ok(Verdict::Later),
         Ok(None) => {
             let _ = set_name(c"silo-rename");
-            let _ = sys::block_signals(super::excluded_dirs::NOT_OURS);
+            let _ = sys::block_signals(sys::NOT_OURS);
             let errno = relink(&from, &to, flags).err().map_or(0, Errno::raw_os_error);
             // The caller may have been killed; then no answer is needed.
             let _ = sys::answer(listener, notice.id, errno);

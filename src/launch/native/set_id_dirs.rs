@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, fstat, open};
 use rustix::io::Errno;
 
 use super::excluded_dirs::{self, ExcludedDirs};
-use super::reviewed_renames;
+use super::reviewed_renames::ReviewedRenames;
 use super::syscall_path::{CallHandler, Named, Verdict};
 use crate::failure::{Failure, StepContext};
 use crate::kernel::notice::Notice;
@@ -22,16 +22,16 @@ pub struct Modes {
     listener: OwnedFd,
     root: OwnedFd,
     removable: Option<ExcludedDirs>,
-    reviewed: bool,
+    renames: Option<ReviewedRenames>,
 }
 
 impl Modes {
-    /// Starts to listen; create it inside the sandbox's root. `removable` answers the calls on excluded directories; with `reviewed`,
-    /// renames of directories are answered.
-    pub fn new(listener: OwnedFd, removable: Option<ExcludedDirs>, reviewed: bool) -> Result<Modes, Failure> {
+    /// Starts to listen; create it inside the sandbox's root. `removable` answers the calls on excluded directories, and `renames`
+    /// those on reviewed ones.
+    pub fn new(listener: OwnedFd, removable: Option<ExcludedDirs>, renames: Option<ReviewedRenames>) -> Result<Modes, Failure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open("/", flags, Mode::empty()).during("opening the root")?;
-        Ok(Modes { listener, root, removable, reviewed })
+        Ok(Modes { listener, root, removable, renames })
     }
 
     fn serve(&self, notice: &Notice) -> Result<(), Errno> {
@@ -61,11 +61,9 @@ impl CallHandler for Modes {
         }
         let (root, listener) = (self.root.as_fd(), self.listener.as_fd());
         let own = self.removable.as_ref().map(|own| own.judge(notice, root, &|| sys::still_waits(listener, notice.id)));
-        match own.unwrap_or(Ok(Verdict::Continue)) {
-            Ok(Verdict::Continue) if self.reviewed && reviewed_renames::is_judged(notice.call) => {
-                reviewed_renames::judge(notice, root, listener)
-            }
-            verdict => verdict,
+        match (own.unwrap_or(Ok(Verdict::Continue)), &self.renames) {
+            (Ok(Verdict::Continue), Some(renames)) => renames.judge(notice, root, listener),
+            (verdict, _) => verdict,
         }
     }
 }
