@@ -8,7 +8,8 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 use silo_store::archive;
@@ -20,12 +21,13 @@ use silo_store::removal::remove_tree;
 
 use silo_base::event::Event;
 use silo_base::sanitize;
+use silo_base::system::Arch;
 use silo_launch::Exit;
 use silo_launch::spec::{Root, Spec, Stdio, Upper};
 
 use super::context::{BuildContext, read_index};
 use super::error::Error;
-use super::pool::{Away, Job, JobLayer, NotRun};
+use super::pool::{Away, Job, JobLayer, NotRun, Pool};
 use super::workdir::Workdir;
 
 /// The version of the request and the report.
@@ -58,6 +60,24 @@ const HEADERS_BYTES: u64 = 64 << 20;
 pub struct Request {
     /// The version of this format.
     pub version: u32,
+    /// The work.
+    pub work: Work,
+}
+
+/// The work of a request.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// A step.
+    Step(Box<Step>),
+    /// A look at the worker itself.
+    Probe,
+}
+
+/// A step to launch.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
     /// The layers of the root, lowest first.
     pub layers: Vec<String>,
     /// The launch, with paths in the action's directory.
@@ -78,6 +98,36 @@ pub enum Report {
     Budget(String),
     /// The worker cannot run the step.
     Unfit(String),
+    /// The answer to a look at the worker.
+    Probed(Facts),
+}
+
+/// Facts about a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Facts {
+    /// The version of its silo.
+    pub silo: String,
+    /// Its architecture, as Rust names it.
+    pub architecture: String,
+    /// The number of its processors.
+    pub processors: usize,
+    /// Findings about its sandboxes.
+    pub checks: Vec<Finding>,
+}
+
+/// A finding about a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finding {
+    /// The feature.
+    pub name: String,
+    /// `ok`, `degraded` or `missing`.
+    pub state: String,
+    /// A description.
+    pub detail: String,
+    /// Advice; empty if there is nothing to do.
+    pub cure: String,
 }
 
 /// Returns true if a step may run away: it needs nothing of this machine.
@@ -93,8 +143,10 @@ pub(super) fn launch(
     workdir: &Workdir,
     spec: &Spec,
 ) -> Result<Option<(Exit, String)>, Error> {
+    // Steps of another architecture have a VM here only because they need one.
+    let is_plain = workdir.machine(ctx).is_none() || ctx.home.arch() != Arch::host();
     // A later run of a check has other circumstances.
-    let may_go = may_go(spec) && workdir.is_first() && workdir.machine(ctx).is_none();
+    let may_go = may_go(spec) && workdir.is_first() && is_plain && away.runs(ctx.home.arch());
     let Some(pool) = away.usable().filter(|_| may_go) else { return Ok(None) };
     let dir = workdir.file("away");
     private::make_dir(&dir)?;
@@ -105,7 +157,9 @@ pub(super) fn launch(
     let layers = layers.iter().map(|layer| job_layer(ctx, *layer)).collect::<Result<_, _>>()?;
     let results = [(REPORT, MAX_REPORT_BYTES), (LOG, ctx.max_step_bytes), (AFTER, ctx.max_step_bytes.saturating_add(HEADERS_BYTES))];
     let say = |line| (ctx.sink)(Event::Log { id: 0, line });
-    let job = Job { name, program: ctx.program, request, layers, files, dir: &dir, results, say: &say, stop: ctx.stop };
+    let warn = |text| (ctx.sink)(Event::Warning { text });
+    let (program, stop) = (ctx.program, ctx.stop);
+    let job = Job { name, program, request, layers, files, dir: &dir, results, say: &say, warn: &warn, place: None, stop };
     let refused = |why: String| Error::Away { name: name.to_owned(), why };
     let worker = match pool.run(&job) {
         Ok(worker) => worker,
@@ -117,9 +171,8 @@ pub(super) fn launch(
         Err(NotRun::Failed(error)) => return Err(refused(silo_base::error_chain::of(&*error).join(": "))),
     };
     let by = if worker.is_empty() { String::new() } else { format!(" of {worker}") };
-    let path = |name: &str| dir.join(name.rsplit('/').next().unwrap_or(name));
-    let text = fs::read(path(REPORT)).map_err(|_| refused(format!("the report{by} is missing")))?;
-    let report: Report = serde_json::from_slice(&text).map_err(|error| refused(format!("the report{by} is malformed: {error}")))?;
+    let path = |name: &str| result(&dir, name);
+    let report = read_report(&dir).map_err(|why| refused(format!("the report{by} {why}")))?;
     if path(LOG).exists() {
         fs::rename(path(LOG), &workdir.log).map_err(at("move the log to", &workdir.log))?;
     }
@@ -131,6 +184,7 @@ pub(super) fn launch(
             away.give_up(ctx.sink, name, &format!("a worker{by} cannot run it: {}", sanitize::brief(&why)));
             return Ok(None);
         }
+        Report::Probed(_) => return Err(refused(format!("the report{by} is one of another request"))),
     };
     if exit == Exit::Code(0) {
         let upper = workdir.upper();
@@ -144,6 +198,34 @@ pub(super) fn launch(
     Ok(Some((exit, worker)))
 }
 
+/// Returns the path of a result.
+fn result(dir: &Path, name: &str) -> PathBuf {
+    dir.join(name.rsplit('/').next().unwrap_or(name))
+}
+
+/// Reads the report of a worker.
+fn read_report(dir: &Path) -> Result<Report, String> {
+    let text = fs::read(result(dir, REPORT)).map_err(|_| "is missing".to_owned())?;
+    serde_json::from_slice(&text).map_err(|error| format!("is malformed: {error}"))
+}
+
+/// Asks a machine of a pool, by its number, about itself; returns its name and its answer.
+pub fn probe(pool: &dyn Pool, program: &Path, place: usize, stop: &AtomicBool) -> Result<(String, Facts), NotRun> {
+    let failed = |error: &dyn std::fmt::Display| NotRun::Failed(error.to_string().into());
+    let dir = tempfile::tempdir().map_err(|error| failed(&error))?;
+    let request = serde_json::to_vec(&Request { version: VERSION, work: Work::Probe }).map_err(|error| failed(&error))?;
+    let quiet = |_: String| {};
+    let results = [REPORT, LOG, AFTER].map(|name| (name, MAX_REPORT_BYTES));
+    let (layers, files, place) = (Vec::new(), Vec::new(), Some(place));
+    let job = Job { name: "the probe", program, request, layers, files, dir: dir.path(), results, say: &quiet, warn: &quiet, place, stop };
+    let worker = pool.run(&job)?;
+    match read_report(dir.path()).map_err(|why| failed(&why))? {
+        Report::Probed(facts) => Ok((worker, facts)),
+        Report::Unfit(why) => Err(NotRun::Unfit(silo_base::sanitize::brief(&why))),
+        _ => Err(failed(&"the report is one of another request")),
+    }
+}
+
 /// Writes the request; adds the files that the step sees.
 fn request(ctx: &BuildContext<'_>, layers: &[LayerId], spec: &Spec, files: &mut Vec<(String, PathBuf)>) -> Result<Vec<u8>, Error> {
     let mut spec = spec.clone();
@@ -155,7 +237,8 @@ fn request(ctx: &BuildContext<'_>, layers: &[LayerId], spec: &Spec, files: &mut 
         mount.host = PathBuf::from(name).into();
     }
     let layers = layers.iter().map(LayerId::to_string).collect();
-    let request = Request { version: VERSION, layers, spec, max_bytes: ctx.max_step_bytes };
+    let work = Work::Step(Box::new(Step { layers, spec, max_bytes: ctx.max_step_bytes }));
+    let request = Request { version: VERSION, work };
     serde_json::to_vec(&request).map_err(|_| Error::fault("the request of a remote step cannot be written"))
 }
 

@@ -104,8 +104,13 @@ impl BuildContext<'_> {
         self.pinned.and_then(|pinned| pinned.get(step).copied())
     }
 
-    /// Fails if steps of the home's platform need a VM and there is none.
+    /// Fails if steps of the home's platform can run neither on a pool nor here.
     pub(super) fn check_machine(&self) -> Result<(), Error> {
+        if self.pool.is_some_and(|pool| pool.runs(self.home.arch())) { Ok(()) } else { self.check_machine_here() }
+    }
+
+    /// Fails if steps of the home's platform need a VM here and there is none.
+    pub(super) fn check_machine_here(&self) -> Result<(), Error> {
         let arch = self.home.arch();
         if arch == Arch::host() || self.machine.is_some_and(|machine| machine.arch == arch) {
             return Ok(());

@@ -8,6 +8,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use silo_base::event::{Event, Sink};
+use silo_base::system::Arch;
 use silo_store::digest::LayerId;
 
 use super::error::Error;
@@ -43,6 +44,10 @@ pub struct Job<'a> {
     pub results: [(&'static str, u64); 3],
     /// Receives lines about the progress.
     pub say: &'a (dyn Fn(String) + Sync),
+    /// Receives warnings.
+    pub warn: &'a (dyn Fn(String) + Sync),
+    /// The machine that must run it, as a number of [`Pool::places`]; otherwise the pool chooses.
+    pub place: Option<usize>,
     /// Set when the user stops the build.
     pub stop: &'a AtomicBool,
 }
@@ -65,6 +70,12 @@ pub trait Pool: Send + Sync {
 
     /// Returns the number of steps that run at the same time.
     fn jobs(&self) -> usize;
+
+    /// Returns the architecture of the machines.
+    fn arch(&self) -> Arch;
+
+    /// Returns the names of the machines, or of the engine that chooses one.
+    fn places(&self) -> Vec<String>;
 }
 
 /// Interval at which a step that waits for its place looks whether the user stopped the build.
@@ -94,6 +105,11 @@ impl Away {
     /// Returns the pool, unless a worker could not run a step.
     pub(super) fn usable(&self) -> Option<&dyn Pool> {
         (!self.is_given_up.load(Ordering::Relaxed)).then_some(&*self.pool)
+    }
+
+    /// Returns true if the pool runs steps of an architecture.
+    pub(super) fn runs(&self, arch: Arch) -> bool {
+        self.usable().is_some_and(|pool| pool.arch() == arch)
     }
 
     /// Returns the number of steps at the same time.

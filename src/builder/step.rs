@@ -307,7 +307,10 @@ impl Attempt<'_> {
         let _here = match ctx.pool {
             Some(away) => match away::launch(ctx, away, (step.name, step.layers), self.workdir, self.spec)? {
                 Some((exit, worker)) => return self.ended(step, exit).map(|()| Some(worker)),
-                None => Some(away.here(ctx.jobs, ctx.stop)?),
+                None => {
+                    ctx.check_machine_here()?;
+                    Some(away.here(ctx.jobs, ctx.stop)?)
+                }
             },
             None => None,
         };

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use silo_store::digest::LayerId;
 use silo_store::flock;
@@ -17,16 +18,18 @@ use silo_store::private;
 use silo_store::read_limited;
 
 use silo_base::error_chain;
-use silo_launch::Exit;
 use silo_launch::reexec::{self, ProcessSettings};
 use silo_launch::spec::{Root, Spec, Stdio, Upper};
+use silo_launch::{Exit, State};
 
-use super::away::{AFTER, BEFORE, LAYERS, LOG, NO_SANDBOX, REPORT, Report, Request, VERSION};
+use super::away::{AFTER, BEFORE, Facts, Finding, LAYERS, LOG, NO_SANDBOX, REPORT, Report, Request, Step, VERSION, Work};
 use super::budget::LimitWatch;
 use super::worker_roots;
 
 /// Limit on a request: the launch with its script and its list of owners.
 const MAX_REQUEST_BYTES: u64 = 64 << 20;
+/// Interval of the looks at the client.
+const LOOK: Duration = Duration::from_millis(50);
 /// Limit on the files of one layer, whose archive proves its bytes.
 const MAX_LAYER_BYTES: u64 = 64 << 30;
 
@@ -39,11 +42,14 @@ pub struct Places<'a> {
     pub store: Option<&'a Path>,
 }
 
+/// True once the client has gone; it is asked while a step runs.
+pub type IsAlone<'a> = &'a (dyn Fn() -> bool + Sync);
+
 /// Runs the step of a request in the action's directory `dir`. `program` is this program. Returns the exit code.
-pub fn serve(program: &Path, dir: &Path, request: &Path, places: Places<'_>) -> u8 {
-    let report = ran(program, dir, request, places).unwrap_or_else(|error| Report::Unfit(error_chain::of(&*error).join(": ")));
+pub fn serve(program: &Path, dir: &Path, request: &Path, places: Places<'_>, is_alone: IsAlone<'_>) -> u8 {
+    let report = ran(program, dir, request, places, is_alone).unwrap_or_else(|error| Report::Unfit(error_chain::of(&*error).join(": ")));
     let code = match &report {
-        Report::Code(0) => 0,
+        Report::Code(0) | Report::Probed(_) => 0,
         Report::Code(_) | Report::Signal(_) | Report::Budget(_) => 1,
         Report::Unfit(_) => NO_SANDBOX,
     };
@@ -55,12 +61,13 @@ pub fn serve(program: &Path, dir: &Path, request: &Path, places: Places<'_>) -> 
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-fn ran(program: &Path, dir: &Path, request: &Path, places: Places<'_>) -> Result<Report, Failure> {
+fn ran(program: &Path, dir: &Path, request: &Path, places: Places<'_>, is_alone: IsAlone<'_>) -> Result<Report, Failure> {
     let request: Request = serde_json::from_slice(&read_limited::read(&dir.join(request), MAX_REQUEST_BYTES)?)?;
     if request.version != VERSION {
         return Err(format!("the request has version {}, and this silo knows {VERSION}", request.version).into());
     }
     private::make_dir(&dir.join("out"))?;
+    let mut found = None;
     let mut refused: Failure = "there is no directory for the step".into();
     let kept = places.store.map(|kept| (kept.join("steps"), Some(kept)));
     for (place, kept) in kept.into_iter().chain(places.scratch.iter().map(|place| (place.clone(), None))) {
@@ -68,15 +75,34 @@ fn ran(program: &Path, dir: &Path, request: &Path, places: Places<'_>) -> Result
             private::make_dir(&place)?;
         }
         let made = tempfile::Builder::new().prefix("silo-step-").tempdir_in(&place);
-        match made.map_err(Failure::from).and_then(|temp| step(program, dir, &request, (temp.path(), kept))) {
+        let done = made.map_err(Failure::from).and_then(|temp| match &request.work {
+            Work::Probe => probed(temp.path()),
+            Work::Step(wanted) => {
+                let done = step(program, dir, wanted, (temp.path(), kept), is_alone);
+                // Files of other ids, and directories without search permission, are in the way of the removal.
+                drop(reexec::reclaim(program, temp.path()));
+                drop(silo_store::removal::remove_tree(temp.path()));
+                done
+            }
+        });
+        match done {
+            Err(error) if is_alone() => return Err(error),
             Err(error) => refused = error,
+            // Another directory may have what this one lacks.
+            Ok(Report::Probed(facts)) if is_lacking(&facts) => found = found.or(Some(facts)),
             done => return done,
         }
     }
-    Err(refused)
+    found.map(Report::Probed).ok_or(refused)
 }
 
-fn step(program: &Path, dir: &Path, request: &Request, (temp, kept): (&Path, Option<&Path>)) -> Result<Report, Failure> {
+fn step(
+    program: &Path,
+    dir: &Path,
+    request: &Step,
+    (temp, kept): (&Path, Option<&Path>),
+    is_alone: IsAlone<'_>,
+) -> Result<Report, Failure> {
     let store = Store::open(&kept.unwrap_or(temp).join("store"))?;
     let shared = flock::share(&store)?;
     let layers = request.layers.iter().map(|layer| LayerId::parse(layer)).collect::<Result<Vec<_>, _>>()?;
@@ -107,28 +133,58 @@ fn step(program: &Path, dir: &Path, request: &Request, (temp, kept): (&Path, Opt
     for mount in &mut spec.mounts {
         mount.host = dir.join(mount.host.path()).into();
     }
-    let report = launched(program, &spec, (&upper, &log), request.max_bytes)?;
+    let report = launched(program, &spec, (&upper, &log), request.max_bytes, is_alone)?;
     if report == Report::Code(0) {
         silo_launch::pack_changes(&upper, BufWriter::new(private::create(&dir.join(AFTER))?))?;
     }
     if let Some(roots) = &roots {
         worker_roots::put(roots, &layers, &root);
     }
-    // Files of other ids, and directories without search permission, are in the way of the removal.
-    drop(reexec::reclaim(program, temp));
-    drop(silo_store::removal::remove_tree(&temp.join("changes")));
     Ok(report)
 }
 
+/// Describes this worker. Call it while the process has one thread.
+fn probed(place: &Path) -> Result<Report, Failure> {
+    let found = |check: silo_launch::Check| {
+        let state = match check.state {
+            State::Ok => "ok",
+            State::Degraded => "degraded",
+            State::Missing => "missing",
+        };
+        Finding { name: check.name.to_owned(), state: state.to_owned(), detail: check.detail, cure: check.cure }
+    };
+    Ok(Report::Probed(Facts {
+        silo: env!("CARGO_PKG_VERSION").to_owned(),
+        architecture: std::env::consts::ARCH.to_owned(),
+        processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        checks: silo_launch::probe(place).into_iter().map(found).collect(),
+    }))
+}
+
+/// True if a worker lacks something that steps need.
+fn is_lacking(facts: &Facts) -> bool {
+    facts.checks.iter().any(|check| check.state == "missing")
+}
+
 /// Launches the step, and watches its limit.
-fn launched(program: &Path, spec: &Spec, (upper, log): (&Path, &Path), max_bytes: u64) -> Result<Report, Failure> {
+fn launched(program: &Path, spec: &Spec, (upper, log): (&Path, &Path), max_bytes: u64, is_alone: IsAlone<'_>) -> Result<Report, Failure> {
     let (stop, halt, ended) = (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
     let mut watch = LimitWatch::new(upper, log, max_bytes);
     let (exit, over) = std::thread::scope(|scope| {
         let watching = silo_base::thread::beside(scope, || watch.watch(&stop, &halt, &ended))?;
+        let gone = silo_base::thread::beside(scope, || {
+            while !ended.load(Ordering::Relaxed) {
+                if is_alone() {
+                    stop.store(true, Ordering::Relaxed);
+                    return;
+                }
+                std::thread::park_timeout(LOOK);
+            }
+        })?;
         let exit = reexec::run(program, spec, ProcessSettings::Usual, &halt);
         ended.store(true, Ordering::Relaxed);
         watching.thread().unpark();
+        gone.thread().unpark();
         let over = watching.join().map_err(|_| "the watch of the step's limit failed")?;
         Ok::<_, Failure>((exit, over))
     })?;

@@ -16,6 +16,8 @@ use silo_tool::shim::{launchers, scripts, table};
 use silo_tool::{collect, shims};
 
 use super::context::{Globals, Setting, setting};
+#[cfg(feature = "remote")]
+use super::doctor_remote::Form;
 use super::error::Failure;
 use super::{env, gc, restore_tty, stored_reviews, ui};
 
@@ -30,6 +32,10 @@ pub struct Args {
     /// Repair shims and leftovers of killed commands
     #[arg(long)]
     fix: bool,
+    /// Check the machines of [remote.NAME] in ~/.silo/silo.toml instead; the name may be left out if there is one
+    #[cfg(feature = "remote")]
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, conflicts_with = "fix")]
+    remote: Option<Option<String>>,
 }
 
 /// Scripts listed by name; the rest are counted.
@@ -39,6 +45,11 @@ const MOST_SCRIPTS: usize = 12;
 const LITTLE_ROOM_BYTES: u64 = 2 << 30;
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    #[cfg(feature = "remote")]
+    if let Some(name) = &args.remote {
+        let form = if args.json { Form::Json } else { Form::Text };
+        return super::doctor_remote::run(&setting(globals)?, name.as_deref(), form);
+    }
     // Run this first: the launcher's probes need a process with one thread.
     let home = env::silo_home()?;
     let written = home_check(&home);

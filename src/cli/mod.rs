@@ -31,6 +31,12 @@ mod stored_reviews;
 
 mod browser;
 
+#[cfg(feature = "remote")]
+mod doctor_remote;
+#[cfg(feature = "remote")]
+mod remote;
+#[cfg(not(feature = "remote"))]
+#[path = "remote_absent.rs"]
 mod remote;
 
 mod add;
@@ -178,8 +184,12 @@ enum Command {
     Schema(schema::Args),
     #[command(name = step::WORD, hide = true)]
     Step(step::Args),
+    #[cfg(feature = "remote")]
     #[command(name = remote::WORD, hide = true)]
     RemoteStep(remote::Args),
+    #[cfg(feature = "remote")]
+    #[command(name = remote::SSH_WORD, hide = true)]
+    RemoteWorker(remote::SshArgs),
     /// A tool, or a shim of one
     #[command(external_subcommand)]
     Tool(Vec<OsString>),
@@ -332,7 +342,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Schema(args) => schema::run(&args),
+        #[cfg(feature = "remote")]
         Command::RemoteStep(args) => remote::serve(&args),
+        #[cfg(feature = "remote")]
+        Command::RemoteWorker(_) => remote::serve_ssh(),
         Command::Step(args) => step::run(&args),
         Command::Tool(words) => run::run(globals, run::Args::shorthand(words)),
     }

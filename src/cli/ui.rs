@@ -184,6 +184,15 @@ pub fn screen_output() -> ScreenOutput {
     io::BufWriter::with_capacity(64 << 10, io::stdout())
 }
 
+/// Returns the output for messages to another silo; fails on a terminal, which would act on them.
+pub fn protocol_output() -> Result<io::Stdout, Failure> {
+    let output = io::stdout();
+    if output.is_terminal() {
+        return Err(Failure::usage("this command talks to a silo of another machine".to_owned(), "see docs/remote.md"));
+    }
+    Ok(output)
+}
+
 /// Restores the terminal for the message about a panic.
 static RESTORE: OnceLock<fn()> = OnceLock::new();
 

@@ -59,6 +59,24 @@ pub enum Error {
         /// The limit.
         seconds: u64,
     },
+    /// The server refuses the time limit of a step.
+    #[error("{url} refuses the time limit of a step, {seconds} s ({text}); timeSeconds in [remote.NAME] sets a smaller one")]
+    Limit {
+        /// The server.
+        url: String,
+        /// The limit.
+        seconds: u64,
+        /// The server's message.
+        text: String,
+    },
+    /// A machine over ssh cannot be used.
+    #[error("{host}: {what}")]
+    Host {
+        /// The machine.
+        host: String,
+        /// The fault.
+        what: String,
+    },
     /// A local file operation failed.
     #[error("cannot {doing} {}", path.display())]
     File {

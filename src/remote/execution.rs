@@ -66,7 +66,13 @@ pub(crate) fn execute(
         });
         drop(cancelled);
     }
-    done
+    done.map_err(|error| match error {
+        // No request tells an engine's own limit.
+        Error::Call { url, code: Code::InvalidArgument, text, .. } if text.to_lowercase().contains("timeout") => {
+            Error::Limit { url, seconds: limits.run.as_secs(), text }
+        }
+        error => error,
+    })
 }
 
 fn follow(

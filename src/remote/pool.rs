@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::sync::{Mutex, PoisonError};
 
+use silo_base::system::Arch;
 use silo_build::away;
 use silo_build::pool::{Job, NotRun, Pool};
 use silo_store::digest::HashingWriter;
@@ -34,6 +35,8 @@ pub struct PoolSettings {
     pub endpoint: Endpoint,
     /// The properties that a worker must have.
     pub platform: Vec<(String, String)>,
+    /// The architecture of the workers.
+    pub arch: Arch,
     /// The silo program of the workers; by default this one.
     pub program: Option<PathBuf>,
     /// Number of steps at the same time.
@@ -141,6 +144,14 @@ impl Pool for Workers {
 
     fn jobs(&self) -> usize {
         self.settings.jobs
+    }
+
+    fn arch(&self) -> Arch {
+        self.settings.arch
+    }
+
+    fn places(&self) -> Vec<String> {
+        vec![self.settings.endpoint.url.clone()]
     }
 }
 

@@ -223,15 +223,24 @@ impl TryFrom<String> for Percentage {
     }
 }
 
-/// An engine that speaks the Remote Execution API.
+/// Machines that run build steps: an engine that speaks the Remote Execution API, or machines over ssh.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RemotePool {
-    /// Address: `http://HOST:PORT` or `https://HOST:PORT`.
+    /// Address of an engine: `http://HOST:PORT` or `https://HOST:PORT`.
+    #[serde(default)]
     pub endpoint: String,
+    /// Machines over ssh, in place of an engine: hosts, `USER@HOST`, or names of your ssh configuration.
+    #[serde(default)]
+    pub ssh: Vec<String>,
+    /// Further options of the `ssh` program, such as `-p` and `2222`.
+    #[serde(default)]
+    pub ssh_options: Vec<String>,
     /// Instance name; empty for most engines.
     #[serde(default)]
     pub instance: String,
+    /// The platform of the steps, linux/amd64 or linux/arm64; by default this machine's. Steps of another one run here.
+    pub platform: Option<String>,
     /// Properties that a worker must have, by name.
     #[serde(default)]
     pub properties: BTreeMap<String, String>,
@@ -240,11 +249,12 @@ pub struct RemotePool {
     /// Headers of each request, by name; the value's source is `env:NAME`, `file:/PATH`, `command:COMMAND` or `keyring:SERVICE/ACCOUNT`.
     #[serde(default)]
     pub headers: BTreeMap<String, Source>,
-    /// Number of steps at the same time, by default 16.
+    /// Number of steps at the same time: with an engine by default 16, on each machine over ssh by default the number of its processors.
     pub jobs: Option<usize>,
-    /// Silo program of the workers, by default this one; it must run there without libraries of this machine.
+    /// Silo program of the workers. With an engine, a file here, by default this program; it must run there without libraries of this
+    /// machine. Over ssh, a command there, by default `silo`.
     pub program: Option<PathBuf>,
-    /// Seconds that a step may run, by default six hours.
+    /// Seconds that a step may run, by default one hour. Engines have a limit of their own for it.
     pub time_seconds: Option<u64>,
     /// Seconds that a step may wait for a worker, by default ten minutes; then it runs here.
     pub queue_seconds: Option<u64>,
