@@ -91,7 +91,7 @@ fn limits(pool: &RemotePool) -> Limits {
 
 /// Returns the architecture of an entry in the settings.
 fn arch(name: &str, pool: &RemotePool) -> Result<Arch, Failure> {
-    let parsed = pool.platform.as_deref().map_or(Ok(Arch::host()), Arch::of_platform);
+    let parsed = pool.platform.as_deref().map_or_else(|| Ok(Arch::host()), Arch::of_platform);
     parsed.map_err(|error| Failure::usage(format!("[remote.{name}]: {error}"), "see docs/remote.md"))
 }
 
@@ -138,7 +138,7 @@ fn of_ssh(pool: &RemotePool, arch: Arch) -> Result<SshSettings, String> {
     if let Some(host) = pool.ssh.iter().find(|host| is_odd(host)) {
         return Err(format!("ssh has {host:?}, which is no host"));
     }
-    let program = pool.program.as_ref().map_or("silo".into(), |program| program.to_string_lossy());
+    let program = pool.program.as_ref().map_or_else(|| "silo".into(), |program| program.to_string_lossy());
     let way = |host: &String| Way { host: host.clone(), program: program.to_string(), options: pool.ssh_options.clone() };
     Ok(SshSettings { ways: pool.ssh.iter().map(way).collect(), arch, jobs: pool.jobs, limits: limits(pool) })
 }
