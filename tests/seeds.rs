@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use silo_launch::spec::{Conditions, Identity, Limits, Seed, Upper};
 
 use crate::support::sandbox::{Bench, bench, text};
+use crate::support::skip;
 
 /// Prints everything by which a program may notice chance.
 const PROGRAM: &str = r#"
@@ -65,6 +67,24 @@ fn chance_follows_from_the_seed() {
     distinct.sort_unstable();
     distinct.dedup();
     assert_eq!(distinct.len(), numbers.len(), "{first}");
+}
+
+/// The C library has a generator of its own in the kernel's shared page, which takes a new key whenever the kernel's does.
+#[test]
+fn chance_follows_from_the_seed_while_the_kernel_takes_new_keys() {
+    // RNDRESEEDCRNG, which only root of the machine may ask for.
+    const RESEED: &str =
+        "import fcntl, time\nwith open('/dev/urandom') as device:\n    while True: fcntl.ioctl(device, 0x5207); time.sleep(0.0005)";
+    let mut reseeding = Command::new("python3").args(["-c", RESEED]).stderr(Stdio::null()).spawn().expect("python3 starts");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    if reseeding.try_wait().expect("our own child").is_some() {
+        return skip("this user cannot make the kernel's generator take new keys");
+    }
+    let bench = bench();
+    let script = "python3 -c 'import os; print([os.urandom(8).hex() for number in range(2000)])'";
+    let runs = ["first", "again"].map(|name| step(&bench, name, script, Some(Seed([3; 32])), Conditions::default()));
+    reseeding.kill().and_then(|()| reseeding.wait()).expect("our own child");
+    assert!(runs[0] == runs[1] && runs[0].len() > 2000 * 16, "the numbers differ");
 }
 
 /// The second run of a reproducibility check has other conditions, with and without a seed.

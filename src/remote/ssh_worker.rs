@@ -108,8 +108,8 @@ fn checked(name: &str) -> Result<&Path, Failure> {
 
 /// Removes what killed workers left.
 pub fn sweep(kept: &Path) {
-    // A worker that still runs writes its directory again and again.
-    const OLD: std::time::Duration = std::time::Duration::from_secs(2 * 24 * 3600);
+    // No step runs as long as this.
+    const OLD: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
     for dir in [kept.join(ORDERS), kept.join("steps")] {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             let age = entry.metadata().and_then(|found| found.modified()).ok().and_then(|time| time.elapsed().ok());

@@ -102,6 +102,7 @@ static CALLS: &[Variants] = &[
     call(libc::SYS_getrandom, &[355], &[384]),
     call(libc::SYS_sched_getaffinity, &[242], &[242]),
     call(libc::SYS_brk, &[45], &[45]),
+    call(libc::SYS_mmap, &[192], &[192]),
     call(libc::SYS_getdents64, &[220], &[217]),
 ];
 

@@ -66,7 +66,7 @@ const DEVICE: Condition = when(1, FILE_TYPE, Test::OneOf(&[libc::S_IFCHR, libc::
 const DEVICE_AT: Condition = when(2, FILE_TYPE, Test::OneOf(&[libc::S_IFCHR, libc::S_IFBLK]));
 
 use Action::{Ask, Fail, Pretend};
-use libc::{EAFNOSUPPORT, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT};
+use libc::{EAFNOSUPPORT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT};
 
 /// For every sandbox.
 static ALWAYS: &[Rule] = &[
@@ -277,7 +277,10 @@ static SEEDED: &[Rule] = &[
     rule(libc::SYS_getrandom, &[], Ask, "follows from the seed"),
     rule(libc::SYS_sched_getaffinity, &[], Ask, "one processor is visible"),
     rule(libc::SYS_brk, &[one_of(0, &[0])], Ask, "a program has started"),
+    rule(libc::SYS_mmap, &[when(3, libc::MAP_TYPE as u32, Test::OneOf(&[MAP_DROPPABLE]))], Fail(EINVAL), "the C library's own generator"),
 ];
+/// The type of mappings for the state of the C library's generator of random numbers, from Linux 6.11 on.
+const MAP_DROPPABLE: u32 = 8;
 /// The same, for calls that only this architecture has.
 #[cfg(target_arch = "x86_64")]
 static ARCHITECTURE_SEEDED: &[Rule] = &[rule(libc::SYS_arch_prctl, &[one_of(0, &[SET_THREAD_POINTER])], Ask, "a program has started")];

@@ -2,8 +2,9 @@
 //!
 //! The filter passes some calls to PID 1, which answers them from streams of the seed:
 //!
-//! * `getrandom`: each thread has a stream of its own, by its number, so the order of threads does not matter. The C library's generator in
-//!   the kernel's shared page takes its key by this call, too;
+//! * `getrandom`: each thread has a stream of its own, by its number, so the order of threads does not matter. From Linux 6.11 on, the C
+//!   library has a generator in the kernel's shared page. It takes a new key whenever the kernel's own generator does, so once a minute or
+//!   more often. The filter refuses the memory for its state, and the library makes the call instead;
 //! * the 16 bytes that the kernel gives each new program (`AT_RANDOM`): hash seeds of Go, the C library's stack guards. The kernel writes
 //!   them at `execve`, and no call asks for them. So PID 1 replaces them at the first call that a C library or Go's runtime makes before it
 //!   reads them: `brk(0)`, `arch_prctl` or `sched_getaffinity`;
