@@ -359,9 +359,16 @@ pub fn filter(program: &[Instruction]) -> io::Result<()> {
 }
 
 /// Like [`filter`], and returns the descriptor that receives the calls to be answered.
+///
+/// A signal that the caller handles waits until a received call is answered. Otherwise the kernel would make the call again, although its
+/// work is done already. Before Linux 5.19 it does.
 pub fn filter_with_listener(program: &[Instruction]) -> io::Result<OwnedFd> {
     const NEW_LISTENER: u32 = 1 << 3;
-    let fd = install(program, NEW_LISTENER)?;
+    const WAIT_KILLABLE: u32 = 1 << 5;
+    let fd = match install(program, NEW_LISTENER | WAIT_KILLABLE) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => install(program, NEW_LISTENER)?,
+        installed => installed?,
+    };
     // SAFETY: a new descriptor, which nothing else owns; the kernel's descriptors fit an int.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
