@@ -32,16 +32,15 @@ fn with_engine(silo: &Silo, engine: &str, more: &str) {
     silo.write(".silo/silo.toml", &format!("[remote.pool]\nendpoint = \"{engine}\"\n{more}"));
 }
 
+/// Starts an engine; `None` if there is none, which is reported.
+fn started() -> Option<Engine> {
+    Engine::start().map_err(|why| skip(&why)).ok()
+}
+
 /// An engine and a silo that has built everything below the step of a recipe here; the step of the recipe is left. `None` if there is no
 /// engine.
 fn prepared(more: &str) -> Option<(Engine, Silo)> {
-    let engine = match Engine::start() {
-        Ok(engine) => engine,
-        Err(why) => {
-            skip(&why);
-            return None;
-        }
-    };
+    let engine = started()?;
     let silo = Silo::seeded();
     silo.write(".silo/recipes/mine.toml", &SHORT.replace("\"echo one > /opt/one\"", ""));
     drop(silo.ok(["install", "--quiet", "mine"]));
@@ -64,10 +63,7 @@ fn nothing_is_half_done(silo: &Silo) {
 
 #[test]
 fn a_step_has_the_same_layer_wherever_it_runs() {
-    let engine = match Engine::start() {
-        Ok(engine) => engine,
-        Err(why) => return skip(&why),
-    };
+    let Some(engine) = started() else { return };
     let (here, away) = (Silo::seeded(), Silo::seeded());
     with_engine(&away, &engine.url, "check = \"100%\"\n");
     for silo in [&here, &away] {
@@ -92,10 +88,7 @@ fn a_step_has_the_same_layer_wherever_it_runs() {
 
 #[test]
 fn many_steps_and_a_shell_have_the_same_images_wherever_they_are_built() {
-    let engine = match Engine::start() {
-        Ok(engine) => engine,
-        Err(why) => return skip(&why),
-    };
+    let Some(engine) = started() else { return };
     let (here, away) = (Silo::seeded(), Silo::seeded());
     with_engine(&away, &engine.url, "always = true\n");
     let steps: Vec<String> =

@@ -112,6 +112,11 @@ impl Machines {
     }
 }
 
+/// Starts the machines; `None` if there are none, which is reported.
+fn started() -> Option<Machines> {
+    Machines::start().map_err(skip).ok()
+}
+
 /// A silo that has built everything below the steps of a recipe here.
 fn prepared(steps: &str) -> Silo {
     let silo = Silo::seeded();
@@ -128,10 +133,7 @@ const STEPS: &str = "\"echo one > /opt/one\", \"cat /opt/one /opt/one > /opt/two
 
 #[test]
 fn steps_over_ssh_have_the_same_images() {
-    let machines = match Machines::start() {
-        Ok(machines) => machines,
-        Err(why) => return skip(why),
-    };
+    let Some(machines) = started() else { return };
     let (here, away) = (prepared(STEPS), prepared(STEPS));
     drop(here.ok(["install", "--quiet", "mine"]));
     machines.settings(&away, &NAMES, "check = \"100%\"\n");
@@ -160,10 +162,7 @@ fn steps_over_ssh_have_the_same_images() {
 
 #[test]
 fn a_machine_that_fails_is_left_out_and_said_once() {
-    let machines = match Machines::start() {
-        Ok(machines) => machines,
-        Err(why) => return skip(why),
-    };
+    let Some(machines) = started() else { return };
     let silo = prepared(STEPS);
     // Nobody listens there; its key is of another host; it has no silo.
     let config = fs::read_to_string(machines.path("config")).expect("our own file");
@@ -201,10 +200,7 @@ fn a_machine_that_fails_is_left_out_and_said_once() {
 
 #[test]
 fn a_stop_and_a_lost_connection_end_the_step_there() {
-    let machines = match Machines::start() {
-        Ok(machines) => machines,
-        Err(why) => return skip(why),
-    };
+    let Some(machines) = started() else { return };
     let silo = prepared("\"sleep 600\"");
     machines.settings(&silo, &["first"], "");
     let start =

@@ -181,7 +181,7 @@ impl Session {
         self.ordered(job).map_err(|error| self.told(error))?;
         (job.say)(format!("silo: {} runs on {}", job.name, self.host));
         let (input, _) = self.streams(job.stop, run).map_err(|error| self.lost(error))?;
-        // No byte of the files may be read into this buffer's place and lost: it is used for both.
+        // The message and the files share one buffer: it may hold bytes of both.
         let mut input = BufReader::with_capacity(64 << 10, input);
         let done: Done = ssh_frames::receive(&mut input).map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => Error::Timeout { url: self.host.clone(), seconds: run.as_secs() },
