@@ -10,6 +10,8 @@ mod seccomp_rule;
 
 pub mod compat;
 
+mod seccomp_code;
+
 mod seccomp;
 
 mod broker_seccomp_rules;

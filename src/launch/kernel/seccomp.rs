@@ -1,35 +1,16 @@
 //! Compiles the table of system calls to a filter program for the kernel.
 //!
 //! The program first refuses foreign calling conventions, and then finds the call's rules by binary search. When a filter is installed, the
-//! kernel runs it once for each call number (to learn which calls it always allows). A long chain of comparisons would slow down every
-//! start.
+//! kernel compiles it, and runs it once for each call number (to learn which calls it always allows). A long chain of comparisons, or a
+//! leaf for each call, would slow down every start: neighbours with the same result share a leaf.
 
 use super::compat;
-use super::seccomp_rule::{self, Action, Condition, Rule, Test};
+use super::seccomp_code::{
+    ALLOW, ARCHITECTURE, ERRNO, IF_AT_LEAST, IF_EQUAL, KILL_PROCESS, LOAD, Leaf, NUMBER, RETURN, Spans, branch, instruction, jump, one,
+    result,
+};
+use super::seccomp_rule::{self, Rule};
 use super::sys::Instruction;
-
-// Instruction codes: load a word of the call's data, mask, compare, jump, return.
-const LOAD: u16 = 0x20;
-const AND: u16 = 0x54;
-const JUMP: u16 = 0x05;
-const IF_EQUAL: u16 = 0x15;
-const IF_GREATER: u16 = 0x25;
-const IF_AT_LEAST: u16 = 0x35;
-const RETURN: u16 = 0x06;
-
-// Offsets in the kernel's struct seccomp_data.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const ARGUMENTS: u32 = 16;
-
-// Return values of a filter.
-const ALLOW: u32 = 0x7fff_0000;
-const ERRNO: u32 = 0x0005_0000;
-const NOTIFY: u32 = 0x7fc0_0000;
-const KILL_PROCESS: u32 = 0x8000_0000;
-
-/// Call numbers from here on belong to the x32 convention on x86_64, and are unused elsewhere.
-const X32: u32 = 0x4000_0000;
 
 /// Builds a filter that allows calls without a matching rule; calls above `newest` fail with `ENOSYS`.
 ///
@@ -67,105 +48,61 @@ struct Convention {
 /// Builds a filter; `otherwise` is its return value for a call without a matching rule.
 fn program(rules: &[&Rule], convention: Convention, otherwise: u32) -> Vec<Instruction> {
     let Convention { architecture, newest, beyond } = convention;
-    let mut by_number: std::collections::BTreeMap<u32, Vec<&Rule>> = Default::default();
-    for rule in rules {
-        by_number.entry(rule.number).or_default().push(rule);
+    let mut sorted = rules.to_vec();
+    // Stable, since rules of the same call keep their order.
+    sorted.sort_by_key(|rule| rule.number);
+    let mut spans = Spans::default();
+    spans.add(0, Leaf::Result(otherwise));
+    for rules in sorted.chunk_by(|one, other| one.number == other.number).filter(|rules| rules[0].number <= newest) {
+        let number = rules[0].number;
+        spans.add(number, if rules[0].when.is_empty() { Leaf::Result(result(rules[0])) } else { Leaf::Rules(rules) });
+        spans.add(number + 1, Leaf::Result(otherwise));
     }
-    let calls: Vec<(u32, Vec<&Rule>)> = by_number.into_iter().collect();
-    let mut program = vec![
+    // The numbers of x32 are among these.
+    let unknown = Leaf::Result(ERRNO | libc::ENOSYS as u32);
+    spans.add(newest + 1, unknown);
+    for number in beyond {
+        spans.add(*number, Leaf::Result(ALLOW));
+        spans.add(number + 1, unknown);
+    }
+    let mut program = Vec::with_capacity(512);
+    program.extend([
         instruction(LOAD, ARCHITECTURE),
         branch(IF_EQUAL, architecture, 1, 0),
         // Another calling convention has other numbers for the same calls, so the table does not apply.
         instruction(RETURN, KILL_PROCESS),
         instruction(LOAD, NUMBER),
-    ];
-    program.extend(beyond.iter().flat_map(|number| [branch(IF_EQUAL, *number, 0, 1), instruction(RETURN, ALLOW)]));
-    program.extend([
-        branch(IF_AT_LEAST, X32, 0, 1),
-        instruction(RETURN, ERRNO | libc::ENOSYS as u32),
-        branch(IF_GREATER, newest, 0, 1),
-        instruction(RETURN, ERRNO | libc::ENOSYS as u32),
     ]);
-    program.extend(search(&calls, otherwise));
+    search(&spans.0, otherwise, &mut program);
     program
 }
 
-/// Finds a call in a sorted list; continues with its rules, or returns `otherwise`.
-fn search(calls: &[(u32, Vec<&Rule>)], otherwise: u32) -> Vec<Instruction> {
-    match calls {
-        [] => vec![instruction(RETURN, otherwise)],
-        [(number, rules)] => {
-            let mut program = vec![branch(IF_EQUAL, *number, 1, 0), instruction(RETURN, otherwise)];
-            program.extend(rules.iter().flat_map(|rule| one(rule)));
+/// Finds a call's span in a sorted list, and returns its result; `otherwise` if no rule of the call matches.
+fn search(spans: &[(u32, Leaf)], otherwise: u32, program: &mut Vec<Instruction>) {
+    match spans {
+        [] => program.push(instruction(RETURN, otherwise)),
+        [(_, Leaf::Result(result))] => program.push(instruction(RETURN, *result)),
+        [(_, Leaf::Rules(rules))] => {
+            rules.iter().for_each(|rule| one(rule, program));
             program.push(instruction(RETURN, otherwise));
-            program
         }
         _ => {
-            let (low, high) = calls.split_at(calls.len() / 2);
-            let low = search(low, otherwise);
+            let (low, high) = spans.split_at(spans.len() / 2);
+            let at = program.len();
+            program.push(branch(IF_AT_LEAST, high[0].0, 0, 0));
+            search(low, otherwise, program);
+            let length = program.len() - at - 1;
             // A conditional jump reaches 255 instructions, an unconditional one any number.
-            let mut program = vec![branch(IF_AT_LEAST, high[0].0, 0, 1), jump(low.len())];
-            program.extend(low);
-            program.extend(search(high, otherwise));
-            program
-        }
-    }
-}
-
-/// Returns the action if all conditions hold; otherwise continues after the rule.
-fn one(rule: &Rule) -> Vec<Instruction> {
-    let verdict = instruction(
-        RETURN,
-        match rule.action {
-            Action::Allow => ALLOW,
-            Action::Fail(errno) => ERRNO | errno as u32,
-            Action::Pretend => ERRNO,
-            Action::Ask => NOTIFY,
-        },
-    );
-    let mut program = vec![verdict];
-    for condition in rule.when.iter().rev() {
-        program = [test(condition, program.len()), program].concat();
-    }
-    program
-}
-
-/// Continues if the condition holds; otherwise jumps over the following instructions.
-fn test(condition: &Condition, following: usize) -> Vec<Instruction> {
-    // The low half of the 64-bit argument. The kernel reads no more of these arguments either, so setting higher bits cannot bypass a rule
-    // (as `TIOCSTI + 2^32` once did).
-    let low_half = if cfg!(target_endian = "big") { 4 } else { 0 };
-    let mut program = vec![instruction(LOAD, ARGUMENTS + 8 * u32::from(condition.argument) + low_half), instruction(AND, condition.mask)];
-    match condition.test {
-        Test::AnyBit => program.extend([branch(IF_EQUAL, 0, 0, 1), jump(following)]),
-        Test::OneOf(values) => {
-            for (index, value) in values.iter().enumerate() {
-                program.push(branch(IF_EQUAL, *value, (values.len() - index) as u8, 0));
+            match u8::try_from(length) {
+                Ok(near) => program[at].jump_true = near,
+                Err(_) => {
+                    program[at].jump_false = 1;
+                    program.insert(at + 1, jump(length));
+                }
             }
-            program.push(jump(following));
-        }
-        Test::NoneOf(values) => {
-            // A hit jumps to the last instruction of the test; a miss of the last value skips it.
-            for (index, value) in values.iter().enumerate() {
-                let left = (values.len() - index - 1) as u8;
-                program.push(branch(IF_EQUAL, *value, left, u8::from(left == 0)));
-            }
-            program.push(jump(following));
+            search(high, otherwise, program);
         }
     }
-    program
-}
-
-fn instruction(code: u16, operand: u32) -> Instruction {
-    Instruction { code, jump_true: 0, jump_false: 0, operand }
-}
-
-fn branch(code: u16, operand: u32, jump_true: u8, jump_false: u8) -> Instruction {
-    Instruction { code, jump_true, jump_false, operand }
-}
-
-fn jump(over: usize) -> Instruction {
-    instruction(JUMP, over as u32)
 }
 
 #[cfg(test)]
@@ -173,8 +110,13 @@ mod tests {
     use super::super::seccomp_rules;
     use super::*;
     use crate::kernel::notice::Notice;
+    use crate::kernel::seccomp_code::{AND, ARGUMENTS, JUMP, NOTIFY};
+    use crate::kernel::seccomp_rule::Test;
     use crate::kernel::seccomp_rules::{Addition, OfRun};
     use crate::spec::{Abi, Identity};
+
+    /// Call numbers from here on belong to the x32 convention on x86_64, and are unused elsewhere.
+    const X32: u32 = 0x4000_0000;
 
     /// Interprets a filter like the kernel.
     fn judge(program: &[Instruction], architecture: u32, number: i64, args: &[u64]) -> u32 {
@@ -197,7 +139,6 @@ mod tests {
                 AND => value &= operand,
                 JUMP => at += operand as usize,
                 IF_EQUAL => at += jump_if(value == operand),
-                IF_GREATER => at += jump_if(value > operand),
                 IF_AT_LEAST => at += jump_if(value >= operand),
                 RETURN => return operand,
                 _ => unreachable!("the compiler makes no other instruction"),
@@ -495,5 +436,46 @@ mod tests {
                 assert_ne!(verdict, ALLOW, "{}", rule.why);
             }
         }
+    }
+
+    /// The result of a table for a call: that of the first matching rule.
+    fn by_table(rules: &[&Rule], number: u32, args: &[u64], otherwise: u32) -> u32 {
+        if number > seccomp_rule::NEWEST {
+            return ERRNO | libc::ENOSYS as u32;
+        }
+        let words: Vec<u32> = args.iter().map(|arg| *arg as u32).collect();
+        rules.iter().find(|rule| rule.number == number && rule.matches(&words)).map_or(otherwise, |rule| result(rule))
+    }
+
+    #[test]
+    fn the_filter_decides_as_the_table_for_each_number() {
+        const ALL: [Addition; 4] = [Addition::OneId, Addition::Seeded, Addition::ReversedDirs, Addition::ClockAhead];
+        for rules in
+            [seccomp_rules::rules(Identity::Caller), seccomp_rules::rules(Identity::Root), seccomp_rules::rules_of_step(&ALL), Vec::new()]
+        {
+            for (program, otherwise) in [
+                (compile(&rules, seccomp_rule::ARCHITECTURE, seccomp_rule::NEWEST), ALLOW),
+                (compile_allowing(&rules, seccomp_rule::ARCHITECTURE, seccomp_rule::NEWEST), ERRNO | libc::EPERM as u32),
+            ] {
+                let samples: Vec<[u64; 6]> = rules.iter().flat_map(|rule| samples(rule)).chain([[0; 6], [u64::MAX; 6]]).collect();
+                for number in (0..600).chain([X32 - 1, X32, X32 + 1, u32::MAX]) {
+                    for args in &samples {
+                        let verdict = judge(&program, seccomp_rule::ARCHITECTURE, i64::from(number), args);
+                        assert_eq!(verdict, by_table(&rules, number, args, otherwise), "{number} {args:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The kernel compiles each instruction at every start.
+    #[test]
+    fn a_filter_is_short() {
+        let lengths = [
+            seccomp_rules::filter(Identity::Caller, Abi::Native).len(),
+            seccomp_rules::filter_for_all().len(),
+            seccomp_rules::filter(Identity::Caller, Abi::WithCompat).len(),
+        ];
+        assert!(lengths.iter().zip([360, 270, 760]).all(|(length, most)| *length <= most), "{lengths:?}");
     }
 }
