@@ -73,9 +73,9 @@ pub fn drop_capabilities_of_recorder() -> Result<(), Failure> {
 }
 
 /// Drops the capabilities that the network agent does not need. It listens on low ports and attaches filters, which newer kernels allow
-/// only with `NET_ADMIN`, in a network namespace without a route outside.
+/// only with `NET_ADMIN`, in a network namespace without a route outside. It executes no program, so its bounding set has no effect.
 pub fn drop_capabilities_of_agent() -> Result<(), Failure> {
-    reduce_to(CapabilitySet::NET_BIND_SERVICE.union(CapabilitySet::NET_ADMIN))
+    keep(CapabilitySet::NET_BIND_SERVICE.union(CapabilitySet::NET_ADMIN))
 }
 
 fn reduce_to(kept: CapabilitySet) -> Result<(), Failure> {
@@ -99,6 +99,12 @@ fn reduce_to(kept: CapabilitySet) -> Result<(), Failure> {
             | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
         set_capabilities_secure_bits(no_root).during(step)?;
     }
+    keep(kept)
+}
+
+/// Gives up all other capabilities of this process.
+fn keep(kept: CapabilitySet) -> Result<(), Failure> {
+    let step = "giving up capabilities";
     clear_ambient_capability_set().during(step)?;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).during(step)

@@ -33,14 +33,14 @@ use super::owners::{Changes, Owners};
 use super::reviewed_renames::ReviewedRenames;
 use super::step_calls::{self, Answers, StepCalls};
 use super::syscall_path::CallHandler;
-use super::{dev, exec, identity, remount_guard, rlimits, root, set_id_dirs};
+use super::{agent_process, dev, exec, identity, remount_guard, rlimits, root, set_id_dirs};
 use crate::failure::{Cause, Failure, StepContext};
 use crate::host::job_control::Place;
 use crate::host::signal_escalation::Scope;
 use crate::host::stdio::{Streams, Target, Terminal};
 use crate::kernel::seccomp_rules::{self, OfRun};
 use crate::kernel::sys;
-use crate::spec::{Abi, Identity, SSH_AGENT, Spec};
+use crate::spec::{Identity, SSH_AGENT, Spec};
 use silo_wire::frame::StageFailure;
 
 /// Backlog of the ssh agent's socket.
@@ -91,7 +91,7 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     let guard = remount_guard::start(spec)?;
     let removable = excluded_dirs::start(spec)?;
     identity::confine()?;
-    let agent = network.map(|(agent, channel)| start_agent(agent, &channel)).transpose()?;
+    let agent = network.map(|(agent, channel)| agent_process::start(agent, &channel)).transpose()?;
     match spec.identity {
         Identity::Caller | Identity::Machine => {
             start_caller(spec, plan, Peers { socket, agent, guard, changes: None }, removable, terminal)
@@ -261,27 +261,6 @@ fn keys(spec: &Spec, socket: BorrowedFd<'_>) -> Result<(), Failure> {
     bind(&listener, &SocketAddrUnix::new(SSH_AGENT).during(step)?).during(step)?;
     listen(&listener, KEYS_BACKLOG).during(step)?;
     init_messages::report(socket, &Report::Keys(listener)).during(step)
-}
-
-/// Starts the network agent, with fewer privileges than PID 1 and none beyond the program's system calls. Returns the socket that signals
-/// the program's end to it.
-fn start_agent(agent: Agent, channel: &OwnedFd) -> Result<OwnedFd, Failure> {
-    let step = "starting the network agent";
-    let (ours, end) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during(step)?;
-    if sys::fork().during(step)?.is_some() {
-        return Ok(ours);
-    }
-    drop(ours);
-    let serve = || -> Result<(), Failure> {
-        set_name(c"silo-agent").during(step)?;
-        sys::close_range(0, 2).during(step)?;
-        identity::drop_capabilities_of_agent()?;
-        sys::filter(&seccomp_rules::filter(Identity::Caller, Abi::Native)).during(step)?;
-        agent.serve(channel, end.as_fd()).during(step)
-    };
-    // Without its agent a sandbox has no network, and the program notices; there is no other receiver for the error.
-    let _ = serve();
-    sys::exit(0)
 }
 
 /// Opens the program's terminal, if it gets one, and passes the master side to the host.

@@ -16,6 +16,7 @@ mod network_layout;
 mod rlimits;
 mod socketcall;
 
+mod agent_process;
 mod dev;
 pub(super) mod host_facts;
 mod syscall_path;

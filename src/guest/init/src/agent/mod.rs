@@ -107,12 +107,28 @@ impl Agent {
         Ok(Agent { resolver, raw, epoll, wide, names, hold: SynQueue::default(), waiting: Vec::new(), last: AgentId::default() })
     }
 
-    /// Serves until the broker closes the channel, or until `end` becomes readable because the program has exited. Needs no privilege but
-    /// to bind low ports.
-    pub fn serve(mut self, channel: &OwnedFd, end: BorrowedFd<'_>) -> io::Result<()> {
+    /// Waits for the first event, and reads nothing; returns false if the program has exited without any.
+    pub fn is_needed(&self, channel: &OwnedFd, end: BorrowedFd<'_>) -> io::Result<bool> {
         for (fd, token) in [(channel.as_fd(), CHANNEL), (end, END)] {
             epoll::add(&self.epoll, fd, EventData::new_u64(token), EventFlags::IN)?;
         }
+        let mut events = Vec::with_capacity(64);
+        loop {
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
+                Err(rustix::io::Errno::INTR) => {}
+                result => {
+                    result?;
+                    return Ok(events.iter().any(|event| event.data.u64() != END));
+                }
+            }
+        }
+    }
+
+    /// Serves until the broker closes the channel, or until `end` becomes readable because the program has exited. Needs no privilege but
+    /// to bind low ports.
+    ///
+    /// Call [`Agent::is_needed`] first.
+    pub fn serve(mut self, channel: &OwnedFd) -> io::Result<()> {
         let mut events = Vec::with_capacity(64);
         loop {
             events.clear();
