@@ -104,7 +104,7 @@ impl Leases {
                 account.reached(log);
             }
             account.changed(changed.0, changed.1);
-            if let Err(error) = account.end(home, exit) {
+            if let Err(error) = account.end(exit) {
                 reports.push(format!("silo could not record this run: {}", silo_base::error_chain::of(&error).join(": ")));
             }
         }
