@@ -3,6 +3,7 @@
 //! None of this is hashed. A derivation has the grants as written. The mirror that answers, the proxy, and the trusted CA certificates
 //! differ between hosts; the lock pins the output of the step.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -100,7 +101,7 @@ pub(super) fn reach(
             Grant::Ecosystem(ecosystem) => names.or_learned(&learning, ecosystem.name(), ctx.sink)?.grant(&mut network),
         }
     }
-    Ok(surround(ctx.outside, network, &names.registries, authority, root))
+    Ok(surround(ctx.outside, network, names.registries(), authority, root))
 }
 
 /// Returns the network of a step whose record answers: the places and the registries of the record, whatever this host has.
@@ -177,7 +178,9 @@ pub fn for_run(home: &Home, outside: &HostNetwork, root: &[PathBuf], wish: Netwo
             }
         }
     }
-    surround(outside, network, &names.registries, wish.authority.as_deref(), root)
+    // A program without a network cannot use a registry.
+    let registries = if reaches(&network) { names.registries() } else { &[] };
+    surround(outside, network, registries, wish.authority.as_deref(), root)
 }
 
 /// Learns the host names of all unknown ecosystems among some grants; failures are reported.
@@ -188,6 +191,11 @@ pub fn learn_new(learning: &LearnContext<'_>, said: &BTreeMap<String, Vec<Grant>
             sink(unreached(name.name(), &error));
         }
     }
+}
+
+/// True if a network has any place to reach.
+fn reaches(network: &Network) -> bool {
+    !network.allow.is_empty() || !network.public.is_empty() || network.learn.is_some()
 }
 
 /// Returns the ecosystems among some grants that have no known host names.
@@ -207,8 +215,9 @@ struct EcosystemResolver<'a> {
     home: &'a Home,
     /// From `silo.toml`.
     said: &'a BTreeMap<String, Vec<Grant>>,
-    /// The user's own registries.
-    registries: Vec<Registry>,
+    outside: &'a HostNetwork,
+    /// The user's own registries, once something needs them.
+    registries: OnceCell<Vec<Registry>>,
 }
 
 /// Host names of an ecosystem.
@@ -231,8 +240,12 @@ impl Ecosystem {
 }
 
 impl<'a> EcosystemResolver<'a> {
-    fn new(home: &'a Home, outside: &HostNetwork, said: &'a BTreeMap<String, Vec<Grant>>) -> EcosystemResolver<'a> {
-        EcosystemResolver { home, said, registries: registries::read(&outside.variables, &outside.user_home) }
+    fn new(home: &'a Home, outside: &'a HostNetwork, said: &'a BTreeMap<String, Vec<Grant>>) -> EcosystemResolver<'a> {
+        EcosystemResolver { home, said, outside, registries: OnceCell::new() }
+    }
+
+    fn registries(&self) -> &[Registry] {
+        self.registries.get_or_init(|| registries::read(&self.outside.variables, &self.outside.user_home))
     }
 
     /// Returns the host names of an ecosystem, if they are configured, or were learned under the current settings.
@@ -245,7 +258,7 @@ impl<'a> EcosystemResolver<'a> {
             };
             return Ok(Some(Ecosystem { allow: names.iter().filter_map(hosts).collect(), public: Vec::new() }));
         }
-        let settings = settings(name, &self.registries);
+        let settings = settings(name, self.registries());
         let learned = ecosystem::get(self.home, name)?.filter(|learned| learned.settings == settings);
         Ok(learned.map(|learned| self.with(name, learned)))
     }
@@ -264,7 +277,7 @@ impl<'a> EcosystemResolver<'a> {
     }
 
     fn with(&self, name: &str, learned: Learned) -> Ecosystem {
-        Ecosystem { allow: of(name, &self.registries).flat_map(Registry::grants).collect(), public: learned.names }
+        Ecosystem { allow: of(name, self.registries()).flat_map(Registry::grants).collect(), public: learned.names }
     }
 }
 
@@ -279,7 +292,7 @@ fn settings(name: &str, registries: &[Registry]) -> Vec<String> {
 
 /// Adds the host's registries and CA certificates to a network, and the CA certificate of a run.
 fn surround(outside: &HostNetwork, network: Network, registries: &[Registry], authority: Option<&str>, root: &[PathBuf]) -> NetworkPatch {
-    let reaches = !network.allow.is_empty() || !network.public.is_empty() || network.learn.is_some();
+    let reaches = reaches(&network);
     let asker = network.asker;
     let mut reach = NetworkPatch { network: Some(network), files: Vec::new(), env: Vec::new() };
     for registry in registries {
