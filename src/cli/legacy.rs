@@ -156,8 +156,8 @@ fn shim_order(mut args: Vec<OsString>, at: usize) -> Vec<OsString> {
     args
 }
 
-/// Returns the index of the first word that is no option. Silo's global options take no values.
-fn first_word(args: &[OsString]) -> usize {
+/// Returns the index of the first word that is no option. The value of `--platform`, if it is a word of its own, counts as that word.
+pub fn first_word(args: &[OsString]) -> usize {
     let is_option = |arg: &&OsString| arg.as_encoded_bytes().starts_with(b"-");
     let options = args.iter().skip(1).take_while(is_option).count();
     (1 + options).min(args.len())

@@ -68,6 +68,7 @@ mod log;
 mod lsp;
 mod man;
 mod migrate;
+mod parsed;
 mod ports;
 mod projects;
 mod pull;
@@ -99,7 +100,7 @@ mod x;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use silo_base::sanitize;
 
@@ -206,7 +207,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         restore_tty::give_back(&home);
     }
     let args = legacy::translated(args);
-    let cli = match parse(&args) {
+    let cli: Cli = match parsed::parse(&args, command) {
         Ok(cli) => cli,
         Err(error) => {
             report_usage(&args, &error);
@@ -224,16 +225,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Parses a command line.
-fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
-    let mut command = command();
-    let matches = command.try_get_matches_from_mut(args)?;
-    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
-}
-
 /// Reports a clap error. Clap quotes arguments unescaped, so this parses escaped arguments again and prints that error.
 fn report_usage(args: &[OsString], error: &clap::Error) {
-    match parse(args.iter().map(|arg| sanitize::bytes(arg.as_encoded_bytes()))) {
+    let escaped: Vec<OsString> = args.iter().map(|arg| sanitize::bytes(arg.as_encoded_bytes()).into()).collect();
+    match parsed::parse::<Cli>(&escaped, command) {
         Err(again) if again.kind() == error.kind() => ui::styled(&again),
         _ => ui::line(error.to_string().trim_end()),
     }
