@@ -123,7 +123,7 @@ for place in (('host.silo.internal', {port}), ('127.0.0.1', {port}), ('example.c
     let told = format!("silo: port {port} of this machine: ");
     assert!(refused.code == 125 && refused.out.is_empty() && refused.err.contains(&told), "{refused:?}");
     assert!(refused.err.contains("map another port"), "{refused:?}");
-    assert_eq!(silo.run(["run", "--port", "0", "sh"]).code, 2);
+    assert_eq!(silo.run(["run", "--port", "0", "sh"]).code, 125);
 }
 
 #[test]

@@ -250,6 +250,23 @@ fn images_and_layers_are_compared() {
 }
 
 #[test]
+fn the_ending_of_a_file_names_the_format_of_a_graph() {
+    let silo = Silo::shared(As::Me);
+    for (name, beginning) in [("g.svg", "<svg"), ("g.DOT", "digraph"), ("g.mmd", "flowchart"), ("g.json", "{"), ("g", "<svg")] {
+        let path = silo.project().join(name);
+        let _ = silo.ok(["graph", "sh", "-o", &path.to_string_lossy()]);
+        let text = std::fs::read_to_string(&path).expect("written");
+        assert!(text.trim_start().starts_with(beginning), "{name}: {}", &text[..60.min(text.len())]);
+    }
+    let path = silo.project().join("g.png");
+    let refused = silo.run(["graph", "sh", "-o", &path.to_string_lossy()]);
+    assert!(refused.code == 2 && refused.err.contains(".png") && refused.err.contains("--format") && !path.exists(), "{refused:?}");
+    let _ = silo.ok(["graph", "sh", "--format", "dot", "-o", &path.to_string_lossy()]);
+    let tool = silo.run(["why", "python"]);
+    assert!(tool.code != 0 && tool.err.contains("the name of a tool"), "{tool:?}");
+}
+
+#[test]
 fn logs_are_listed_and_shown() {
     let silo = Silo::shared(As::Me);
     assert!(silo.ok(["log"]).contains("configure recipe, last  of python\n"));

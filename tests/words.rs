@@ -42,6 +42,35 @@ fn words_of_other_programs_and_slips_lead_to_the_command() {
     assert!(outside.err.contains("is not in a project") && outside.err.contains("silo init"), "{outside:?}");
 }
 
+/// A program's exit code 2 must not look like a wrong option of silo.
+#[test]
+fn wrong_options_of_commands_that_start_programs_have_a_code_of_their_own() {
+    let silo = Silo::new();
+    for words in
+        [&["run", "--max-time", "x", "python"][..], &["run"], &["exec", "--nonsense"], &["shell", "--port", "x"], &["x", "--nonsense"]]
+    {
+        let refused = silo.run(words);
+        assert!(refused.code == 125 && !refused.err.is_empty(), "{words:?}: {refused:?}");
+    }
+    for words in [&["run", "--help"][..], &["--version"], &["exec", "-h"]] {
+        assert_eq!(silo.run(words).code, 0, "{words:?}");
+    }
+    for words in [&["list", "--nonsense"][..], &["install", "--nonsense"], &["--nonsense"]] {
+        assert_eq!(silo.run(words).code, 2, "{words:?}");
+    }
+}
+
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    let silo = Silo::new();
+    for words in [&["--help"][..], &["run", "--help"], &["--version"]] {
+        let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+        let refused = silo.command(words).stdout(full).stderr(Stdio::piped()).output().expect("silo");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("cannot write to standard output"), "{words:?}: {said}");
+    }
+}
+
 #[test]
 fn unknown_tools_in_silo_toml_are_errors() {
     let silo = Silo::new();
@@ -174,7 +203,7 @@ fn options_of_one_run_count_for_that_run() {
     let over = silo.run(["run", "--memory", "64M", "python", "-c", "x = bytearray(512 << 20); print(len(x))"]);
     assert!(over.code != 0 && !over.out.contains("536870912"), "{over:?}");
     for words in [["run", "--memory", "1K", "sh"], ["run", "--cpus", "0", "sh"]] {
-        assert_eq!(silo.run(words).code, 2, "{words:?}");
+        assert_eq!(silo.run(words).code, 125, "{words:?}");
     }
     let grant = silo.run(["run", "--allow", "no such", "sh", "-c", "true"]);
     assert_eq!(grant.code, 125, "{grant:?}");

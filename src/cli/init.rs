@@ -26,7 +26,7 @@ use super::{env, requested, run, trust as trust_command, ui};
 
 /// Make this directory a project: write its silo.toml
 ///
-/// Detects tools and languages by files such as requirements.txt, package.json or pom.xml, and asks about each one on a terminal. Versions
+/// Detects tools and languages by files such as requirements.txt, package.json or pom.xml, else by source files such as hello.py, and asks about each one on a terminal. Versions
 /// come from the project's version files: .nvmrc, .python-version, .tool-versions, mise.toml, package.json, go.mod, devcontainer.json and
 /// others.
 /// Directories that are better created inside (.venv, node_modules, target) are excluded: each sandbox has its own, and .gitignore lists

@@ -210,8 +210,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     let cli: Cli = match parsed::parse(&args, command) {
         Ok(cli) => cli,
         Err(error) => {
-            report_usage(&args, &error);
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return match report_usage(&args, &error) {
+                Ok(()) => ExitCode::from(usage_code(&args, &error)),
+                Err(failure) => ui::report(&failure),
+            };
         }
     };
     if let Some(name) = attended(&cli.command) {
@@ -226,11 +228,23 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 }
 
 /// Reports a clap error. Clap quotes arguments unescaped, so this parses escaped arguments again and prints that error.
-fn report_usage(args: &[OsString], error: &clap::Error) {
+fn report_usage(args: &[OsString], error: &clap::Error) -> Result<(), Failure> {
     let escaped: Vec<OsString> = args.iter().map(|arg| sanitize::bytes(arg.as_encoded_bytes()).into()).collect();
     match parsed::parse::<Cli>(&escaped, command) {
         Err(again) if again.kind() == error.kind() => ui::styled(&again),
-        _ => ui::line(error.to_string().trim_end()),
+        _ => {
+            ui::line(error.to_string().trim_end());
+            Ok(())
+        }
+    }
+}
+
+/// Returns the exit code for a clap error. A command that starts a program has the program's exit codes, so its own errors have another.
+fn usage_code(args: &[OsString], error: &clap::Error) -> u8 {
+    match error.exit_code() {
+        0 => 0,
+        _ if parsed::starts_program(args) => run::SILO_FAILED,
+        code => u8::try_from(code).unwrap_or(2),
     }
 }
 

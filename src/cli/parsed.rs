@@ -104,6 +104,12 @@ fn with_one_definition(args: &[OsString]) -> Option<ArgMatches> {
     (matches.subcommand_name() == Some(word)).then_some(matches)
 }
 
+/// True if a command line has a command that starts a program.
+pub fn starts_program(args: &[OsString]) -> bool {
+    let word = args.get(legacy::first_word(args)).and_then(|word| word.to_str());
+    word.is_some_and(|word| ["run", "exec", "x", "shell", "lsp"].contains(&word) || is_tool(word))
+}
+
 /// True for a word that can only be the name of a tool or of a shim.
 fn is_tool(word: &str) -> bool {
     word.starts_with(|letter: char| letter.is_ascii_alphanumeric()) && NAMES.binary_search(&word).is_err()

@@ -217,10 +217,9 @@ pub fn report_panics() {
     }));
 }
 
-/// Writes an error or help text of clap in clap's own colours.
-pub fn styled(error: &clap::Error) {
-    // Ignore the error: the reader is gone.
-    drop(error.print());
+/// Writes an error or help text of clap in clap's own colours. Only help text counts as output that must not be lost.
+pub fn styled(error: &clap::Error) -> Result<(), Failure> {
+    error.print().or_else(|failed| if error.use_stderr() { Ok(()) } else { unwritten(failed) })
 }
 
 /// Set while a question waits for its answer.
@@ -294,11 +293,14 @@ fn write(bytes: &[u8]) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         out.write_all(bytes).and_then(|()| out.flush())
     });
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::found(format!("cannot write to standard output: {error}"), "is the disk full?"))
-        }
-        _ => Ok(()),
+    written.or_else(unwritten)
+}
+
+/// The failure of a write to standard output; a closed pipe is none.
+fn unwritten(error: io::Error) -> Result<(), Failure> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(Failure::found(format!("cannot write to standard output: {error}"), "is the disk full?")),
     }
 }
 

@@ -127,6 +127,11 @@ pub fn why(look: &LockedHome<'_>, tool: Option<&str>, what: &str) -> Result<Answ
             place: "any tool: none is installed".to_owned(),
             hint: "`silo list --available` shows what can be installed".to_owned(),
         }),
+        (0, tools) if tools.iter().any(|tool| tool.name == what) => Err(Error::Absent {
+            what: what.to_owned(),
+            place: "an image: it is the name of a tool".to_owned(),
+            hint: format!("`silo why {what} /etc/passwd` explains a path, a package or a layer of it; `silo show {what}` shows the tool"),
+        }),
         (0, [tool]) => Err(absent(&image_view::open(look, tool.image)?, what)?),
         (0, _) => Err(Error::Absent {
             what: what.to_owned(),

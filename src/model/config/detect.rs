@@ -26,6 +26,16 @@ const TOOLS: [Indicator; 6] = [
     Indicator { name: "java", files: &["pom.xml", "build.gradle"], exclude: &[] },
 ];
 
+/// Endings of source files, which count in a directory without any of these files.
+const ENDINGS: [(&str, &str, &str); 6] = [
+    ("python", ".py", "*.py"),
+    ("node", ".js", "*.js"),
+    ("node", ".mjs", "*.mjs"),
+    ("rust", ".rs", "*.rs"),
+    ("go", ".go", "*.go"),
+    ("java", ".java", "*.java"),
+];
+
 /// Add-ons of python.
 const OF_PYTHON: [Indicator; 2] =
     [Indicator { name: "poetry", files: &["poetry.lock"], exclude: &[] }, Indicator { name: "uv", files: &["uv.lock"], exclude: &[] }];
@@ -41,7 +51,7 @@ const LANGUAGES: [Indicator; 2] = [
 pub struct DetectedTool {
     /// Tool or add-on.
     pub name: &'static str,
-    /// File name.
+    /// File name, or a pattern of file names.
     pub file: &'static str,
 }
 
@@ -63,7 +73,22 @@ pub fn detect(names: &BTreeSet<String>) -> Detected {
             |mark: &'static Indicator| Some(DetectedTool { name: mark.name, file: mark.files.iter().find(|file| names.contains(**file))? });
         marks.iter().filter_map(one).collect()
     };
-    Detected { tools: found(&TOOLS), of_python: found(&OF_PYTHON), languages: found(&LANGUAGES) }
+    let mut detected = Detected { tools: found(&TOOLS), of_python: found(&OF_PYTHON), languages: found(&LANGUAGES) };
+    if detected.tools.is_empty() && detected.languages.is_empty() {
+        detected.tools = by_endings(names);
+    }
+    detected
+}
+
+/// Detects tools by source files.
+fn by_endings(names: &BTreeSet<String>) -> Vec<DetectedTool> {
+    let mut tools: Vec<DetectedTool> = Vec::new();
+    for (name, ending, file) in ENDINGS {
+        if tools.iter().all(|tool| tool.name != name) && names.iter().any(|file| file.ends_with(ending)) {
+            tools.push(DetectedTool { name, file });
+        }
+    }
+    tools
 }
 
 /// Returns the project directories to exclude for these tools.
@@ -84,6 +109,10 @@ mod tests {
             assert_eq!(all.map(|found| found.name).collect::<Vec<_>>(), expect, "{files:?}");
         };
         check(&["README.md"], &[]);
+        check(&["hello.py"], &["python"]);
+        check(&["a.js", "b.mjs", "main.go"], &["node", "go"]);
+        check(&["hello.py", "package.json"], &["node"]);
+        check(&["Gemfile", "hello.py"], &["ruby"]);
         check(&["package.json", "requirements.txt"], &["python", "node"]);
         check(&["pyproject.toml", "uv.lock"], &["python", "uv"]);
         check(&["Cargo.toml", "go.mod", "deno.jsonc"], &["rust", "go", "deno"]);
