@@ -87,6 +87,24 @@ fn a_step_has_the_same_layer_wherever_it_runs() {
 }
 
 #[test]
+fn a_step_that_runs_away_composes_no_root_here() {
+    let Some((engine, silo)) = prepared("") else { return };
+    engine.fail(Fault::Wait);
+    let child = silo.command(["install", "--remote", "mine"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("silo starts");
+    engine.await_worker();
+    let work: Vec<_> = fs::read_dir(silo.path("work")).expect("the step's directories").flatten().map(|entry| entry.path()).collect();
+    let is_root = |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("root-"));
+    assert!(work.iter().any(is_root), "{work:?}");
+    for root in work.iter().filter(|path| is_root(path)) {
+        assert_eq!(fs::read_dir(root).expect("our own directory").count(), 0, "{root:?} has a tree");
+    }
+    engine.release();
+    let done = child.wait_with_output().expect("silo ends");
+    assert!(done.status.success(), "{done:?}\n{}", engine.log());
+    assert_eq!(silo.ok(["run", "mine", "/opt/one"]), "one\n");
+}
+
+#[test]
 fn many_steps_and_a_shell_have_the_same_images_wherever_they_are_built() {
     let Some(engine) = started() else { return };
     let (here, away) = (Silo::seeded(), Silo::seeded());

@@ -156,6 +156,11 @@ impl step::Kind for Run<'_> {
         Ok(Prepared { spec, project })
     }
 
+    fn reads_root(&self) -> bool {
+        // Certificates and the proxy's settings.
+        !self.fields.network.is_empty()
+    }
+
     fn check_changes(&self, _: &BuildContext<'_>, upper: &Path) -> Result<Vec<String>, Error> {
         refuse_secrets(upper)?;
         Ok(Vec::new())

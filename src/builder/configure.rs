@@ -182,6 +182,10 @@ impl step::Kind for Run<'_> {
         Ok(Prepared { spec: self.spec(workdir, root, &debs), project: None })
     }
 
+    fn reads_root(&self) -> bool {
+        false
+    }
+
     fn check_changes(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<Vec<String>, Error> {
         let choice = self.step.choice;
         let packages: Vec<_> = self.earlier.iter().chain(&choice.present).chain(&choice.by_dpkg).collect();

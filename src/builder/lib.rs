@@ -432,12 +432,13 @@ fn image_of(ctx: &BuildContext<'_>, target: &Target<'_>, below: &State, without:
     let owners = if ctx.records() && !below.made_layers.iter().all(is_confirmed) { recorded(target) } else { Vec::new() };
     let drv = image_drv(target, Some(&below.outputs), owners);
     let ground = below.take_root().filter(|_| without.is_none());
+    let base = ground.as_ref().and_then(step_root::StepRoot::base);
     let id = ctx.activity(Activity::Compose, &target.recipe.name, None, |id| {
         let progress = |done| (ctx.sink)(Event::Progress { id, done });
-        image::put(ctx.home, ctx.store, &image, drv, |root| match &ground {
-            Some(ground) => {
+        image::put(ctx.home, ctx.store, &image, drv, |root| match &base {
+            Some(base) => {
                 let wanted = compose::Wanted { layers: &image.layers, into: root };
-                compose::recompose(ctx.store, ctx.lock, &ground.base(), wanted, &progress)
+                compose::recompose(ctx.store, ctx.lock, base, wanted, &progress)
             }
             None => compose::compose(ctx.store, ctx.lock, &image.layers, root, &progress),
         })

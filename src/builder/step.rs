@@ -56,6 +56,9 @@ pub(super) trait Kind {
     /// Prepares the working directory, and returns the launch.
     fn prepare(&self, ctx: &BuildContext<'_>, workdir: &Workdir, root: Root) -> Result<Prepared, Error>;
 
+    /// True if [`Kind::prepare`] reads files of the root.
+    fn reads_root(&self) -> bool;
+
     /// Checks and cleans the changes of a finished step; returns the paths of removed secrets.
     fn check_changes(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<Vec<String>, Error>;
 
@@ -252,6 +255,9 @@ fn runs(
 /// Runs a step once, and commits its changes. Returns nothing if the step must run again.
 fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: &mut StepRoot) -> Result<Option<Made>, Error> {
     let (began, began_at) = (Instant::now(), run_facts::now());
+    if step.kind.reads_root() {
+        root.compose(ctx)?;
+    }
     let mut prepared = step.kind.prepare(ctx, workdir, Root { lower: root.mounts(ctx), upper: workdir.overlay() })?;
     prepared.spec.owners = root.owners();
     host_name::set(&mut prepared.spec, root, workdir.host_name());
@@ -314,6 +320,7 @@ impl Attempt<'_> {
             },
             None => None,
         };
+        self.root.compose(ctx)?;
         let launched = Spec { machine: self.workdir.machine(ctx), ..self.spec.clone() };
         let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
         let upper = self.workdir.upper();
@@ -373,6 +380,7 @@ impl Attempt<'_> {
         let Some(name) = self.workdir.keep() else { return Ok(None) };
         let path = self.workdir.file(SPEC);
         private::write(&path, &self.spec.to_json()?).map_err(|source| Error::File(PathError { doing: "write", path, source }))?;
+        self.root.compose(self.ctx)?;
         self.root.keep();
         Ok(Some(name))
     }

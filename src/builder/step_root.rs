@@ -1,7 +1,7 @@
 //! Root of a build step: one composed tree, with the layers of later steps stacked on it as overlay lower directories.
 //!
 //! Composing reads and merges the indexes of all layers. So the tree is composed again only if a step removed something that the kernel
-//! cannot express by stacking, or if the stack gets too deep to mount fast.
+//! cannot express by stacking, or if the stack gets too deep to mount fast. A step that runs on another machine needs only the merged index.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,17 @@ pub(super) struct StepRoot {
     /// Working directories of earlier steps. They are removed late: when it allocates an inode, ext4 searches past all recently freed ones.
     spent: Vec<Workdir>,
     kept: bool,
+    /// The state of `tree`.
+    state: Tree,
+}
+
+/// The state of the tree of a root.
+#[derive(Debug)]
+enum Tree {
+    /// The tree is on the disk.
+    Composed,
+    /// The tree is not on the disk. It may be made of this older one.
+    Needed(Option<Box<StepRoot>>),
 }
 
 impl StepRoot {
@@ -50,13 +61,30 @@ impl StepRoot {
         }
         let dir = unique_dir(ctx.home, "root-")?;
         let tree = dir.join("root");
-        let composed = match &old {
-            Some(old) => compose::recompose(ctx.store, ctx.lock, &old.base(), Wanted { layers, into: &tree }, &|_| {}),
-            None => compose::compose(ctx.store, ctx.lock, layers, &tree, &|_| {}),
+        let spent = old.as_mut().map(|old| std::mem::take(&mut old.spent)).unwrap_or_default();
+        let base = old.and_then(|mut old| match &mut old.state {
+            Tree::Composed => Some(Box::new(old)),
+            Tree::Needed(older) => older.take(),
+        });
+        let may_run_away = ctx.pool.is_some_and(|away| away.runs(ctx.home.arch()));
+        let (index, state) = if may_run_away {
+            let index = compose::index(ctx.store, layers).map_err(|source| Error::store("merging the layers of a step", source))?;
+            (index, Tree::Needed(base))
+        } else {
+            (composed(ctx, base.as_deref(), Wanted { layers, into: &tree })?, Tree::Composed)
         };
-        let composed = composed.map_err(|source| Error::store("composing the step's root", source))?;
-        let spent = old.map(|mut old| std::mem::take(&mut old.spent)).unwrap_or_default();
-        Ok(StepRoot { dir, tree, layers: layers.to_vec(), index: Arc::new(composed.index), stacked: Vec::new(), spent, kept: false })
+        let (layers, index, stacked) = (layers.to_vec(), Arc::new(index), Vec::new());
+        Ok(StepRoot { dir, tree, layers, index, stacked, spent, kept: false, state })
+    }
+
+    /// Composes the tree, unless it is on the disk. Call it before anything reads the directories of [`StepRoot::mounts`].
+    pub fn compose(&mut self, ctx: &BuildContext<'_>) -> Result<(), Error> {
+        if let Tree::Needed(base) = &mut self.state {
+            let base = base.take();
+            composed(ctx, base.as_deref(), Wanted { layers: &self.layers, into: &self.tree })?;
+            self.state = Tree::Composed;
+        }
+        Ok(())
     }
 
     /// Stacks the layers that the root lacks; returns false if that is not possible.
@@ -109,9 +137,12 @@ impl StepRoot {
         })
     }
 
-    /// Returns the composed tree as the base of another one.
-    pub fn base(&self) -> Base {
-        Base { tree: self.tree.clone(), layers: self.layers.clone() }
+    /// Returns the composed tree as the base of another one; `None` if nothing was composed.
+    pub fn base(&self) -> Option<Base> {
+        match &self.state {
+            Tree::Composed => Some(Base { tree: self.tree.clone(), layers: self.layers.clone() }),
+            Tree::Needed(older) => older.as_ref()?.base(),
+        }
     }
 
     /// Keeps the working directory of a finished step until the root is dropped.
@@ -123,6 +154,15 @@ impl StepRoot {
     pub fn keep(&mut self) {
         self.kept = true;
     }
+}
+
+/// Composes a tree, of an older one if possible; returns its entries.
+fn composed(ctx: &BuildContext<'_>, base: Option<&StepRoot>, wanted: Wanted<'_>) -> Result<Index, Error> {
+    let made = match base.and_then(StepRoot::base) {
+        Some(base) => compose::recompose(ctx.store, ctx.lock, &base, wanted, &|_| {}),
+        None => compose::compose(ctx.store, ctx.lock, wanted.layers, wanted.into, &|_| {}),
+    };
+    Ok(made.map_err(|source| Error::store("composing the step's root", source))?.index)
 }
 
 impl Drop for StepRoot {

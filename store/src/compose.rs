@@ -82,6 +82,11 @@ pub fn compose(
     })
 }
 
+/// Returns the entries of the tree that [`compose`] would make.
+pub fn index(store: &Store, layers: &[LayerId]) -> Result<Index, ComposeError> {
+    Ok(merged(store, layers)?.index)
+}
+
 /// A tree to compose.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
