@@ -105,6 +105,35 @@ fn a_step_that_runs_away_composes_no_root_here() {
 }
 
 #[test]
+fn a_collected_layer_is_fetched_from_the_engine() {
+    let Some((engine, silo)) = prepared("") else { return };
+    drop(silo.ok(["install", "--quiet", "--remote", "mine"]));
+    let (image, made) = (silo.image_id("mine"), layers(&silo, "mine"));
+    let collect = || {
+        drop(silo.ok(["uninstall", "mine"]));
+        drop(silo.ok(["gc", "--all"]));
+        assert!(!silo.path("store/baked").join(&made[0]).exists());
+    };
+    collect();
+    let done = silo.run(["install", "--remote", "mine"]);
+    assert_eq!(done.code, 0, "{done:?}\n{}", engine.log());
+    assert!(done.err.contains(&format!("layers fetched from {}", engine.url)), "{done:?}");
+    // Only the last step, which is below no other one, ran again.
+    assert_eq!((engine.begun(), silo.image_id("mine")), (2, image.clone()), "{done:?}");
+    drop(silo.ok(["verify"]));
+    // Other bytes are not taken, and the engine is named.
+    collect();
+    engine.rot(&made);
+    let done = silo.run(["install", "--remote", "mine"]);
+    assert!(done.err.contains("is not fetched from the pool") && done.err.contains("other bytes than those of the blob"), "{done:?}");
+    assert!(done.err.contains(&engine.url), "{done:?}");
+    drop(silo.ok(["verify"]));
+    // Without the engine, everything is made here.
+    drop(silo.ok(["install", "--quiet", "--no-remote", "mine"]));
+    assert_eq!(silo.image_id("mine"), image);
+}
+
+#[test]
 fn many_steps_and_a_shell_have_the_same_images_wherever_they_are_built() {
     let Some(engine) = started() else { return };
     let (here, away) = (Silo::seeded(), Silo::seeded());

@@ -97,6 +97,11 @@ impl Home {
         self.root.join("recorded")
     }
 
+    /// Records of the layers that pools of remote builds have, by the key of a realisation.
+    pub fn remote_layers(&self) -> PathBuf {
+        self.root.join("remote-layers")
+    }
+
     /// Digests of compressed layers, as repositories know them.
     pub fn blobs(&self) -> PathBuf {
         self.root.join("blobs")

@@ -27,7 +27,8 @@ use silo_launch::spec::{Root, Spec, Stdio, Upper};
 
 use super::context::{BuildContext, read_index};
 use super::error::Error;
-use super::pool::{Away, Job, JobLayer, NotRun, Pool};
+use super::places::Away;
+use super::pool::{Job, JobLayer, NotRun, Pool};
 use super::workdir::Workdir;
 
 /// The version of the request and the report.
@@ -154,7 +155,8 @@ pub(super) fn launch(
     private::create(&before).and_then(|file| silo_launch::pack_changes(&workdir.upper(), file)).map_err(at("write", &before))?;
     let mut files = vec![(BEFORE.to_owned(), before)];
     let request = request(ctx, layers, spec, &mut files)?;
-    let layers = layers.iter().map(|layer| job_layer(ctx, *layer)).collect::<Result<_, _>>()?;
+    let layers = layers.iter().map(|layer| job_layer(ctx, *layer)).collect::<Result<Vec<_>, _>>()?;
+    let sent: Vec<(LayerId, u64)> = layers.iter().map(|layer| (layer.layer, layer.size)).collect();
     let results = [(REPORT, MAX_REPORT_BYTES), (LOG, ctx.max_step_bytes), (AFTER, ctx.max_step_bytes.saturating_add(HEADERS_BYTES))];
     let say = |line| (ctx.sink)(Event::Log { id: 0, line });
     let warn = |text| (ctx.sink)(Event::Warning { text });
@@ -170,6 +172,7 @@ pub(super) fn launch(
         }
         Err(NotRun::Failed(error)) => return Err(refused(silo_base::error_chain::of(&*error).join(": "))),
     };
+    away.known.note(ctx.store, ctx.realisations, &sent);
     let by = if worker.is_empty() { String::new() } else { format!(" of {worker}") };
     let path = |name: &str| result(&dir, name);
     let report = read_report(&dir).map_err(|why| refused(format!("the report{by} {why}")))?;

@@ -10,7 +10,7 @@ use silo_store::index::Index;
 use silo_store::layout::Store;
 use silo_store::realisation::Realisation;
 
-use silo_base::event::{self, Activity, Sink};
+use silo_base::event::{self, Activity, Event, Sink};
 use silo_base::grant::Grant;
 use silo_base::home::Home;
 use silo_base::identity::DirectoryId;
@@ -25,7 +25,8 @@ use silo_model::recipe::Recipe;
 use super::check::Check;
 use super::error::Error;
 use super::host_network::HostNetwork;
-use super::pool::Away;
+use super::known_layers::Destination;
+use super::places::Away;
 use super::realisation_writer::RealisationWriter;
 
 /// PATH of a Debian root, the default in an image's environment.
@@ -186,12 +187,36 @@ pub(super) fn brought(ctx: &BuildContext<'_>, key: Digest) -> Option<LayerId> {
     is_warm(ctx, &layer).then_some(layer)
 }
 
-/// Brings the layers of derivations from the source of layers, all together, so that a few requests answer for all.
+/// Brings the layers of derivations from the pool's store and from the source of layers, all together, so that a few requests answer for
+/// all.
 pub(super) fn bring(ctx: &BuildContext<'_>, keys: &[Digest]) -> BTreeMap<Digest, LayerId> {
-    let source = ctx.layers.filter(|_| ctx.check.is_none() && !keys.is_empty() && !ctx.stop.load(Ordering::Relaxed));
+    if ctx.check.is_some() || keys.is_empty() || ctx.stop.load(Ordering::Relaxed) {
+        return BTreeMap::new();
+    }
     // A layer with recorded owners, or of a build without the lock, may differ from the one that the lock names.
-    let wanted: Vec<(Digest, Option<LayerId>)> = keys.iter().map(|key| (*key, ctx.pin(key))).collect();
-    source.map(|source| source.bring(&wanted)).unwrap_or_default()
+    let mut wanted: Vec<(Digest, Option<LayerId>)> = keys.iter().map(|key| (*key, ctx.pin(key))).collect();
+    let mut brought = bring_from_pool(ctx, &wanted);
+    wanted.retain(|(key, _)| !brought.contains_key(key));
+    if let Some(source) = ctx.layers.filter(|_| !wanted.is_empty()) {
+        brought.extend(source.bring(&wanted));
+    }
+    brought
+}
+
+fn bring_from_pool(ctx: &BuildContext<'_>, wanted: &[(Digest, Option<LayerId>)]) -> BTreeMap<Digest, LayerId> {
+    let Some((away, pool)) = ctx.pool.and_then(|away| Some((away, away.usable()?))) else { return BTreeMap::new() };
+    let work = ctx.home.work();
+    let into = Destination { work: &work, store: ctx.store, lock: ctx.lock, stop: ctx.stop };
+    let warn = |text| (ctx.sink)(Event::Warning { text });
+    let brought = away.known.bring(pool, into, wanted, &warn);
+    for (key, layer) in &brought {
+        ctx.realisations.add(*key, *layer, None);
+    }
+    if !brought.is_empty() {
+        let text = format!("{} layers fetched from {}", brought.len(), pool.places().join(", "));
+        (ctx.sink)(Event::Note { text });
+    }
+    brought.into_iter().collect()
 }
 
 /// Looks up a realisation by its key.

@@ -33,6 +33,10 @@ mod realisation_writer;
 pub mod budget;
 pub mod pool;
 
+mod known_layers;
+
+pub mod places;
+
 mod context;
 mod log;
 mod split;
@@ -364,7 +368,7 @@ fn walked(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, E
 /// Brings the layers of all packages and of all layers of base images, as far as the source of layers has them. The derivations of other
 /// steps follow from the layers below them.
 fn bring_all(ctx: &BuildContext<'_>, plan: &Plan, targets: &[Target<'_>]) {
-    if ctx.layers.is_none() {
+    if ctx.layers.is_none() && ctx.pool.is_none() {
         return;
     }
     let packages = plan.graph.node_weights().filter_map(|step| match step {

@@ -33,7 +33,7 @@ use super::check::{Check, Verdict, WhichRun};
 use super::compare::Made;
 use super::context::{BuildContext, realised_as};
 use super::error::Error;
-use super::pool::Away;
+use super::places::Away;
 use super::state::State;
 use super::step_root::StepRoot;
 use super::workdir::Workdir;

@@ -15,7 +15,7 @@ use silo_base::home::{Home, PROJECT_CONFIG};
 use silo_base::sanitize;
 use silo_base::system::Arch;
 use silo_build::check::Check;
-use silo_build::pool::Away;
+use silo_build::places::Away;
 use silo_build::{NoMachine, RealisationWriter};
 use silo_fetch::retry::RetryPolicy;
 use silo_fetch::transport::{Reach, Transport};

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use silo_base::system::Arch;
-use silo_build::pool::{Away, Pool};
+use silo_build::places::Away;
+use silo_build::pool::Pool;
 use silo_build::worker::Places;
 use silo_model::config::RemotePool;
 use silo_remote::{Endpoint, Limits, PoolSettings, SshSettings, SshWorkers, Way, Workers};
@@ -49,7 +50,7 @@ impl StepPlace {
             let hint = "set platform in a [remote.NAME] for it, or leave --remote out";
             return Err(Failure::usage(format!("[remote.{name}] runs steps for {theirs}, and this build is for {ours}"), hint));
         }
-        setting.pool = Some(Away::new(machines(name, pool)?, pool.check.0));
+        setting.pool = Some(Away::new(machines(name, pool)?, pool.check.0, &setting.home));
         Ok(())
     }
 }

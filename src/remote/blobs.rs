@@ -3,7 +3,7 @@
 //! Small blobs travel together, others as streams. A download is resumed after a broken connection, and its bytes are hashed; a server
 //! cannot hand out other bytes, or more of them, than the digest says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Write};
@@ -91,6 +91,22 @@ impl<'a> Blobs<'a> {
     }
 }
 
+/// Returns those of some blobs that the server lacks, sorted.
+pub(crate) fn missing(from: &Connection, ids: &[BlobId], stop: &AtomicBool) -> Result<Vec<BlobId>, Error> {
+    let asked: BTreeSet<BlobId> = ids.iter().copied().collect();
+    let mut lacking = BTreeSet::new();
+    for some in ids.chunks(ASKED) {
+        let blob_digests = some.iter().map(|id| id.to_message()).collect();
+        let request = m::FindMissingBlobsRequest { instance_name: from.instance.clone(), blob_digests };
+        let answer: m::FindMissingBlobsResponse = from.unary(stop, MISSING, request)?;
+        for digest in &answer.missing_blob_digests {
+            let id = BlobId::of_message(digest).filter(|id| asked.contains(id));
+            lacking.insert(id.ok_or_else(|| from.odd("it asks for a blob that was not named"))?);
+        }
+    }
+    Ok(lacking.into_iter().collect())
+}
+
 /// Uploads the blobs that the server lacks; returns their number and bytes. `temp` is for files that are made.
 pub(crate) fn upload(
     to: &Connection,
@@ -99,19 +115,7 @@ pub(crate) fn upload(
     temp: &std::path::Path,
     stop: &AtomicBool,
 ) -> Result<(usize, u64), Error> {
-    let mut lacking = Vec::new();
-    let all: Vec<BlobId> = blobs.0.keys().copied().collect();
-    for some in all.chunks(ASKED) {
-        let blob_digests = some.iter().map(|id| id.to_message()).collect();
-        let request = m::FindMissingBlobsRequest { instance_name: to.instance.clone(), blob_digests };
-        let answer: m::FindMissingBlobsResponse = to.unary(stop, MISSING, request)?;
-        for digest in &answer.missing_blob_digests {
-            let id = BlobId::of_message(digest).filter(|id| blobs.0.contains_key(id));
-            lacking.push(id.ok_or_else(|| to.odd("it asks for a blob that was not named"))?);
-        }
-    }
-    lacking.sort();
-    lacking.dedup();
+    let lacking = missing(to, &blobs.0.keys().copied().collect::<Vec<_>>(), stop)?;
     let most = if most == 0 { BATCH_BYTES } else { most.min(BATCH_BYTES) };
     let (mut batch, mut size) = (Vec::new(), 0);
     for id in &lacking {

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::sync::{Mutex, PoisonError};
 
 use silo_base::system::Arch;
 use silo_build::away;
 use silo_build::pool::{Job, NotRun, Pool};
-use silo_store::digest::HashingWriter;
+use silo_store::digest::{HashingWriter, LayerId};
 use silo_store::private;
 
 use crate::action::{Action, InputFile};
@@ -58,17 +59,17 @@ impl Workers {
         Workers { settings, remote: Mutex::new(None), program: OnceLock::new() }
     }
 
-    fn remote(&self, job: &Job<'_>) -> Result<Arc<Remote>, Error> {
+    fn remote(&self, stop: &AtomicBool) -> Result<Arc<Remote>, Error> {
         let mut remote = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(remote) = &*remote {
             return Ok(Arc::clone(remote));
         }
-        let connected = Arc::new(Remote::connect(&self.settings.endpoint, job.stop)?);
+        let connected = Arc::new(Remote::connect(&self.settings.endpoint, stop)?);
         Ok(Arc::clone(remote.insert(connected)))
     }
 
     fn ran(&self, job: &Job<'_>) -> Result<(Arc<Remote>, Ran), Error> {
-        let remote = self.remote(job)?;
+        let remote = self.remote(job.stop)?;
         let mut blobs = Blobs::default();
         let mut files = BTreeMap::new();
         let program = self.settings.program.as_deref().unwrap_or(job.program);
@@ -133,13 +134,29 @@ impl Workers {
     }
 }
 
+fn not_run(error: Error) -> NotRun {
+    match error {
+        Error::Stopped => NotRun::Stopped,
+        Error::Queue { .. } => NotRun::Unfit(error.to_string()),
+        error => NotRun::Failed(Box::new(error)),
+    }
+}
+
 impl Pool for Workers {
     fn run(&self, job: &Job<'_>) -> Result<String, NotRun> {
-        self.fetched(job).map_err(|error| match error {
-            Error::Stopped => NotRun::Stopped,
-            Error::Queue { .. } => NotRun::Unfit(error.to_string()),
-            error => NotRun::Failed(Box::new(error)),
-        })
+        self.fetched(job).map_err(not_run)
+    }
+
+    fn fetch(&self, (layer, size): (LayerId, u64), out: &mut dyn Write, stop: &AtomicBool) -> Result<bool, NotRun> {
+        let fetched = self.remote(stop).and_then(|remote| {
+            let id = BlobId { digest: layer.digest(), size };
+            let has = remote.has(id, stop)?;
+            if has {
+                remote.download(id, size, out, stop)?;
+            }
+            Ok(has)
+        });
+        fetched.map_err(not_run)
     }
 
     fn jobs(&self) -> usize {
@@ -152,6 +169,11 @@ impl Pool for Workers {
 
     fn places(&self) -> Vec<String> {
         vec![self.settings.endpoint.url.clone()]
+    }
+
+    fn describe(&self, worker: &str) -> String {
+        let url = &self.settings.endpoint.url;
+        if worker.is_empty() { format!("a worker of {url}") } else { format!("{worker} of {url}") }
     }
 }
 

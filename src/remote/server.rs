@@ -91,6 +91,11 @@ impl Remote {
         blobs::upload(&self.connection, blobs, self.batch_bytes, temp, stop)
     }
 
+    /// Checks if the server has a blob.
+    pub fn has(&self, id: BlobId, stop: &AtomicBool) -> Result<bool, Error> {
+        Ok(blobs::missing(&self.connection, &[id], stop)?.is_empty())
+    }
+
     /// Downloads a blob; one that is larger than `most` is refused.
     pub fn download(&self, id: BlobId, most: u64, out: &mut dyn Write, stop: &AtomicBool) -> Result<(), Error> {
         if id.size > most {

@@ -3,12 +3,14 @@
 //! Each machine runs as many steps at the same time as it has processors, or as the settings say. Its connections stay open for later steps.
 //! A machine that fails is left out for the rest of the command; its steps run on the others.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use silo_base::system::Arch;
 use silo_build::pool::{Job, NotRun, Pool};
+use silo_store::digest::LayerId;
 
 use crate::error::Error;
 use crate::execution::Limits;
@@ -163,6 +165,11 @@ impl Pool for SshWorkers {
         }
     }
 
+    fn fetch(&self, _: (LayerId, u64), _: &mut dyn Write, _: &AtomicBool) -> Result<bool, NotRun> {
+        // The machines keep layers for their own steps and hand none out.
+        Ok(false)
+    }
+
     fn jobs(&self) -> usize {
         self.settings.ways.len() * self.settings.jobs.unwrap_or(WAITING)
     }
@@ -173,5 +180,9 @@ impl Pool for SshWorkers {
 
     fn places(&self) -> Vec<String> {
         self.settings.ways.iter().map(|way| way.host.clone()).collect()
+    }
+
+    fn describe(&self, worker: &str) -> String {
+        worker.to_owned()
     }
 }

@@ -104,7 +104,7 @@ pub struct Context<'a> {
     /// Results of the reproducibility check, if enabled. Each step then runs twice.
     pub check: Option<&'a silo_build::check::Check>,
     /// The machines that launch steps.
-    pub pool: Option<&'a silo_build::pool::Away>,
+    pub pool: Option<&'a silo_build::places::Away>,
     /// The VM to run steps in; `None` runs them natively.
     pub machine: Option<&'a silo_launch::spec::VmFiles>,
     /// The reason why there is no VM for the steps of another platform.

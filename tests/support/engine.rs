@@ -209,6 +209,11 @@ impl Engine {
         fs::read_dir(self.dir.path().join("begun")).map_or(0, Iterator::count)
     }
 
+    /// Changes blobs on the engine's disk.
+    pub fn rot(&self, digests: &[String]) {
+        rot(&self.dir.path().join("cas"), digests);
+    }
+
     fn wait_for(&self, what: &str, is_there: impl Fn() -> bool) {
         let until = std::time::Instant::now() + PATIENCE;
         while !is_there() {
@@ -315,7 +320,8 @@ pub fn run_action(arguments: &str) {
     }
     remote.upload(&blobs, root.path(), &stop).expect("the results");
     if fault == Fault::Rot {
-        rot(&place.join("cas"), &result);
+        let names: Vec<String> = result.output_files.iter().filter_map(|file| Some(file.digest.as_ref()?.hash.clone())).collect();
+        rot(&place.join("cas"), &names);
     }
     fs::write(option("action-result").expect("a path"), result.encode_to_vec()).expect("the result");
 }
@@ -333,9 +339,8 @@ fn archive(path: &str) -> Vec<u8> {
     builder.into_inner().expect("it is in memory")
 }
 
-/// Changes the blobs of a result on the engine's disk.
-fn rot(dir: &Path, result: &m::ActionResult) {
-    let names: Vec<String> = result.output_files.iter().filter_map(|file| Some(file.digest.as_ref()?.hash.clone())).collect();
+/// Changes blobs on the engine's disk.
+fn rot(dir: &Path, names: &[String]) {
     let mut waiting = vec![dir.to_owned()];
     while let Some(dir) = waiting.pop() {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
