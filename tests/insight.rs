@@ -34,6 +34,7 @@ fn layers(lines: &[(&str, &str, &[&str])]) -> Vec<Manifest> {
             inputs: inputs.iter().map(|input| id(input).to_string()).collect(),
             packages: if version.is_empty() { Vec::new() } else { vec![format!("{name} {version}")] },
             removed: Vec::new(),
+            place: String::new(),
         },
     };
     lines.iter().enumerate().map(make).collect()

@@ -238,6 +238,7 @@ fn unpack(ctx: &BuildContext<'_>, item: &Item<'_>, name: &str, path: &Path, over
         inputs: vec![item.layer.sha256.0.to_string()],
         packages: Vec::new(),
         removed: Vec::new(),
+        place: String::new(),
     };
     let layer = stage.commit(&manifest, ctx.lock).map_err(|source| Error::store(doing("committing"), source))?.id;
     ctx.realisations.add(key, layer, Some(lock));

@@ -77,6 +77,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, epoch: i64, below: &State) -> Resu
         inputs,
         packages: Vec::new(),
         removed: Vec::new(),
+        place: String::new(),
     };
     let layer = stage.commit(&manifest, ctx.lock).map_err(|source| Error::store("committing the dpkg database", source))?.id;
     ctx.realisations.add(drv.id().digest(), layer, None);

@@ -137,6 +137,7 @@ fn unpack(ctx: &BuildContext<'_>, item: &Item<'_>, path: &Path) -> Result<LayerI
         inputs: vec![expected.to_string()],
         packages: vec![format!("{} {}", item.name, item.package.version)],
         removed: Vec::new(),
+        place: String::new(),
     };
     let committed = stage.commit(&manifest, ctx.lock).map_err(|source| Error::store(doing("committing"), source))?;
     Ok(committed.id)

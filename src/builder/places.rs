@@ -56,6 +56,11 @@ impl Away {
         self.pool.jobs()
     }
 
+    /// Describes a worker by its name, with the address of its engine.
+    pub(super) fn describe(&self, worker: &str) -> String {
+        self.pool.describe(worker)
+    }
+
     /// Chooses at random whether a step runs here too.
     pub(super) fn is_checked(&self) -> bool {
         // Each state has keys of its own, which a worker cannot guess.

@@ -290,6 +290,7 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
         inputs: step.inputs.iter().map(LayerId::to_string).collect(),
         packages: Vec::new(),
         removed,
+        place: ctx.pool.zip(worker.as_ref()).map(|(away, worker)| away.describe(worker)).unwrap_or_default(),
     };
     let committed = captured.stage.commit(&manifest, ctx.lock).map_err(|source| Error::store("committing the step's changes", source))?;
     if step.kind.made(ctx, workdir, committed.id)? {

@@ -121,9 +121,10 @@ fn steps(context: &Context<'_>, image: &Image) -> Result<BTreeSet<Digest>, Error
 }
 
 /// Reads the manifest of a layer. It names a derivation only if the layer counts as its result here: a layer whose owners were only
-/// recorded has the key of these, and an imported layer has none.
+/// recorded has the key of these, and an imported layer has none. The place of its build is the user's own.
 pub(crate) fn manifest_of(context: &Context<'_>, layer: &LayerId) -> Result<Manifest, Error> {
     let mut manifest = layer::read_manifest(context.store, layer)?;
+    manifest.record.place.clear();
     if let Ok(derivation) = Digest::parse(&manifest.record.derivation) {
         let key = realisation::key_of(context.store, &derivation, layer)?;
         manifest.record.derivation = key.map(|key| key.to_string()).unwrap_or_default();

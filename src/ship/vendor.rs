@@ -133,7 +133,9 @@ pub fn push(context: &Context<'_>, to: &Repository<'_>, subject: &Subject, signe
 }
 
 fn output(context: &Context<'_>, step: Digest, blob: &Blob) -> Result<Output, Error> {
-    let manifest = layer::read_manifest(context.store, &blob.layer)?;
+    let mut manifest = layer::read_manifest(context.store, &blob.layer)?;
+    // It is the user's own.
+    manifest.record.place.clear();
     Ok(Output { step, layer: Layer { manifest, blob: blob.pointer, form: blob.form } })
 }
 

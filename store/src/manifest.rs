@@ -1,7 +1,8 @@
 //! `manifest.toml`: the origin of a layer. It is not part of the layer's identity.
 //!
 //! The file is TOML, so that people and tools can read it. The reader accepts only the writer's format: these keys, in this order, one
-//! value or list item per line. Version 1 has no list of removed files; version 2 has one that is not empty.
+//! value or list item per line. Version 1 has no list of removed files; version 2 has one that is not empty. Version 3 has such a list, which
+//! may be empty, and the place of the build, if that was another machine.
 
 use crate::digest::LayerId;
 use std::fmt::Write;
@@ -10,6 +11,8 @@ use std::fmt::Write;
 const WITHOUT_REMOVED: &str = "1";
 /// The version of a manifest with removed files.
 const WITH_REMOVED: &str = "2";
+/// The version of a manifest with removed files and a place.
+const WITH_PLACE: &str = "3";
 
 /// The origin of a layer, as reported by its builder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Record {
     pub packages: Vec<String>,
     /// Secrets and identities that the builder removed, as absolute paths.
     pub removed: Vec<String>,
+    /// The worker that ran the step, with the address of its engine; empty if this machine ran it.
+    pub place: String,
 }
 
 /// A layer's manifest.
@@ -59,12 +64,17 @@ impl Manifest {
         let Manifest { layer, entries, bytes, record } = self;
         let mut out = String::new();
         // Writing to a string cannot fail.
-        let _ = writeln!(out, "version = {}", if record.removed.is_empty() { WITHOUT_REMOVED } else { WITH_REMOVED });
+        let version = match (record.place.is_empty(), record.removed.is_empty()) {
+            (true, true) => WITHOUT_REMOVED,
+            (true, false) => WITH_REMOVED,
+            (false, _) => WITH_PLACE,
+        };
+        let _ = writeln!(out, "version = {version}");
         let _ = writeln!(out, "layer = \"{layer}\"\nentries = {entries}\nbytes = {bytes}");
         let _ = writeln!(out, "name = {}", quoted(&record.name));
         let _ = writeln!(out, "derivation = {}", quoted(&record.derivation));
         let _ = writeln!(out, "created = {}\nduration_ms = {}", record.created, record.duration_ms);
-        let removed = (!record.removed.is_empty()).then_some(("removed", &record.removed));
+        let removed = (version != WITHOUT_REMOVED).then_some(("removed", &record.removed));
         for (key, list) in [("inputs", &record.inputs), ("packages", &record.packages)].into_iter().chain(removed) {
             let _ = writeln!(out, "{key} = [");
             for item in list {
@@ -72,17 +82,19 @@ impl Manifest {
             }
             out.push_str("]\n");
         }
+        if version == WITH_PLACE {
+            let _ = writeln!(out, "place = {}", quoted(&record.place));
+        }
         out
     }
 
     /// Parses the output of [`Manifest::to_text`].
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
         let mut lines = Lines { lines: text.lines(), number: 0 };
-        let has_removed = match lines.value("version")? {
-            WITHOUT_REMOVED => false,
-            WITH_REMOVED => true,
-            _ => return Err(lines.bad("has an unknown version")),
-        };
+        let version = lines.value("version")?;
+        if ![WITHOUT_REMOVED, WITH_REMOVED, WITH_PLACE].contains(&version) {
+            return Err(lines.bad("has an unknown version"));
+        }
         let layer = lines.string("layer")?;
         let manifest = Manifest {
             layer: LayerId::parse(&layer).map_err(|_| lines.bad("is not a layer id"))?,
@@ -95,11 +107,15 @@ impl Manifest {
                 duration_ms: lines.number("duration_ms")?,
                 inputs: lines.list("inputs")?,
                 packages: lines.list("packages")?,
-                removed: if has_removed { lines.list("removed")? } else { Vec::new() },
+                removed: if version == WITHOUT_REMOVED { Vec::new() } else { lines.list("removed")? },
+                place: if version == WITH_PLACE { lines.string("place")? } else { String::new() },
             },
         };
-        if has_removed && manifest.record.removed.is_empty() {
+        if version == WITH_REMOVED && manifest.record.removed.is_empty() {
             return Err(lines.bad("ends an empty list"));
+        }
+        if version == WITH_PLACE && manifest.record.place.is_empty() {
+            return Err(lines.bad("has an empty place"));
         }
         match lines.lines.next() {
             None => Ok(manifest),
@@ -212,6 +228,7 @@ mod tests {
                 inputs: vec!["one".into(), "]".into()],
                 packages: vec![],
                 removed: vec![],
+                place: String::new(),
             },
         };
         let text = manifest.to_text();
@@ -222,6 +239,16 @@ mod tests {
         assert_eq!(Manifest::parse(&with.to_text()).unwrap(), with);
         for bad in [with.to_text().replace("version = 2", "version = 1"), with.to_text().replace("    \"/etc/munge/munge.key\",\n", "")] {
             assert!(Manifest::parse(&bad).is_err(), "{bad}");
+        }
+        for removed in [vec![], vec!["/etc/a.key".into()]] {
+            let record = Record { removed, place: "a \"worker\" of http://x\n".into(), ..manifest.record.clone() };
+            let with = Manifest { record, ..manifest.clone() };
+            let text = with.to_text();
+            assert_eq!(Manifest::parse(&text).unwrap(), with);
+            let (start, _) = text.split_once("place = ").unwrap();
+            for bad in [start, &format!("{start}place = \"\"\n"), &text.replace("version = 3", "version = 2")] {
+                assert!(Manifest::parse(bad).is_err(), "{bad}");
+            }
         }
         for bad in [
             text.replace("version = 1", "version = 2"),

@@ -255,6 +255,7 @@ fn manifests_are_kept() {
         inputs: vec!["x".into()],
         packages: vec!["a 1.0".into()],
         removed: vec!["/etc/a.key".into()],
+        place: "a worker".into(),
     };
     let made = stage.commit(&record, &home.shared()).unwrap();
     let manifest = layer::read_manifest(&home.store, &made.id).unwrap();
