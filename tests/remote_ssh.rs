@@ -236,5 +236,5 @@ fn a_stop_and_a_lost_connection_end_the_step_there() {
     assert!(done.status.code() == Some(130) && said.matches("it is left out").count() == 1, "{said}");
     until("the workers have ended", || workers().is_empty());
     let left = |name: &str| fs::read_dir(silo.path(name)).map_or(0, Iterator::count);
-    assert_eq!((left("store/stage"), left("work")), (0, 0));
+    assert_eq!((left("stage"), left("work")), (0, 0));
 }

@@ -6,12 +6,12 @@
 //! the step is run, and must give the pinned layer.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use silo_store::digest::{Digest, LayerId};
 
 use silo_launch::open_checked::{Links, OpenedPath};
-use silo_launch::spec::{Abi, Access, Mount, Root, Spec, Stdio};
+use silo_launch::spec::{Abi, Access, Mount, Root, Spec, Stdio, Upper};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock::{Sha256, StepOutput};
 use silo_model::recipe::Step;
@@ -46,6 +46,8 @@ pub(super) struct Task<'a> {
     pub step: &'a Step,
     pub target: &'a Target<'a>,
     pub below: &'a State,
+    /// The steps after it that may run in its action on a worker.
+    pub later: Vec<&'a Step>,
 }
 
 /// Returns the derivation of a step on these layers.
@@ -81,6 +83,8 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: &Task<'_>) -> Result<State, 
     // Listing all lower layers in each step of a long chain would be quadratic; the step below lists its own.
     let inputs = if task.below.steps == 0 { 0 } else { fields.layers.len().saturating_sub(1) };
     let pin = task.target.lock.steps.get(&task.target.arch).and_then(|steps| steps.get(&key)).filter(|_| pinned.is_some());
+    let launch = |step: &&Step| launch(&derivation(step, task.target, Vec::new()), task.below);
+    let later: Vec<Spec> = task.later.iter().map(launch).collect();
     let run = Run { task, fields: &fields, drv: &drv, pinned, record: pin.and_then(|pin| pin.record), recording: Recording::default() };
     let layer = step::realise(
         ctx,
@@ -94,6 +98,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: &Task<'_>) -> Result<State, 
             recorded_name: format!("step {}", task.step.shown()),
             inputs: &fields.layers[inputs..],
             sends_log: true,
+            later: &later,
         },
         &mut state,
     )?;
@@ -140,14 +145,12 @@ impl step::Kind for Run<'_> {
     fn prepare(&self, ctx: &BuildContext<'_>, workdir: &Workdir, root: Root) -> Result<Prepared, Error> {
         let project = if self.fields.project { Some(open_project(self.task)?) } else { None };
         let mounts = project.as_ref().map(|project| Mount { host: project.host(), guest: PROJECT.into(), access: Access::ReadOnly });
-        let mut spec = Spec {
-            mounts: mounts.into_iter().collect(),
-            env: self.fields.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
-            cwd: if project.is_some() { PROJECT } else { "/root" }.into(),
-            stdio: Stdio::Log { path: workdir.log.clone() },
-            abi: Abi::of(self.task.below.foreign()),
-            ..Spec::new(root, self.fields.argv.iter().map(Into::into).collect())
-        };
+        let mut spec = launch(self.fields, self.task.below);
+        (spec.root, spec.stdio) = (root, Stdio::Log { path: workdir.log.clone() });
+        if let Some(mount) = mounts {
+            spec.mounts.push(mount);
+            spec.cwd = PROJECT.into();
+        }
         if !self.fields.network.is_empty() {
             let output = self.pinned.and_then(|layer| self.output_key(layer));
             let pin = self.pinned.map(|_| Pin { record: self.record.map(|record| record.0), output });
@@ -209,6 +212,17 @@ impl Run<'_> {
             (true, project) => project_key(project?)?,
         };
         Some(fixed_output::key(self.drv, layer, &project))
+    }
+}
+
+/// Returns the launch of a command without its root and log.
+fn launch(fields: &derivation::Step, below: &State) -> Spec {
+    let nowhere = Root { lower: Vec::new(), upper: Upper::Kept { upper: PathBuf::new(), work: PathBuf::new() } };
+    Spec {
+        env: fields.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        cwd: "/root".into(),
+        abi: Abi::of(below.foreign()),
+        ..Spec::new(nowhere, fields.argv.iter().map(Into::into).collect())
     }
 }
 

@@ -130,6 +130,7 @@ impl Step<'_> {
             recorded_name: format!("configure {}{}", self.tier.name(), self.which),
             inputs: &layers,
             sends_log: false,
+            later: &[],
         };
         let layer = step::realise(ctx, &runner, &mut state)?;
         state.made_layers.insert(Sha256(drv.id().digest()), Sha256(layer.digest()));

@@ -7,10 +7,10 @@ use silo_store::path::LayerPath;
 
 use silo_launch::spec::{Bytes, File, Spec};
 
-use super::step_root::StepRoot;
+use super::stack::Stack;
 
 /// Sets the host name, and adds the files that neither the root nor the launch spec has.
-pub(super) fn set(spec: &mut Spec, root: &StepRoot, name: &str) {
+pub(super) fn set(spec: &mut Spec, root: &Stack, name: &str) {
     spec.hostname = name.to_owned();
     for (path, text) in [("etc/hostname", format!("{name}\n")), ("etc/resolv.conf", "search localdomain\n".to_owned())] {
         let inside = LayerPath::parse(path.as_bytes()).expect("a constant path is plain");

@@ -81,10 +81,9 @@ impl KnownLayers {
             }
             let Ok(manifest) = layer::read_manifest(store, layer) else { continue };
             // A layer of which no realisation is known yet is noted with a later step.
-            if let Some(key) = key_of(store, unwritten, &manifest) {
-                if self.write(&key, &Known { size: *size, manifest }).is_ok() {
-                    locked(&self.noted).insert(*layer);
-                }
+            let Some(key) = key_of(store, unwritten, &manifest) else { continue };
+            if self.write(&key, &Known { size: *size, manifest }).is_ok() {
+                locked(&self.noted).insert(*layer);
             }
         }
     }

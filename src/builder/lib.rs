@@ -21,6 +21,9 @@ mod select_packages;
 mod conffiles;
 mod script;
 
+mod changes;
+mod stack;
+
 mod archive_members;
 mod word_kinds;
 
@@ -43,6 +46,8 @@ mod split;
 
 mod generated_secrets;
 mod workdir;
+
+mod chain;
 
 mod step_root;
 
@@ -327,7 +332,8 @@ fn walked(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, E
             Step::Database { epoch, below } => NodeOutput::State(Arc::new(dpkg_database::realise(ctx, *epoch, &*state(*below)?)?)),
             Step::Base { target } => NodeOutput::State(Arc::new(base_image::realise(ctx, &targets[*target])?)),
             Step::Command { step, target, below } => {
-                let task = command::Task { step, target: &targets[*target], below: &*state(*below)? };
+                let later = if ctx.pool.is_some() { chain::later_steps(&plan.graph, node) } else { Vec::new() };
+                let task = command::Task { step, target: &targets[*target], below: &*state(*below)?, later };
                 NodeOutput::State(Arc::new(command::realise(ctx, &task)?))
             }
             Step::Image { target, below, without } => {

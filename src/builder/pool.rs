@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use silo_base::system::Arch;
 use silo_store::digest::LayerId;
@@ -35,7 +36,7 @@ pub struct Job<'a> {
     /// An empty directory, for the results and for other files.
     pub dir: &'a Path,
     /// Limits on the results, by path in the action's directory; each becomes a file of its name in `dir`.
-    pub results: [(&'static str, u64); 3],
+    pub results: Vec<(String, u64)>,
     /// Receives lines about the progress.
     pub say: &'a (dyn Fn(String) + Sync),
     /// Receives warnings.
@@ -65,6 +66,9 @@ pub trait Pool: Send + Sync {
     /// Writes the archive of a layer, of which the number of bytes is known, from the pool's store. Returns false if the pool does not have it.
     /// An archive with another digest is an error.
     fn fetch(&self, layer: (LayerId, u64), out: &mut dyn Write, stop: &AtomicBool) -> Result<bool, NotRun>;
+
+    /// Returns the time that an action may run.
+    fn limit(&self) -> Duration;
 
     /// Returns the number of steps that run at the same time.
     fn jobs(&self) -> usize;

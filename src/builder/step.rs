@@ -3,23 +3,18 @@
 //! Configure steps and command steps share everything here: the build lock, the root, the launch, the capture and the commit. They differ in
 //! the parts that [`Kind`] names.
 
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use silo_store::capture::{self, Capture};
 use silo_store::digest::{Digest, LayerId};
-use silo_store::entry::{Kind as NodeKind, Meta};
 use silo_store::flock::BuildLock;
 use silo_store::manifest::Record as Manifest;
 use silo_store::normal::TRUE_XATTR;
-use silo_store::path::LayerPath;
 use silo_store::path_error::PathError;
 use silo_store::private;
 use silo_store::realisation::recorded_owners_key;
-use silo_store::rewrite::rewrite;
 
 use silo_base::event::{Activity, Event};
 use silo_launch::Exit;
@@ -27,6 +22,7 @@ use silo_launch::open_checked::OpenedPath;
 use silo_launch::spec::{Root, Spec};
 use silo_model::derivation::Derivation;
 
+use super::away::Launch;
 use super::budget::LimitWatch;
 use super::cause::RunFacts;
 use super::check::{Check, Verdict, WhichRun};
@@ -37,16 +33,13 @@ use super::places::Away;
 use super::state::State;
 use super::step_root::StepRoot;
 use super::workdir::Workdir;
-use super::{away, compare, host_name, java_keystore, log, run_facts, scrub};
+use super::{away, changes, compare, host_name, log, run_facts};
 
 /// File name of the launch spec that is kept with a failed step.
 pub const SPEC: &str = "spec.json";
 
 /// Interval of the attempts to take a lock that another process holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
-
-/// Limit on the size of a Java keystore; Debian's has 170 KB.
-const MAX_KEYSTORE_BYTES: u64 = 16 << 20;
 
 /// The parts in which the kinds of steps differ.
 pub(super) trait Kind {
@@ -103,6 +96,8 @@ pub(super) struct StepRun<'a> {
     pub inputs: &'a [LayerId],
     /// True if log lines are also sent as events while the step runs.
     pub sends_log: bool,
+    /// The launches of later steps that may run in its action on a worker.
+    pub later: &'a [Spec],
 }
 
 /// A launch that is ready.
@@ -258,9 +253,9 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
     if step.kind.reads_root() {
         root.compose(ctx)?;
     }
-    let mut prepared = step.kind.prepare(ctx, workdir, Root { lower: root.mounts(ctx), upper: workdir.overlay() })?;
-    prepared.spec.owners = root.owners();
-    host_name::set(&mut prepared.spec, root, workdir.host_name());
+    let mut prepared = step.kind.prepare(ctx, workdir, Root { lower: root.stack.mounts(ctx.store), upper: workdir.overlay() })?;
+    prepared.spec.owners = root.stack.owners();
+    host_name::set(&mut prepared.spec, &root.stack, workdir.host_name());
     prepared.spec.conditions = workdir.conditions(&prepared.spec);
     let mut attempt = Attempt { ctx, workdir, root, spec: &prepared.spec };
     let launched = attempt.launch(step);
@@ -273,11 +268,8 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
     let facts = RunFacts::of_run(ctx, attempt.spec, began_at, &attempt.workdir.upper());
     let checked = step.kind.check_changes(ctx, &attempt.workdir.upper());
     let captured = checked.and_then(|removed| {
-        date_keystore(&attempt.workdir.upper(), step.epoch)?;
-        let captured = attempt.root.lower(|lower| {
-            let changes = Capture { upper: &attempt.workdir.upper(), lower, epoch: step.epoch, filter: &filter };
-            capture::capture(ctx.store, ctx.lock, &changes).map_err(|source| Error::store("capturing the step's changes", source))
-        })?;
+        let upper = attempt.workdir.upper();
+        let captured = attempt.root.stack.lower(|lower| changes::capture((ctx.store, ctx.lock), &upper, lower, step.epoch))?;
         Ok((captured, removed))
     });
     let (captured, removed) = captured.map_err(|error| attempt.refused(error))?;
@@ -312,13 +304,16 @@ impl Attempt<'_> {
     fn launch(&mut self, step: &StepRun<'_>) -> Result<Option<String>, Error> {
         let ctx = self.ctx;
         let _here = match ctx.pool {
-            Some(away) => match away::launch(ctx, away, (step.name, step.layers), self.workdir, self.spec)? {
-                Some((exit, worker)) => return self.ended(step, exit).map(|()| Some(worker)),
-                None => {
-                    ctx.check_machine_here()?;
-                    Some(away.here(ctx.jobs, ctx.stop)?)
+            Some(away) => {
+                let launch = Launch { name: step.name, layers: step.layers, spec: self.spec, later: step.later, epoch: step.epoch };
+                match away::launch(ctx, away, &launch, self.workdir, &mut self.root.ahead)? {
+                    Some((exit, worker)) => return self.ended(step, exit).map(|()| Some(worker)),
+                    None => {
+                        ctx.check_machine_here()?;
+                        Some(away.here(ctx.jobs, ctx.stop)?)
+                    }
                 }
-            },
+            }
             None => None,
         };
         self.root.compose(ctx)?;
@@ -400,24 +395,5 @@ pub(super) fn lock_step(ctx: &BuildContext<'_>, key: &Digest) -> Result<BuildLoc
                 thread::sleep(LOCK_PAUSE);
             }
         }
-    }
-}
-
-/// Makes a file with embedded dates reproducible: the entries of a Java keystore get the date of `epoch`.
-fn date_keystore(upper: &Path, epoch: i64) -> Result<(), Error> {
-    let failed = |source| Error::File(PathError { doing: "change", path: upper.join(java_keystore::PATH), source });
-    let path = LayerPath::parse(java_keystore::PATH.as_bytes()).map_err(|error| failed(io::Error::other(error.to_string())))?;
-    match rewrite(upper, &path, MAX_KEYSTORE_BYTES, |bytes| java_keystore::dated(bytes, epoch)) {
-        // No keystore of Java has this size.
-        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(()),
-        done => done.map_err(failed),
-    }
-}
-
-/// Drops files that depend on the time and place of a step.
-fn filter(path: &LayerPath, _: &Meta, _: NodeKind) -> capture::Verdict {
-    match scrub::judge(path.as_bytes()) {
-        scrub::Verdict::Keep => capture::Verdict::Keep,
-        scrub::Verdict::Drop => capture::Verdict::Drop,
     }
 }

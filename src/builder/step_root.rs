@@ -3,43 +3,33 @@
 //! Composing reads and merges the indexes of all layers. So the tree is composed again only if a step removed something that the kernel
 //! cannot express by stacking, or if the stack gets too deep to mount fast. A step that runs on another machine needs only the merged index.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use silo_store::capture::Lower;
 use silo_store::compose::{self, Base, Wanted};
 use silo_store::digest::LayerId;
 use silo_store::index::Index;
-use silo_store::normal::CAPABILITY_XATTR;
-use silo_store::path::LayerPath;
 
-use silo_launch::spec::Owned;
-
-use super::context::{BuildContext, read_index};
+use super::chain::Ahead;
+use super::context::BuildContext;
 use super::error::Error;
 use super::image::unique_dir;
+use super::stack::Stack;
 use super::workdir::Workdir;
-
-/// Limit on the layers stacked on a composed tree. Each costs a few microseconds at every mount.
-const MAX_STACKED: usize = 48;
 
 /// The root of the next step; its tree is removed on drop.
 #[derive(Debug)]
 pub(super) struct StepRoot {
     /// The directory with the tree. Its name is its own, so no leftover of a killed build with this process id is taken for the tree.
     dir: PathBuf,
-    tree: PathBuf,
-    /// The layers of the tree, lowest first, and their merged index.
-    layers: Vec<LayerId>,
-    index: Arc<Index>,
-    /// The layers stacked on the tree, lowest first.
-    stacked: Vec<(LayerId, Arc<Index>)>,
+    /// The tree and the layers on it.
+    pub stack: Stack,
     /// Working directories of earlier steps. They are removed late: when it allocates an inode, ext4 searches past all recently freed ones.
     spent: Vec<Workdir>,
     kept: bool,
-    /// The state of `tree`.
+    /// The state of the tree.
     state: Tree,
+    /// Results of later steps, if a worker ran a chain.
+    pub ahead: Option<Ahead>,
 }
 
 /// The state of the tree of a root.
@@ -55,13 +45,15 @@ impl StepRoot {
     /// Makes the root of these layers; reuses as much as possible of an older root.
     pub fn new(ctx: &BuildContext<'_>, layers: &[LayerId], old: Option<StepRoot>) -> Result<StepRoot, Error> {
         let mut old = old;
-        let fits = old.as_mut().map(|root| root.stack(ctx, layers)).transpose()? == Some(true);
+        let stacked = old.as_mut().map(|root| root.stack.extend(ctx.store, layers)).transpose();
+        let fits = stacked.map_err(|source| Error::store("reading the layers of a step", source))? == Some(true);
         if let Some(root) = old.take_if(|_| fits) {
             return Ok(root);
         }
         let dir = unique_dir(ctx.home, "root-")?;
         let tree = dir.join("root");
         let spent = old.as_mut().map(|old| std::mem::take(&mut old.spent)).unwrap_or_default();
+        let ahead = old.as_mut().and_then(|old| old.ahead.take());
         let base = old.and_then(|mut old| match &mut old.state {
             Tree::Composed => Some(Box::new(old)),
             Tree::Needed(older) => older.take(),
@@ -73,74 +65,23 @@ impl StepRoot {
         } else {
             (composed(ctx, base.as_deref(), Wanted { layers, into: &tree })?, Tree::Composed)
         };
-        let (layers, index, stacked) = (layers.to_vec(), Arc::new(index), Vec::new());
-        Ok(StepRoot { dir, tree, layers, index, stacked, spent, kept: false, state })
+        Ok(StepRoot { dir, stack: Stack::new(tree, layers.to_vec(), index), spent, kept: false, state, ahead })
     }
 
-    /// Composes the tree, unless it is on the disk. Call it before anything reads the directories of [`StepRoot::mounts`].
+    /// Composes the tree, unless it is on the disk. Call it before anything reads the directories of [`Stack::mounts`].
     pub fn compose(&mut self, ctx: &BuildContext<'_>) -> Result<(), Error> {
         if let Tree::Needed(base) = &mut self.state {
             let base = base.take();
-            composed(ctx, base.as_deref(), Wanted { layers: &self.layers, into: &self.tree })?;
+            composed(ctx, base.as_deref(), Wanted { layers: self.stack.of_tree(), into: &self.stack.tree })?;
             self.state = Tree::Composed;
         }
         Ok(())
     }
 
-    /// Stacks the layers that the root lacks; returns false if that is not possible.
-    fn stack(&mut self, ctx: &BuildContext<'_>, layers: &[LayerId]) -> Result<bool, Error> {
-        let have = self.layers.len() + self.stacked.len();
-        let own = self.layers.iter().chain(self.stacked.iter().map(|(layer, _)| layer));
-        if layers.len() > self.layers.len() + MAX_STACKED || layers.len() < have || !own.eq(&layers[..have]) {
-            return Ok(false);
-        }
-        for layer in &layers[have..] {
-            let index = Arc::new(read_index(ctx, *layer)?);
-            if !self.lower(|lower| lower.can_bear(&index)) {
-                return Ok(false);
-            }
-            self.stacked.push((*layer, index));
-        }
-        Ok(true)
-    }
-
-    /// Calls `look` with the indexes of the root.
-    pub fn lower<T>(&self, look: impl FnOnce(Lower<'_>) -> T) -> T {
-        let indexes: Vec<&Index> = self.stacked.iter().rev().map(|(_, index)| &**index).chain([&*self.index]).collect();
-        look(Lower(&indexes))
-    }
-
-    /// Returns the directories to mount, the topmost first.
-    ///
-    /// If several steps gave the same layer, only its topmost place counts: the kernel refuses to stack a directory twice, and nothing of
-    /// the lower one would be visible.
-    pub fn mounts(&self, ctx: &BuildContext<'_>) -> Vec<PathBuf> {
-        let mut seen = BTreeSet::new();
-        let topmost = self.stacked.iter().rev().filter(|(layer, _)| seen.insert(*layer));
-        topmost.map(|(layer, _)| ctx.store.tree(layer)).chain([self.tree.clone()]).collect()
-    }
-
-    /// Lists the files of other owners than 0:0 and those with capabilities, for a root in which owners are true.
-    pub fn owners(&self) -> Vec<Owned> {
-        let absolute = |path: &LayerPath| Path::new("/").join(path.as_path());
-        self.lower(|lower| {
-            let owned = lower.owned().into_iter().map(|entry| Owned {
-                path: absolute(entry.path),
-                uid: entry.meta.uid,
-                gid: entry.meta.gid,
-                mode: entry.meta.mode,
-                mtime: entry.meta.mtime,
-                capability: entry.meta.xattrs.get(CAPABILITY_XATTR).cloned(),
-                first: entry.first.map(absolute),
-            });
-            owned.collect()
-        })
-    }
-
     /// Returns the composed tree as the base of another one; `None` if nothing was composed.
     pub fn base(&self) -> Option<Base> {
         match &self.state {
-            Tree::Composed => Some(Base { tree: self.tree.clone(), layers: self.layers.clone() }),
+            Tree::Composed => Some(self.stack.base()),
             Tree::Needed(older) => older.as_ref()?.base(),
         }
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use silo_base::system::Arch;
 use silo_build::away;
@@ -98,7 +99,7 @@ impl Workers {
             arguments: vec![format!("./{PROGRAM}"), WORD.to_owned(), away::REQUEST.to_owned()],
             files,
             blobs,
-            outputs: job.results.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            outputs: job.results.iter().map(|(name, _)| name.clone()).collect(),
             platform: self.settings.platform.clone(),
             salt: format!("silo-step {}", away::VERSION).into_bytes(),
             limits: self.settings.limits,
@@ -122,12 +123,12 @@ impl Workers {
             let what = format!("silo ended there with exit code {} and without a report: {said}", ran.exit);
             return Err(Error::Answer { url: self.settings.endpoint.url.clone(), what });
         }
-        for (name, most) in job.results {
+        for (name, most) in &job.results {
             let Some(id) = ran.outputs.get(name) else { continue };
             let path = job.dir.join(Path::new(name).file_name().unwrap_or_default());
             let failed = |source| Error::File { doing: "write", path: path.clone(), source };
             let mut file = private::create(&path).map_err(failed)?;
-            remote.download(*id, most, &mut file, job.stop)?;
+            remote.download(*id, *most, &mut file, job.stop)?;
             file.flush().map_err(failed)?;
         }
         Ok(ran.worker)
@@ -157,6 +158,10 @@ impl Pool for Workers {
             Ok(has)
         });
         fetched.map_err(not_run)
+    }
+
+    fn limit(&self) -> Duration {
+        self.settings.limits.run
     }
 
     fn jobs(&self) -> usize {

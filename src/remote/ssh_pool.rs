@@ -170,6 +170,10 @@ impl Pool for SshWorkers {
         Ok(false)
     }
 
+    fn limit(&self) -> Duration {
+        self.settings.limits.run
+    }
+
     fn jobs(&self) -> usize {
         self.settings.ways.len() * self.settings.jobs.unwrap_or(WAITING)
     }

@@ -230,7 +230,7 @@ impl Session {
         let order = Order {
             layers: job.layers.iter().map(|layer| layer.layer.to_string()).collect(),
             files: names.collect(),
-            results: job.results.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            results: job.results.iter().map(|(name, _)| name.clone()).collect(),
         };
         ssh_frames::send(&mut output, &order)?;
         send_file(&mut output, &mut &job.request[..], Path::new(away::REQUEST))?;

@@ -41,14 +41,29 @@ pub enum Fault {
     Other,
     /// It writes no report.
     Silent,
+    /// The archive of changes of a chain's second step is no archive.
+    LaterGarbage,
+    /// It reports another layer below a chain's second step.
+    LaterBelow,
     /// The engine's blobs change on the disk after the step.
     Rot,
     /// It begins the step when it may ([`Engine::release`]).
     Wait,
 }
 
-const FAULTS: [Fault; 9] =
-    [Fault::None, Fault::Unfit, Fault::Absent, Fault::Escape, Fault::Garbage, Fault::Other, Fault::Silent, Fault::Rot, Fault::Wait];
+const FAULTS: [Fault; 11] = [
+    Fault::None,
+    Fault::Unfit,
+    Fault::Absent,
+    Fault::Escape,
+    Fault::Garbage,
+    Fault::Other,
+    Fault::Silent,
+    Fault::LaterGarbage,
+    Fault::LaterBelow,
+    Fault::Rot,
+    Fault::Wait,
+];
 
 /// Patience for the start of the engine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -302,6 +317,16 @@ pub fn run_action(arguments: &str) {
         Fault::Garbage => fs::write(&after, "no archive").expect("our own file"),
         Fault::Escape => fs::write(&after, archive("../../escaped")).expect("our own file"),
         Fault::Other => fs::write(&after, archive("other")).expect("our own file"),
+        Fault::LaterGarbage => fs::write(root.path().join("out/after.tar-01"), "no archive").expect("our own file"),
+        Fault::LaterBelow => {
+            let report = root.path().join("out/report-01");
+            // The last step has none.
+            if let Ok(text) = fs::read_to_string(&report) {
+                let mut value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+                value["below"] = BlobId::of(b"another layer").digest.to_string().into();
+                fs::write(&report, value.to_string()).expect("our own file");
+            }
+        }
         Fault::Silent => fs::remove_file(root.path().join("out/report")).expect("a report"),
         _ => {}
     }
