@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use silo_launch::spec::{Conditions, Identity, Limits, Seed, Upper};
+use silo_launch::spec::{Access, Conditions, Identity, Limits, Mount, Seed, Spec, Upper};
 
 use crate::support::sandbox::{Bench, bench, text};
 use crate::support::skip;
@@ -35,6 +35,11 @@ fn run(bench: &Bench, name: &str, seed: Seed) -> String {
 }
 
 fn step(bench: &Bench, name: &str, script: &str, seed: Option<Seed>, conditions: Conditions) -> String {
+    step_with(bench, name, script, |spec| (spec.seed, spec.conditions) = (seed, conditions))
+}
+
+/// Runs a build step with some of the spec's fields set by the caller.
+fn step_with(bench: &Bench, name: &str, script: &str, set: impl FnOnce(&mut Spec)) -> String {
     let (upper, work) = (bench.path(&format!("{name}-upper")), bench.path(&format!("{name}-work")));
     for dir in [&upper, &work] {
         fs::create_dir(dir).expect("made");
@@ -46,8 +51,7 @@ fn step(bench: &Bench, name: &str, script: &str, seed: Option<Seed>, conditions:
     spec.identity = Identity::Root;
     spec.root.upper = Upper::Kept { upper, work };
     spec.limits = Limits::default();
-    spec.seed = seed;
-    spec.conditions = conditions;
+    set(&mut spec);
     text(&bench.run(&spec, b""))
 }
 
@@ -138,4 +142,84 @@ timeout 60 perl -e 'select undef, undef, undef, 0.1; print "slept\n"'
         assert_eq!(seconds(&said).len(), 2, "{said}");
     }
     assert!(usual.starts_with("0022\n") && usual.contains("pid ") && !usual.contains("pid 20"), "{usual}");
+}
+
+/// The time at which the clock of the following steps stands still: 2023-11-14 22:13:20.
+const FIXED: i64 = 1_700_000_000;
+
+/// Prints the time by all programs of the image, and waits.
+const CLOCKS: &str = r#"
+date +%s.%N
+perl -e 'print time, "\n"'
+bash -c 'echo $EPOCHSECONDS $EPOCHREALTIME $RANDOM; printf "%(%s)T\n"'
+sleep 0.3
+python3 - <<'END'
+import threading, time
+began = time.monotonic()
+print(time.time(), time.time_ns(), time.clock_gettime(time.CLOCK_TAI))
+lock = threading.Condition()
+with lock: lock.wait(0.4)
+time.sleep(0.2)
+print("waited", 0.5 < time.monotonic() - began < 60, time.time())
+END
+date +%s
+"#;
+
+/// The step's user and the capabilities of PID 1 differ between a step with one id and one with a range; both are tried by builds.
+#[test]
+fn the_clock_of_a_configure_step_stands_still() {
+    let bench = bench();
+    let fixed = |name: &str, clock_ahead| {
+        step_with(&bench, name, CLOCKS, |spec| {
+            (spec.seed, spec.fixed_time) = (Some(Seed([1; 32])), Some(FIXED));
+            spec.conditions.clock_ahead = clock_ahead;
+        })
+    };
+    let first = fixed("first", 0);
+    let expect = "1700000000.000000000\n1700000000\n1700000000 1700000000.000000 ";
+    assert!(first.starts_with(expect), "{first}");
+    let expect = "\n1700000000\n1700000000.0 1700000000000000000 1700000000.0\nwaited True 1700000000.0\n1700000000\n";
+    assert!(first.ends_with(expect), "{first}");
+    assert_eq!(first, fixed("again", 0));
+    let ahead = fixed("ahead", 34_000_000);
+    assert!(ahead.starts_with("1734000000.000000000\n1734000000\n") && ahead.ends_with("\n1734000000\n"), "{ahead}");
+}
+
+#[test]
+fn a_static_program_has_the_fixed_clock_and_waits_for_its_times() {
+    let bench = bench();
+    let (source, program) = (bench.path("probe.c"), bench.path("probe"));
+    fs::write(&source, include_str!("fixed_clock_probe.c")).expect("our own file");
+    match Command::new("cc").args(["-static", "-O1", "-o"]).arg(&program).arg(&source).arg("-pthread").output() {
+        Ok(done) if done.status.success() => {}
+        _ => return skip("there is no C compiler with a static C library"),
+    }
+    let run = |name: &str, script: &str, start: i64| {
+        step_with(&bench, name, script, |spec| {
+            (spec.seed, spec.fixed_time) = (Some(Seed([1; 32])), Some(start));
+            spec.mounts = vec![Mount { host: program.clone().into(), guest: "/opt/probe".into(), access: Access::ReadOnly }];
+        })
+    };
+    // In the past and in the future of the true clock.
+    for (name, start) in [("past", FIXED), ("future", 4_000_000_000)] {
+        let time = format!("{start}.000000000 ").repeat(6) + &format!("{start}.000000 0 {start}\nmonotonic\n");
+        let waits = "cond 1 in time\nagain 1 in time\nnanosleep 0 in time\ntimerfd 0 in time\npast 1\n";
+        assert_eq!(run(name, "/opt/probe", start), time.clone() + waits);
+        // The clock starts to run for a program that waits for a time without sleeping.
+        assert_eq!(run(&format!("{name}-loop"), "/opt/probe loop", start), time + "3\n");
+    }
+}
+
+/// A script that waits for a time ends, because the clock runs after many sleeps.
+#[test]
+fn a_step_does_not_wait_forever_for_a_time() {
+    let bench = bench();
+    let script = r#"
+perl -e 'for (1..99) { select undef, undef, undef, 0.05 } print time, "\n"; my $end = time + 2; while (time < $end) { select undef, undef, undef, 0.05 } print time, "\n"'
+end=$(($(date +%s) + 2)); while [ $(date +%s) -lt $end ]; do sleep 0.05; done; date +%s
+# libuuid reads the clock in a loop until it shows another time.
+python3 -c 'import uuid; print(len({uuid.uuid1() for number in range(100)}))'
+"#;
+    let said = step_with(&bench, "waits", script, |spec| (spec.seed, spec.fixed_time) = (Some(Seed([1; 32])), Some(FIXED)));
+    assert_eq!(said, "1700000000\n1700000002\n1700000004\n100\n");
 }

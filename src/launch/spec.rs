@@ -91,6 +91,9 @@ pub struct Spec {
     /// The source of the program's random numbers, for [`Identity::Root`]; without one they are the kernel's.
     #[serde(default)]
     pub seed: Option<Seed>,
+    /// The time at which the program's clock stands still, in seconds since 1970, for [`Identity::Root`]; without one the clock runs.
+    #[serde(default)]
+    pub fixed_time: Option<i64>,
     /// Conditions that a reproducibility check varies, for [`Identity::Root`].
     #[serde(default)]
     pub conditions: Conditions,
@@ -120,6 +123,7 @@ impl Spec {
             machine: None,
             owners: Vec::new(),
             seed: None,
+            fixed_time: None,
             conditions: Conditions::default(),
         }
     }
@@ -456,6 +460,9 @@ impl Spec {
         if self.seed.is_some() && self.identity != Identity::Root {
             return refuse("only a build step has a seed".to_owned());
         }
+        if self.fixed_time.is_some() && self.identity != Identity::Root {
+            return refuse("only a build step has a fixed time".to_owned());
+        }
         if self.conditions != Conditions::default() && self.identity != Identity::Root {
             return refuse("only a build step has other conditions".to_owned());
         }
@@ -535,6 +542,7 @@ mod tests {
                 first: Some("/etc/first".into()),
             }],
             seed: None,
+            fixed_time: None,
             conditions: Conditions::default(),
         }
     }
@@ -553,7 +561,7 @@ mod tests {
     #[test]
     fn refuses_what_no_sandbox_could_be() {
         type Spoil = fn(&mut Spec);
-        let cases: [(&str, Spoil); 11] = [
+        let cases: [(&str, Spoil); 12] = [
             ("argv is empty", |spec| spec.argv.clear()),
             ("no lower", |spec| spec.root.lower.clear()),
             ("hostname", |spec| spec.hostname.clear()),
@@ -561,6 +569,7 @@ mod tests {
             ("not absolute", |spec| spec.files[0].guest = "/etc/../x".into()),
             ("not absolute", |spec| spec.owners[0].path = "/../etc/shadow".into()),
             ("seed", |spec| spec.seed = Some(Seed([7; 32]))),
+            ("fixed time", |spec| spec.fixed_time = Some(1)),
             ("conditions", |spec| spec.conditions.reversed_dirs = true),
             ("over the root", |spec| spec.mounts[0].guest = "/".into()),
             ("NUL", |spec| spec.argv.push("a\0b".into())),

@@ -116,6 +116,7 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
         network: parts.network.map(|network| Network { max_bytes: parts.budget.network_mb.map(mib), ..network }),
         owners: Vec::new(),
         seed: None,
+        fixed_time: None,
         conditions: Conditions::default(),
     }
 }

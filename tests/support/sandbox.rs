@@ -83,6 +83,7 @@ impl Bench {
             network: None,
             owners: vec![],
             seed: None,
+            fixed_time: None,
             conditions: Conditions::default(),
             limits: Limits { memory_bytes: Some(MEMORY_BYTES), tasks: Some(TASKS), open_files: Some(FILES), ..Limits::default() },
         }

@@ -15,7 +15,8 @@ pub struct Notice {
     pub call: i32,
     /// The audit number of its calling convention.
     pub architecture: u32,
-    instruction_pointer: u64,
+    /// The address of the instruction after the call.
+    pub instruction_pointer: u64,
     /// Its arguments.
     pub args: [u64; 6],
 }

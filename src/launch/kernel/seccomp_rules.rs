@@ -315,10 +315,39 @@ static CLOCK_AHEAD: &[Rule] = &[
 /// `CLOCK_REALTIME` and `CLOCK_REALTIME_COARSE`.
 const CALENDAR_CLOCKS: &[u32] = &[0, 5];
 
+/// Added if the clock of a build step stands still. PID 1 answers, translates a time to wait for, counts a sleep, or gives a program that
+/// has just started a constant time. 32-bit programs see the true time.
+static FIXED_CLOCK: &[Rule] = &[
+    rule(libc::SYS_clock_gettime, &[one_of(0, DATE_CLOCKS)], Ask, "a constant date"),
+    rule(libc::SYS_gettimeofday, &[], Ask, "a constant date"),
+    rule(libc::SYS_futex, &[any_bit(1, libc::FUTEX_CLOCK_REALTIME as u32)], Ask, "a time to wait for is of the shown clock"),
+    rule(libc::SYS_futex, &[when(1, 0x7f, Test::OneOf(FUTEX_LOCKS))], Ask, "a time to wait for is of the shown clock"),
+    rule(libc::SYS_clock_nanosleep, &[], Ask, "a time to wait for is of the shown clock, and sleeps are counted"),
+    rule(libc::SYS_timerfd_settime, &[any_bit(1, TFD_TIMER_ABSTIME)], Ask, "a time to wait for is of the shown clock"),
+    rule(libc::SYS_mq_timedsend, &[any_bit(4, u32::MAX)], Ask, "a time to wait for is of the shown clock"),
+    rule(libc::SYS_mq_timedreceive, &[any_bit(4, u32::MAX)], Ask, "a time to wait for is of the shown clock"),
+    rule(libc::SYS_pselect6, &[one_of(0, &[0])], Ask, "sleeps are counted"),
+    rule(libc::SYS_ppoll, &[one_of(1, &[0])], Ask, "sleeps are counted"),
+    rule(libc::SYS_brk, &[one_of(0, &[0])], Ask, "a program has started"),
+    #[cfg(target_arch = "x86_64")]
+    rule(libc::SYS_time, &[], Ask, "a constant date"),
+    #[cfg(target_arch = "x86_64")]
+    rule(libc::SYS_select, &[one_of(0, &[0])], Ask, "sleeps are counted"),
+    #[cfg(target_arch = "x86_64")]
+    rule(libc::SYS_poll, &[one_of(1, &[0])], Ask, "sleeps are counted"),
+    #[cfg(target_arch = "x86_64")]
+    rule(libc::SYS_arch_prctl, &[one_of(0, &[SET_THREAD_POINTER])], Ask, "a program has started"),
+];
+/// `CLOCK_REALTIME`, `CLOCK_REALTIME_COARSE` and `CLOCK_TAI`.
+const DATE_CLOCKS: &[u32] = &[0, 5, 11];
+/// `FUTEX_LOCK_PI`, whose time is of `CLOCK_REALTIME` without a flag.
+const FUTEX_LOCKS: &[u32] = &[libc::FUTEX_LOCK_PI as u32];
+const TFD_TIMER_ABSTIME: u32 = 1;
+
 /// True for a rule that only 64-bit programs have.
 #[cfg(test)]
 pub fn is_native_only(rule: &Rule) -> bool {
-    CLOCK_AHEAD.iter().any(|clock| std::ptr::eq(clock, rule))
+    CLOCK_AHEAD.iter().chain(FIXED_CLOCK).any(|clock| std::ptr::eq(clock, rule))
 }
 
 /// Rules that a build step has in addition to those for every sandbox.
@@ -332,6 +361,8 @@ pub enum Addition {
     ReversedDirs,
     /// The clock is ahead.
     ClockAhead,
+    /// The clock stands still.
+    FixedClock,
 }
 
 impl Addition {
@@ -342,6 +373,7 @@ impl Addition {
             Addition::Seeded => [SEEDED, ARCHITECTURE_SEEDED],
             Addition::ReversedDirs => [REVERSED_DIRS, &[]],
             Addition::ClockAhead => [&[], CLOCK_AHEAD],
+            Addition::FixedClock => [&[], FIXED_CLOCK],
         }
     }
 }

@@ -1,49 +1,36 @@
 //! A clock that is ahead, for a reproducibility check: a step that writes the date comes out otherwise.
 //!
-//! Programs read the clock in the kernel's shared page (the vDSO) without a system call. So PID 1 replaces these functions of each program
-//! that has just started with ones that make the system call. The filter passes the call to PID 1, which answers with the other time. A time
+//! Programs read the clock in the kernel's shared page without a system call. So PID 1 replaces these functions of each program
+//! that has just started with ones that make the system call ([`vdso`](super::vdso)). The filter passes the call to PID 1, which answers with the other time. A time
 //! of that clock to wait for is set back in the caller's memory before the kernel sees it.
 //!
 //! Times of files and 32-bit programs follow the true clock.
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
-
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::fixed_random::{is_first, write};
+use super::fixed_random::write;
 use super::syscall_path::Verdict;
+use super::vdso::{Auxiliary, Vdso};
 use crate::kernel::compat;
 use crate::kernel::notice::Notice;
 use crate::kernel::sys;
 
-/// The entry of the auxiliary vector with the address of the shared page.
-const AT_SYSINFO_EHDR: u64 = 33;
-/// Most bytes of the shared page's ELF image.
-const MAX_IMAGE_BYTES: usize = 32 << 10;
-const PAGE_BYTES: usize = 4096;
-/// The functions, each with the number of its call.
-#[cfg(target_arch = "x86_64")]
-const FUNCTIONS: [(&[u8], libc::c_long); 3] = [
-    (b"__vdso_clock_gettime", libc::SYS_clock_gettime),
-    (b"__vdso_gettimeofday", libc::SYS_gettimeofday),
-    (b"__vdso_time", libc::SYS_time),
-];
-/// The functions, each with the number of its call.
-#[cfg(target_arch = "aarch64")]
-const FUNCTIONS: [(&[u8], libc::c_long); 2] =
-    [(b"__kernel_clock_gettime", libc::SYS_clock_gettime), (b"__kernel_gettimeofday", libc::SYS_gettimeofday)];
-
 /// The clock of one sandbox.
 pub struct ClockAhead {
     secs: i64,
+    vdso: Vdso,
 }
 
 impl ClockAhead {
     /// Returns a clock that is ahead by this many seconds, if it is ahead.
     pub fn new(secs: u32) -> Option<ClockAhead> {
-        (secs > 0).then_some(ClockAhead { secs: secs.into() })
+        (secs > 0).then(|| ClockAhead { secs: secs.into(), vdso: Vdso::calls() })
+    }
+
+    /// Makes a program that has just started ask for the time.
+    pub fn start(&self, notice: &Notice, auxiliary: &Auxiliary, still_waits: &dyn Fn() -> bool) {
+        self.vdso.replace(notice.pid, auxiliary, 0, still_waits);
     }
 
     /// Answers a call; `None` if it is another module's.
@@ -64,12 +51,7 @@ impl ClockAhead {
             }
             #[cfg(target_arch = "x86_64")]
             libc::SYS_time => Some(self.seconds(notice, still_waits)),
-            call => {
-                if is_first(call) {
-                    replace_functions(notice, still_waits);
-                }
-                None
-            }
+            _ => None,
         }
     }
 
@@ -121,64 +103,4 @@ fn clock(number: u64) -> ClockId {
         5 => ClockId::RealtimeCoarse,
         _ => ClockId::Realtime,
     }
-}
-
-/// Replaces the functions of a program that has just started. If that fails, the program sees the true time.
-fn replace_functions(notice: &Notice, still_waits: &dyn Fn() -> bool) {
-    let Ok(pid) = i32::try_from(notice.pid) else { return };
-    let Ok(vector) = fs::read(format!("/proc/{pid}/auxv")) else { return };
-    let words: Vec<u64> = vector.chunks_exact(8).filter_map(|bytes| bytes.try_into().ok().map(u64::from_le_bytes)).collect();
-    let Some(base) = words.chunks_exact(2).find(|pair| pair[0] == AT_SYSINFO_EHDR).map(|pair| pair[1]) else { return };
-    let mut image = vec![0; MAX_IMAGE_BYTES];
-    let mut length = 0;
-    while length < MAX_IMAGE_BYTES && sys::read_memory(pid, base + length as u64, &mut image[length..length + PAGE_BYTES]).is_ok() {
-        length += PAGE_BYTES;
-    }
-    image.truncate(length);
-    let Ok(memory) = OpenOptions::new().write(true).open(format!("/proc/{pid}/mem")) else { return };
-    for (name, call) in FUNCTIONS {
-        let Some(at) = function(&image, name) else { continue };
-        let code = code(call);
-        let is_replaced = usize::try_from(at).is_ok_and(|at| image.get(at..at + code.len()) == Some(&code));
-        if !is_replaced && still_waits() {
-            let _ = memory.write_all_at(&code, base + at);
-        }
-    }
-}
-
-/// Returns a function that makes a system call with its own arguments.
-#[cfg(target_arch = "x86_64")]
-fn code(call: libc::c_long) -> Vec<u8> {
-    // mov eax, CALL; syscall; ret
-    [&[0xb8][..], &(call as u32).to_le_bytes(), &[0x0f, 0x05, 0xc3]].concat()
-}
-
-/// Returns a function that makes a system call with its own arguments.
-#[cfg(target_arch = "aarch64")]
-fn code(call: libc::c_long) -> Vec<u8> {
-    // mov x8, CALL; svc 0; ret
-    [0xd280_0008 | (call as u32) << 5, 0xd400_0001, 0xd65f_03c0].iter().flat_map(|word: &u32| word.to_le_bytes()).collect()
-}
-
-/// Finds a function in an ELF image of 64 bits, by its dynamic symbols. The names follow the symbols.
-fn function(image: &[u8], name: &[u8]) -> Option<u64> {
-    const DYNAMIC: u64 = 2;
-    const STRINGS: u64 = 5;
-    const SYMBOLS: u64 = 6;
-    const SYMBOL_BYTES: usize = 24;
-    let number = |at: usize, bytes: usize| {
-        let part = image.get(at..at.checked_add(bytes)?)?;
-        Some(part.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte)))
-    };
-    let place = |value: u64| usize::try_from(value).ok();
-    let (headers, size, count) = (place(number(32, 8)?)?, place(number(54, 2)?)?, place(number(56, 2)?)?);
-    let header = (0..count).map(|at| headers + at * size).find(|at| number(*at, 4) == Some(DYNAMIC))?;
-    let (start, bytes) = (place(number(header + 8, 8)?)?, place(number(header + 40, 8)?)?);
-    let entry = |tag| (0..bytes / 16).map(|at| start + at * 16).find(|at| number(*at, 8) == Some(tag)).and_then(|at| number(at + 8, 8));
-    let (symbols, strings) = (place(entry(SYMBOLS)?)?, place(entry(STRINGS)?)?);
-    let found = (symbols..strings).step_by(SYMBOL_BYTES).find(|at| {
-        let named = number(*at, 4).and_then(place).and_then(|offset| image.get(strings.checked_add(offset)?..));
-        named.is_some_and(|named| named.starts_with(name) && named.get(name.len()) == Some(&0))
-    })?;
-    number(found + 8, 8).filter(|at| *at != 0)
 }

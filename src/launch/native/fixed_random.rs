@@ -14,7 +14,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
@@ -23,6 +22,7 @@ use silo_store::digest::Hasher;
 
 use super::dev::RANDOM_PIPE;
 use super::syscall_path::Verdict;
+use super::vdso::Auxiliary;
 use crate::failure::{Failure, StepContext};
 use crate::kernel::compat;
 use crate::kernel::notice::Notice;
@@ -38,8 +38,6 @@ const PAGE_BYTES: usize = 4096;
 /// The entry of the auxiliary vector with the address of the random bytes.
 const AT_RANDOM: u64 = 25;
 const AT_RANDOM_BYTES: usize = 16;
-/// Largest auxiliary vector that is read; the kernel's has about 24 entries.
-const MAX_AUXV_BYTES: usize = 4096;
 
 /// The streams of one sandbox.
 pub struct FixedRandom {
@@ -80,14 +78,7 @@ impl FixedRandom {
     pub fn judge(&self, notice: &Notice, still_waits: &dyn Fn() -> bool) -> Option<Result<Verdict, Errno>> {
         match libc::c_long::from(notice.call) {
             libc::SYS_getrandom => Some(self.getrandom(notice, still_waits)),
-            libc::SYS_sched_getaffinity => {
-                self.replace_auxiliary(notice, still_waits);
-                Some(affinity(notice, self.processors, still_waits))
-            }
-            call if is_first(call) => {
-                self.replace_auxiliary(notice, still_waits);
-                Some(Ok(Verdict::Continue))
-            }
+            libc::SYS_sched_getaffinity => Some(affinity(notice, self.processors, still_waits)),
             _ => None,
         }
     }
@@ -103,11 +94,8 @@ impl FixedRandom {
     }
 
     /// Replaces the random bytes of a program that has just started. A program without them keeps running.
-    fn replace_auxiliary(&self, notice: &Notice, still_waits: &dyn Fn() -> bool) {
-        let Ok(vector) = fs::read(format!("/proc/{}/auxv", notice.pid)) else { return };
-        let vector = &vector[..vector.len().min(MAX_AUXV_BYTES)];
-        let words: Vec<u64> = vector.chunks_exact(word_bytes(notice)).map(word).collect();
-        let Some(address) = words.chunks_exact(2).find(|pair| pair[0] == AT_RANDOM).map(|pair| pair[1]) else { return };
+    pub fn start(&self, notice: &Notice, auxiliary: &Auxiliary, still_waits: &dyn Fn() -> bool) {
+        let Some(address) = auxiliary.entry(AT_RANDOM) else { return };
         let bytes = self.bytes("program", notice.pid, 0, AT_RANDOM_BYTES);
         let _ = write(notice, address, &bytes, still_waits);
     }
@@ -130,6 +118,11 @@ impl FixedRandom {
 
 /// True for a call that programs make before they read their random bytes.
 pub fn is_first(call: libc::c_long) -> bool {
+    is_only_first(call) || call == libc::SYS_sched_getaffinity
+}
+
+/// True for such a call that the kernel makes in any case.
+pub fn is_only_first(call: libc::c_long) -> bool {
     #[cfg(target_arch = "x86_64")]
     if call == libc::SYS_arch_prctl {
         return true;
@@ -162,11 +155,6 @@ pub fn write(notice: &Notice, address: u64, bytes: &[u8], still_waits: &dyn Fn()
 }
 
 /// Returns the size of a word of the calling program.
-fn word_bytes(notice: &Notice) -> usize {
+pub fn word_bytes(notice: &Notice) -> usize {
     if notice.architecture == compat::ARCHITECTURE { 4 } else { 8 }
-}
-
-/// Reads a word of either size; all our targets are little-endian.
-fn word(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }

@@ -167,7 +167,7 @@ fn start_step(spec: &Spec, plan: &Plan, mut outside: Peers<'_>, terminal: Option
     outside.changes.as_mut().map_or(Ok(()), Changes::keep_streams)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
     // Before the program can change files that the answers need.
-    let answers = Answers::new(spec.seed, &spec.conditions, owners)?;
+    let answers = Answers::new(spec, owners)?;
     match sys::fork().during("starting the program")? {
         None => {
             drop((ours, outside, answers));
@@ -178,7 +178,7 @@ fn start_step(spec: &Spec, plan: &Plan, mut outside: Peers<'_>, terminal: Option
             if spec.seed.is_some() {
                 sys::fix_addresses().during("fixing addresses")?;
             }
-            let filter = seccomp_rules::filter_of_step(&step_calls::additions(spec.seed, &spec.conditions, owners), spec.abi);
+            let filter = seccomp_rules::filter_of_step(&step_calls::additions(spec, owners), spec.abi);
             let listener = sys::filter_with_listener(&filter).during(step)?;
             init_messages::hand_over(theirs.as_fd(), listener).during(step)?;
             become_program(spec, plan, terminal)
@@ -329,7 +329,7 @@ fn watch(program: i32, outside: &Peers<'_>, terminal: Option<OwnedFd>, judge: Op
         let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::new(&children, PollFlags::IN)];
         let judge = judge.filter(|_| is_asked);
         fds.extend(judge.map(|judge| PollFd::from_borrowed_fd(judge.listener(), PollFlags::IN)));
-        fds.extend(judge.and_then(|judge| judge.fills()).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)));
+        fds.extend(judge.into_iter().flat_map(|judge| judge.others()));
         match poll(&mut fds, None) {
             Err(Errno::INTR) => continue,
             result => result.during(step)?,
@@ -346,8 +346,8 @@ fn watch(program: i32, outside: &Peers<'_>, terminal: Option<OwnedFd>, judge: Op
             is_asked = !fds[2].revents().contains(PollFlags::HUP);
             judge.answer_one();
         }
-        if let (true, Some(judge)) = (ready(3), judge) {
-            judge.fill();
+        if let (true, Some(judge)) = ((3..fds.len()).any(ready), judge) {
+            judge.attend();
         }
     }
 }

@@ -26,10 +26,13 @@ mod proc;
 mod remount_guard;
 pub(super) mod supervise;
 
-mod fixed_random;
 mod owners;
+mod vdso;
+
+mod fixed_random;
 
 mod clock_ahead;
+mod fixed_clock;
 mod reversed_dirs;
 
 mod excluded_dirs;

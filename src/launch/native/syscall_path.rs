@@ -10,6 +10,7 @@ use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
+use rustix::event::PollFd;
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::Errno;
 
@@ -43,13 +44,13 @@ pub trait CallHandler {
     /// Returns the descriptor that is readable while a call waits.
     fn listener(&self) -> BorrowedFd<'_>;
 
-    /// Returns a descriptor to be kept full, if any; [`CallHandler::fill`] is called when it is writable.
-    fn fills(&self) -> Option<BorrowedFd<'_>> {
-        None
+    /// Returns other descriptors to wait for; [`CallHandler::attend`] is called when one is ready.
+    fn others(&self) -> Vec<PollFd<'_>> {
+        Vec::new()
     }
 
-    /// Fills the descriptor.
-    fn fill(&self) {}
+    /// Attends to the other descriptors.
+    fn attend(&self) {}
 
     /// Performs a call on behalf of its caller.
     fn judge(&self, notice: &Notice) -> Result<Verdict, Errno>;

@@ -46,7 +46,8 @@ pub struct Conditions {
     /// The step's process ids are larger than this.
     #[serde(default)]
     pub last_pid: Option<u32>,
-    /// Seconds by which the clock is ahead. Only forward: files get the true time, and no file may be younger than the clock.
+    /// Seconds by which the clock, or the spec's fixed time, is ahead. A running clock goes only forward: files get the true time, and none
+    /// may be younger than the clock.
     #[serde(default)]
     pub clock_ahead: u32,
     /// True if directories list their names from the last to the first.

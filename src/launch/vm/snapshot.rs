@@ -104,6 +104,7 @@ fn plain(spec: &Spec, machine: &VmFiles) -> Spec {
     plain.read_only.clear();
     plain.owners.clear();
     plain.seed = None;
+    plain.fixed_time = None;
     plain.conditions = Conditions::default();
     plain.network = None;
     plain.limits.tasks = None;

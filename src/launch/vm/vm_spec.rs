@@ -237,6 +237,7 @@ pub fn make(spec: &Spec, machine: &VmFiles, processor: Processor, start: Start) 
             machine: None,
             owners: Vec::new(),
             seed: None,
+            fixed_time: None,
             conditions: Conditions::default(),
         },
         inner: inner(spec, machine, &shares, memory),
@@ -416,6 +417,7 @@ mod tests {
             machine: None,
             owners: Vec::new(),
             seed: None,
+            fixed_time: None,
             conditions: Conditions::default(),
         }
     }

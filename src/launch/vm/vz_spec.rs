@@ -123,6 +123,7 @@ mod tests {
             machine: None,
             owners: Vec::new(),
             seed: None,
+            fixed_time: None,
             conditions: Conditions::default(),
         }
     }
