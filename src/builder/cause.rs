@@ -158,8 +158,10 @@ pub(super) struct RunFacts {
     pub umask: u32,
     /// The process ids.
     pub pids: RangeInclusive<u64>,
-    /// The times, in seconds since 1970.
+    /// The times of the step's clock, in seconds since 1970.
     pub moments: RangeInclusive<i64>,
+    /// The true times, which files get.
+    pub file_times: RangeInclusive<i64>,
     /// The inodes of the changed files.
     pub inodes: BTreeSet<u64>,
     /// The kernel's release, if it is known.
@@ -330,7 +332,7 @@ impl Values<'_> {
         // A real time may be in the output of a run with another clock, for example a file's time.
         let ranges = |facts: &RunFacts, number: u64, unit: u64| {
             let moment = i64::try_from(number / unit).unwrap_or(i64::MAX);
-            facts.moments.contains(&moment)
+            facts.moments.contains(&moment) || facts.file_times.contains(&moment)
         };
         let is_day = |facts: &RunFacts, number: u64| {
             let day = |moment: &i64| u64::try_from(moment.div_euclid(86_400)).unwrap_or(0);
@@ -403,6 +405,7 @@ mod tests {
             umask,
             pids: if first { 1..=20_000 } else { 20_000..=120_000 },
             moments: moment..=moment + 9,
+            file_times: 0..=-1,
             inodes: BTreeSet::from([if first { 7_654_321 } else { 34 }]),
             kernel: Some(if first { "6.12.1-one" } else { "6.12.2-other" }.to_owned()),
         }

@@ -307,6 +307,7 @@ impl Run<'_> {
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             stdio: Stdio::Log { path: workdir.log.clone() },
             seed: Some(workdir.seed(&self.drv.id().digest())),
+            fixed_time: Some(self.step.epoch),
             abi: Abi::of(self.foreign()),
             ..Spec::new(root, vec!["/bin/sh".into(), "-c".into(), script.into()])
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
@@ -50,6 +51,8 @@ impl RunFacts {
             (None, None, Some(machine)) => machine.cpus.into(),
             (None, None, None) => host_processors(),
         };
+        let file_times = began - SLACK_SECS..=now() + SLACK_SECS;
+        let times = spec.fixed_time.map_or_else(|| file_times.clone(), around);
         RunFacts {
             host: if spec.hostname == SecondRun::HOST_NAME { SecondRun::HOST_NAME } else { SecondRun::USUAL_HOST_NAME },
             processors,
@@ -58,7 +61,8 @@ impl RunFacts {
                 Some(last) => last..=last + PID_SPAN,
                 None => FIRST_PIDS..=u64::from(SecondRun::LAST_PID),
             },
-            moments: began + ahead - SLACK_SECS..=now() + ahead + SLACK_SECS,
+            moments: times.start().saturating_add(ahead)..=times.end().saturating_add(ahead),
+            file_times,
             inodes,
             kernel: if machine.is_some() { None } else { rustix::system::uname().release().to_str().ok().map(str::to_owned) },
         }
@@ -68,28 +72,35 @@ impl RunFacts {
     pub fn wait_for_another_second(&self) {
         const SECOND_NANOS: i64 = 1_000_000_000;
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        if now.tv_sec <= self.moments.end() - SLACK_SECS {
+        if now.tv_sec <= self.file_times.end() - SLACK_SECS {
             thread::sleep(Duration::from_nanos(u64::try_from(SECOND_NANOS - now.tv_nsec).unwrap_or(0)));
         }
     }
 
-    /// Returns the facts of an earlier run, as far as its layer has them.
-    pub fn of_earlier(ctx: &BuildContext<'_>, layer: LayerId) -> RunFacts {
+    /// Returns the facts of an earlier run, as far as its layer has them, with the time of a clock that stood still.
+    pub fn of_earlier(ctx: &BuildContext<'_>, layer: LayerId, fixed_time: Option<i64>) -> RunFacts {
         // Without a manifest, no time of the run is known.
         let manifest = silo_store::layer::read_manifest(ctx.store, &layer).map(|manifest| manifest.record).unwrap_or_default();
         let created = i64::try_from(manifest.created).unwrap_or(0);
         let lasted = i64::try_from(manifest.duration_ms / 1000).unwrap_or(0);
+        // The manifest has the time of the build's start.
+        let file_times = created - SLACK_SECS..=created + lasted + BUILD_SECS;
         RunFacts {
             host: SecondRun::USUAL_HOST_NAME,
             processors: host_processors(),
             umask: SecondRun::USUAL_UMASK,
             pids: FIRST_PIDS..=u64::from(SecondRun::LAST_PID),
-            // The manifest has the time of the build's start.
-            moments: created - SLACK_SECS..=created + lasted + BUILD_SECS,
+            moments: fixed_time.map_or_else(|| file_times.clone(), around),
+            file_times,
             inodes: BTreeSet::new(),
             kernel: None,
         }
     }
+}
+
+/// Returns a time with those to which programs may round it.
+fn around(time: i64) -> RangeInclusive<i64> {
+    time.saturating_sub(SLACK_SECS)..=time.saturating_add(SLACK_SECS)
 }
 
 fn host_processors() -> u64 {

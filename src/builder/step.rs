@@ -152,7 +152,8 @@ fn earlier(ctx: &BuildContext<'_>, step: &StepRun<'_>, layer: LayerId) -> Made {
     if let Some(pinned) = ctx.pin(&step.drv.id().digest()).filter(|pinned| *pinned != layer) {
         warn_of_another(ctx, step, layer, pinned);
     }
-    Made { layer, facts: RunFacts::of_earlier(ctx, layer), has_owners: true, worker: None }
+    let fixed_time = matches!(step.drv, Derivation::Configure(_)).then_some(step.epoch);
+    Made { layer, facts: RunFacts::of_earlier(ctx, layer, fixed_time), has_owners: true, worker: None }
 }
 
 fn warn_of_another(ctx: &BuildContext<'_>, step: &StepRun<'_>, layer: LayerId, pinned: LayerId) {

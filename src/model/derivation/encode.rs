@@ -13,7 +13,7 @@ use super::types::{Blob, Configure, Database, Derivation, Image, Package, Step};
 /// Version of unpacking .debs (`unpack`).
 const PACKAGE_RULES: u64 = 2;
 /// Version of running maintainer scripts and capturing their changes (`build::configure`).
-const CONFIGURE_RULES: u64 = 10;
+const CONFIGURE_RULES: u64 = 11;
 /// Version of merging the database (`build::database`).
 const DATABASE_RULES: u64 = 2;
 /// Version of unpacking layers of images (`unpack::layer`).
