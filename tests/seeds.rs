@@ -91,6 +91,23 @@ fn chance_follows_from_the_seed_while_the_kernel_takes_new_keys() {
     assert!(runs[0] == runs[1] && runs[0].len() > 2000 * 16, "the numbers differ");
 }
 
+/// A file system lists a directory in an order of its own.
+#[test]
+fn directories_list_their_names_in_order() {
+    let bench = bench();
+    let script = r#"
+mkdir -p /opt/many /usr/lib/python3/own; python3 - <<'END'
+import os
+for number in range(3000): open(f"/opt/many/{number * 7919 % 3000:04}", "w").close()
+for path in ["/opt/many", "/usr/bin", "/usr/lib/python3", "/proc/self/fd"]:
+    names = os.listdir(path)
+    print(len(names) > 1, names == sorted(names))
+END
+find /opt/many -type f | tail -n 1"#;
+    let said = step(&bench, "sorted", script, Some(Seed([1; 32])), Conditions::default());
+    assert_eq!(said, "True True\n".repeat(4) + "/opt/many/2999\n");
+}
+
 /// The second run of a reproducibility check has other conditions, with and without a seed.
 #[test]
 fn conditions_that_a_check_varies() {

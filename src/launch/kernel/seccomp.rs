@@ -257,8 +257,8 @@ mod tests {
             let run = OfRun { as_root, removable, reviewed };
             holds_for_both(&format!("{run:?}"), &caller, &|abi| seccomp_rules::filter_of_run(Identity::Caller, run, abi));
         }
-        const ALL: [Addition; 4] = [Addition::OneId, Addition::Seeded, Addition::ReversedDirs, Addition::ClockAhead];
-        const FIXED: [Addition; 4] = [Addition::OneId, Addition::Seeded, Addition::ReversedDirs, Addition::FixedClock];
+        const ALL: [Addition; 4] = [Addition::OneId, Addition::Seeded, Addition::SortedDirs, Addition::ClockAhead];
+        const FIXED: [Addition; 4] = [Addition::OneId, Addition::Seeded, Addition::SortedDirs, Addition::FixedClock];
         for additions in [&[][..], &[Addition::OneId], &[Addition::Seeded], &[Addition::OneId, Addition::Seeded], &ALL, &FIXED] {
             let rules = seccomp_rules::rules_of_step(additions);
             holds_for_both(&format!("{additions:?}"), &rules, &|abi| seccomp_rules::filter_of_step(additions, abi));

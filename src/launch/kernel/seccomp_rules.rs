@@ -291,8 +291,8 @@ static ARCHITECTURE_SEEDED: &[Rule] = &[];
 #[cfg(target_arch = "x86_64")]
 const SET_THREAD_POINTER: u32 = 0x1002;
 
-/// Added in a reproducibility check that varies the order of directories. PID 1 reads the directory.
-static REVERSED_DIRS: &[Rule] = &[rule(libc::SYS_getdents64, &[], Ask, "lists names from the last to the first")];
+/// Added if the order of directories is not that of the file system. PID 1 reads the directory.
+static SORTED_DIRS: &[Rule] = &[rule(libc::SYS_getdents64, &[], Ask, "lists names in a fixed order")];
 
 /// Added in a reproducibility check that varies the date. PID 1 answers, corrects a time to wait for, or makes a program that has just
 /// started ask the kernel for the time. 32-bit programs see the true time.
@@ -357,8 +357,8 @@ pub enum Addition {
     OneId,
     /// Random numbers follow from a seed.
     Seeded,
-    /// Directories list their names from the last to the first.
-    ReversedDirs,
+    /// Directories list their names in a fixed order.
+    SortedDirs,
     /// The clock is ahead.
     ClockAhead,
     /// The clock stands still.
@@ -371,7 +371,7 @@ impl Addition {
         match self {
             Addition::OneId => [ROOT, ARCHITECTURE_ROOT],
             Addition::Seeded => [SEEDED, ARCHITECTURE_SEEDED],
-            Addition::ReversedDirs => [REVERSED_DIRS, &[]],
+            Addition::SortedDirs => [SORTED_DIRS, &[]],
             Addition::ClockAhead => [&[], CLOCK_AHEAD],
             Addition::FixedClock => [&[], FIXED_CLOCK],
         }

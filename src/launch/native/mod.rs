@@ -33,7 +33,7 @@ mod fixed_random;
 
 mod clock_ahead;
 mod fixed_clock;
-mod reversed_dirs;
+mod sorted_dirs;
 
 mod excluded_dirs;
 pub(super) mod merged_view;

@@ -1,5 +1,5 @@
 //! The system calls of a build step that PID 1 answers: changes of owners without a range of ids, random numbers with a seed, the
-//! clock, the order of directories in a reproducibility check, and sockets of i386 programs.
+//! clock, the order of directories, and sockets of i386 programs.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,7 +11,7 @@ use super::clock_ahead::ClockAhead;
 use super::fixed_clock::FixedClock;
 use super::fixed_random::{FixedRandom, is_first, is_only_first, word_bytes};
 use super::owners::Owners;
-use super::reversed_dirs::ReversedDirs;
+use super::sorted_dirs::{Order, SortedDirs};
 use super::syscall_path::{CallHandler, Verdict};
 use super::vdso::Auxiliary;
 use crate::failure::Failure;
@@ -26,7 +26,7 @@ pub fn additions(spec: &Spec, owners: Owners) -> Vec<Addition> {
     let all = [
         (owners == Owners::Recorded).then_some(Addition::OneId),
         spec.seed.map(|_| Addition::Seeded),
-        spec.conditions.reversed_dirs.then_some(Addition::ReversedDirs),
+        order(spec).map(|_| Addition::SortedDirs),
         match (spec.fixed_time, spec.conditions.clock_ahead) {
             (Some(_), _) => Some(Addition::FixedClock),
             (None, 0) => None,
@@ -36,10 +36,19 @@ pub fn additions(spec: &Spec, owners: Owners) -> Vec<Addition> {
     all.into_iter().flatten().collect()
 }
 
+/// Returns the order of directories, if it is not that of the file system.
+fn order(spec: &Spec) -> Option<Order> {
+    match (spec.conditions.reversed_dirs, spec.seed) {
+        (true, _) => Some(Order::Reversed),
+        (false, Some(_)) => Some(Order::Sorted),
+        (false, None) => None,
+    }
+}
+
 /// The modules that answer the calls of a build step.
 pub struct Answers {
     random: Option<FixedRandom>,
-    dirs: Option<ReversedDirs>,
+    dirs: Option<SortedDirs>,
     ahead: Option<ClockAhead>,
     fixed: Option<FixedClock>,
     recorder: Option<chown_emulation::Recorder>,
@@ -56,7 +65,7 @@ impl Answers {
         let processors = conditions.processors.unwrap_or(1);
         Ok(Answers {
             random: spec.seed.map(|seed| FixedRandom::new(seed, processors)).transpose()?,
-            dirs: conditions.reversed_dirs.then(ReversedDirs::default),
+            dirs: order(spec).map(SortedDirs::new),
             ahead: if spec.fixed_time.is_none() { ClockAhead::new(conditions.clock_ahead) } else { None },
             fixed: spec.fixed_time.map(|time| FixedClock::new(time.saturating_add(conditions.clock_ahead.into()))).transpose()?,
             recorder,

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::text;
 
-/// A seed, from which all random numbers of a program follow. Its addresses are not random either, and it sees one processor.
+/// A seed, from which all random numbers of a program follow. Its addresses are not random either, it sees one processor, and directories
+/// list their names in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seed(pub [u8; 32]);
 
@@ -50,7 +51,7 @@ pub struct Conditions {
     /// may be younger than the clock.
     #[serde(default)]
     pub clock_ahead: u32,
-    /// True if directories list their names from the last to the first.
+    /// True if directories list their names from the last to the first, in place of the seed's or the file system's order.
     #[serde(default)]
     pub reversed_dirs: bool,
 }

@@ -1,5 +1,6 @@
-//! Directories that list their names from the last to the first, for a reproducibility check: a step whose output depends on the order that
-//! the file system chose comes out otherwise.
+//! Directories that list their names in a fixed order. A file system lists them in an order of its own: ext4 by a hash with a secret of each
+//! file system, so a script without a sort gives other files on another machine. Steps with a seed see sorted names. In a reproducibility
+//! check the order is from the last to the first, so that a step whose output depends on it comes out otherwise.
 //!
 //! The filter passes `getdents64` to PID 1, which reads the whole directory through a copy of the caller's descriptor, and answers from the
 //! sorted list. The position in the list is the descriptor's own offset, so `seekdir` and `rewinddir` work. The list of a descriptor is
@@ -38,13 +39,27 @@ struct Entry {
     kind: u8,
 }
 
+/// The order of the names in all directories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Sorted by their bytes.
+    Sorted,
+    /// From the last to the first.
+    Reversed,
+}
+
 /// The lists of the directories that are being read.
-#[derive(Default)]
-pub struct ReversedDirs {
+pub struct SortedDirs {
+    order: Order,
     lists: RefCell<BTreeMap<Key, Vec<Entry>>>,
 }
 
-impl ReversedDirs {
+impl SortedDirs {
+    /// Lists all directories in this order.
+    pub fn new(order: Order) -> SortedDirs {
+        SortedDirs { order, lists: RefCell::default() }
+    }
+
     /// Answers a call; `None` if it is another module's.
     pub fn judge(&self, notice: &Notice, still_waits: &dyn Fn() -> bool) -> Option<Result<Verdict, Errno>> {
         if libc::c_long::from(notice.call) != libc::SYS_getdents64 {
@@ -67,7 +82,7 @@ impl ReversedDirs {
             if lists.len() >= MAX_LISTS {
                 lists.pop_first();
             }
-            lists.insert(key, read(dir)?);
+            lists.insert(key, read(dir, self.order)?);
         }
         let list = lists.get(&key).map(Vec::as_slice).unwrap_or_default();
         let from = usize::try_from(position).unwrap_or(usize::MAX).min(list.len());
@@ -95,8 +110,8 @@ fn descriptor(notice: &Notice) -> Option<OwnedFd> {
     is_dir.then_some(copy)
 }
 
-/// Reads a directory from its start: `.` and `..`, then the names from the last to the first.
-fn read(dir: &OwnedFd) -> Result<Vec<Entry>, Errno> {
+/// Reads a directory from its start: `.` and `..`, then the other names in order.
+fn read(dir: &OwnedFd, order: Order) -> Result<Vec<Entry>, Errno> {
     seek(dir, SeekFrom::Start(0))?;
     let mut buffer = vec![MaybeUninit::uninit(); READ_BYTES];
     let mut entries = RawDir::new(dir, &mut buffer);
@@ -116,7 +131,13 @@ fn read(dir: &OwnedFd) -> Result<Vec<Entry>, Errno> {
         list.push(Entry { name: entry.file_name().to_bytes().to_vec(), inode: entry.ino(), kind });
     }
     let is_own = |name: &[u8]| name == b"." || name == b"..";
-    list.sort_by(|one, other| is_own(&other.name).cmp(&is_own(&one.name)).then_with(|| other.name.cmp(&one.name)));
+    list.sort_by(|one, other| {
+        let by_name = match order {
+            Order::Sorted => one.name.cmp(&other.name),
+            Order::Reversed => other.name.cmp(&one.name),
+        };
+        is_own(&other.name).cmp(&is_own(&one.name)).then(by_name)
+    });
     Ok(list)
 }
 
