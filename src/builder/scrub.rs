@@ -30,6 +30,7 @@ const RULES: &[Rule] = &[
     dropped("var/log/bootstrap.log"),
     dropped("var/log/apt/"),
     dropped("var/log/fontconfig.log"),
+    dropped("var/lib/texmf/web2c/updmap.log"),
     // Contains inode numbers and change times; ldconfig rebuilds it.
     dropped("var/cache/ldconfig/aux-cache"),
     // Backups, locks, and apt's own caches: of no use in an image.
@@ -135,6 +136,7 @@ mod tests {
         for (path, expect) in [
             ("var/log/dpkg.log", Verdict::Drop),
             ("var/log/apt", Verdict::Keep),
+            ("var/lib/texmf/web2c/updmap.log", Verdict::Drop),
             ("boot/initrd.img-6.12.1+deb13-amd64", Verdict::Drop),
             ("boot/vmlinuz-6.12.1+deb13-amd64", Verdict::Keep),
             ("var/log/apt/history.log", Verdict::Drop),
