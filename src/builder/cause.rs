@@ -405,7 +405,7 @@ mod tests {
             umask,
             pids: if first { 1..=20_000 } else { 20_000..=120_000 },
             moments: moment..=moment + 9,
-            file_times: 0..=-1,
+            file_times: 1_700_000_000..=1_700_000_000,
             inodes: BTreeSet::from([if first { 7_654_321 } else { 34 }]),
             kernel: Some(if first { "6.12.1-one" } else { "6.12.2-other" }.to_owned()),
         }

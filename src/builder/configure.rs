@@ -16,6 +16,7 @@ use silo_store::entry::Kind;
 use silo_store::index::Index;
 use silo_store::path::LayerPath;
 use silo_store::path_error::PathError;
+use silo_store::rewrite::rewrite;
 
 use silo_base::event::Event;
 use silo_base::system::Arch;
@@ -35,10 +36,13 @@ use super::split::{self, Parts};
 use super::state::State;
 use super::step::{self, Prepared, StepRun};
 use super::workdir::Workdir;
-use super::{conffiles, dpkg_status, generated_secrets, packages, script};
+use super::{conffiles, dpkg_status, generated_secrets, git_config, packages, script};
 
 /// dpkg's list of diverted paths.
 const DIVERSIONS: &str = "var/lib/dpkg/diversions";
+
+/// Limit on the size of git's system configuration; packages write a few lines.
+const MAX_GIT_CONFIG_BYTES: u64 = 64 << 10;
 
 /// A tier to configure.
 pub(super) struct Task<'a> {
@@ -194,6 +198,7 @@ impl step::Kind for Run<'_> {
         if !taken.is_empty() {
             (ctx.sink)(Event::Note { text: generated_secrets::describe(&taken) });
         }
+        sort_git_config(upper)?;
         Ok(taken)
     }
 }
@@ -311,6 +316,16 @@ impl Run<'_> {
             abi: Abi::of(self.foreign()),
             ..Spec::new(root, vec!["/bin/sh".into(), "-c".into(), script.into()])
         }
+    }
+}
+
+/// Sorts the keys of git's system configuration, if a script wrote it.
+fn sort_git_config(upper: &Path) -> Result<(), Error> {
+    let path = LayerPath::parse(git_config::PATH.as_bytes()).expect("a constant path is plain");
+    match rewrite(upper, &path, MAX_GIT_CONFIG_BYTES, git_config::sorted) {
+        // No package writes a file of this size.
+        Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => Ok(()),
+        done => done.map_err(|source| Error::File(PathError { doing: "change", path: upper.join(git_config::PATH), source })),
     }
 }
 

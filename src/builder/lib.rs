@@ -13,6 +13,7 @@ pub mod known_secrets;
 
 mod dpkg_status;
 mod error;
+mod git_config;
 mod java_keystore;
 mod scheduler;
 mod scrub;
