@@ -3,43 +3,54 @@
 //! A program in Go, such as git-lfs, writes the keys of a map in random order. Each thread of Go has random numbers of its own, and the
 //! kernel chooses the thread, so a seed does not help. git reads different keys of a section in any order.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// The path of the file.
 pub const PATH: &str = "etc/gitconfig";
 
-/// Sorts the keys of each section; `None` if the order may matter: if a key repeats, or a line is neither a section nor a simple key.
+/// Sorts the keys of each section; `None` if that may change the meaning, or if the file is not as simple as a program writes it.
 pub fn sorted(text: &[u8]) -> Option<Vec<u8>> {
+    let before = meaning(text)?;
     let mut sections: Vec<(&str, Vec<&str>)> = Vec::new();
     for line in std::str::from_utf8(text).ok()?.lines() {
         match sections.last_mut() {
-            _ if line.starts_with('[') && line.ends_with(']') => sections.push((line, Vec::new())),
-            Some((_, keys)) if is_simple(line) => keys.push(line),
+            _ if line.starts_with('[') => sections.push((line, Vec::new())),
+            Some((_, keys)) if line.starts_with('\t') => keys.push(line),
             _ => return None,
         }
     }
-    let mut lines = Vec::new();
+    let mut sorted = Vec::with_capacity(text.len());
     for (head, mut keys) in sections {
-        let names: BTreeSet<String> = keys.iter().map(|line| name(line)).collect();
-        // An included file may set keys of any section.
-        if names.len() != keys.len() || head.to_ascii_lowercase().starts_with("[include") {
+        keys.sort_by_key(|line| line.to_ascii_lowercase());
+        for line in std::iter::once(head).chain(keys) {
+            sorted.extend_from_slice(line.as_bytes());
+            sorted.push(b'\n');
+        }
+    }
+    (meaning(&sorted)? == before).then_some(sorted)
+}
+
+/// The values of a section by name, without an order.
+type Section = (String, BTreeMap<String, Vec<u8>>);
+
+/// Returns the sections of a file as git reads them; `None` if the order of keys counts: a key repeats, or other files are included.
+fn meaning(text: &[u8]) -> Option<Vec<Section>> {
+    let options = gix_config::file::init::Options::default();
+    let file = gix_config::File::from_bytes_no_includes(text, gix_config::file::Metadata::api(), options).ok()?;
+    let mut sections = Vec::new();
+    for section in file.sections() {
+        let head = section.header().to_bstring().to_string();
+        if head.to_ascii_lowercase().starts_with("[include") {
             return None;
         }
-        keys.sort_by_key(|line| name(line));
-        lines.push(head);
-        lines.extend(keys);
+        let mut values = BTreeMap::new();
+        for name in section.body().value_names().map(|name| name.to_lowercase()) {
+            let [value] = &section.body().values(&name)[..] else { return None };
+            values.insert(name, value.to_vec());
+        }
+        sections.push((head, values));
     }
-    Some(lines.iter().flat_map(|line| [line.as_bytes(), b"\n"]).flatten().copied().collect())
-}
-
-/// True for a key and its value on one line, without a comment.
-fn is_simple(line: &str) -> bool {
-    line.starts_with('\t') && line.contains(" = ") && !line.ends_with('\\') && !line.contains(['#', ';'])
-}
-
-/// Returns the name of a key, which has no upper and lower case.
-fn name(line: &str) -> String {
-    line.split('=').next().unwrap_or_default().trim().to_ascii_lowercase()
+    Some(sections)
 }
 
 #[cfg(test)]
@@ -57,8 +68,11 @@ mod tests {
             ),
             ("\ta = 1\n", None),
             ("[a]\n\tb = 1\n\tB = 2\n", None),
-            ("[a]\n\tb = 1 \\\n\tc = 2\n", None),
+            ("[a]\n\tb = 1 \\\n\tc = 2\n", Some("[a]\n\tb = 1 \\\n\tc = 2\n")),
+            ("[a]\n\tz = 1 \\\n\tc = 2\n", None),
             ("[a]\n# b\n\tc = 2\n", None),
+            ("[a]\n\tc = \"2\n", None),
+            ("[a]\n\tc = 1 [b]\n\ta = 2\n", Some("[a]\n\ta = 2\n\tc = 1 [b]\n")),
             ("[a]\n\n\tc = 2\n", None),
             ("[a]\n\tc\n", None),
             ("[Include]\n\tpath = /x\n", None),

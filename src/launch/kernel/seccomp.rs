@@ -450,7 +450,7 @@ mod tests {
 
     #[test]
     fn the_filter_decides_as_the_table_for_each_number() {
-        const ALL: [Addition; 4] = [Addition::OneId, Addition::Seeded, Addition::ReversedDirs, Addition::ClockAhead];
+        const ALL: [Addition; 4] = [Addition::OneId, Addition::Seeded, Addition::SortedDirs, Addition::ClockAhead];
         for rules in
             [seccomp_rules::rules(Identity::Caller), seccomp_rules::rules(Identity::Root), seccomp_rules::rules_of_step(&ALL), Vec::new()]
         {
