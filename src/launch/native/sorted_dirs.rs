@@ -22,6 +22,10 @@ use crate::kernel::notice::Notice;
 
 /// Most lists that are kept; a program that reads more directories at the same time gets the next one in its natural order.
 const MAX_LISTS: usize = 256;
+/// Most bytes of one list, about half a million names. A larger directory has its natural order.
+const MAX_LIST_BYTES: usize = 32 << 20;
+/// Most bytes of all lists.
+const MAX_TOTAL_BYTES: usize = 64 << 20;
 /// Bytes of the buffer for one read of a directory.
 const READ_BYTES: usize = 64 << 10;
 /// Most bytes of one answer.
@@ -79,10 +83,15 @@ impl SortedDirs {
             if !still_waits() {
                 return Err(Errno::SRCH);
             }
-            if lists.len() >= MAX_LISTS {
+            let Some(list) = read(dir, self.order)? else {
+                seek(dir, SeekFrom::Start(position))?;
+                return Ok(Verdict::Continue);
+            };
+            lists.remove(&key);
+            while lists.len() >= MAX_LISTS || lists.values().map(|list| bytes_of(list)).sum::<usize>() + bytes_of(&list) > MAX_TOTAL_BYTES {
                 lists.pop_first();
             }
-            lists.insert(key, read(dir, self.order)?);
+            lists.insert(key, list);
         }
         let list = lists.get(&key).map(Vec::as_slice).unwrap_or_default();
         let from = usize::try_from(position).unwrap_or(usize::MAX).min(list.len());
@@ -110,12 +119,18 @@ fn descriptor(notice: &Notice) -> Option<OwnedFd> {
     is_dir.then_some(copy)
 }
 
-/// Reads a directory from its start: `.` and `..`, then the other names in order.
-fn read(dir: &OwnedFd, order: Order) -> Result<Vec<Entry>, Errno> {
+/// Returns the memory of a list.
+fn bytes_of(list: &[Entry]) -> usize {
+    list.iter().map(|entry| size_of::<Entry>() + entry.name.len()).sum()
+}
+
+/// Reads a directory from its start: `.` and `..`, then the other names in order. Returns nothing if the list is too long.
+fn read(dir: &OwnedFd, order: Order) -> Result<Option<Vec<Entry>>, Errno> {
     seek(dir, SeekFrom::Start(0))?;
     let mut buffer = vec![MaybeUninit::uninit(); READ_BYTES];
     let mut entries = RawDir::new(dir, &mut buffer);
     let mut list = Vec::new();
+    let mut length = 0;
     while let Some(entry) = entries.next() {
         let entry = entry?;
         let kind = match entry.file_type() {
@@ -128,6 +143,10 @@ fn read(dir: &OwnedFd, order: Order) -> Result<Vec<Entry>, Errno> {
             FileType::BlockDevice => libc::DT_BLK,
             FileType::Unknown => libc::DT_UNKNOWN,
         };
+        length += size_of::<Entry>() + entry.file_name().count_bytes();
+        if length > MAX_LIST_BYTES {
+            return Ok(None);
+        }
         list.push(Entry { name: entry.file_name().to_bytes().to_vec(), inode: entry.ino(), kind });
     }
     let is_own = |name: &[u8]| name == b"." || name == b"..";
@@ -138,7 +157,7 @@ fn read(dir: &OwnedFd, order: Order) -> Result<Vec<Entry>, Errno> {
         };
         is_own(&other.name).cmp(&is_own(&one.name)).then(by_name)
     });
-    Ok(list)
+    Ok(Some(list))
 }
 
 /// Lays entries out as the kernel does, as many as fit; returns the bytes and the number of entries.
