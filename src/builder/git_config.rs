@@ -74,7 +74,7 @@ mod tests {
             ("[a]\n\tc = \"2\n", None),
             ("[a]\n\tc = 1 [b]\n\ta = 2\n", Some("[a]\n\ta = 2\n\tc = 1 [b]\n")),
             ("[a]\n\n\tc = 2\n", None),
-            ("[a]\n\tc\n", None),
+            ("[a]\n\tc\n", Some("[a]\n\tc\n")),
             ("[Include]\n\tpath = /x\n", None),
             ("[a]\n\tc = \u{e4}\n", Some("[a]\n\tc = \u{e4}\n")),
         ] {
