@@ -102,6 +102,32 @@ fn versions_are_matched_by_their_beginning() {
     assert_eq!(silo.fails(["install", "python", "sh", "--version", "3.13"]).code, 2);
 }
 
+/// A recipe of a step over a shell.
+fn with_step(silo: &Silo, name: &str, step: &str) {
+    let debian = "[debian]\npackages = [\"dash\"]\nversionOf = \"dash\"\n";
+    silo.write(&format!(".silo/recipes/{name}.toml"), &format!("command = [\"sh\"]\nsteps = [\"{step}\"]\n{debian}"));
+}
+
+#[test]
+fn several_tools_are_built_together_and_one_that_fails_stops_no_other() {
+    let silo = Silo::seeded();
+    for (name, step) in [("first", "echo 1 > /etc/first"), ("broken", "echo no; false"), ("last", "echo 3 > /etc/last")] {
+        with_step(&silo, name, step);
+    }
+    let mistyped = silo.run(["install", "--quiet", "first", "lasst"]);
+    assert!(mistyped.code != 0 && mistyped.err.contains("lasst"), "{mistyped:?}");
+    assert_eq!(silo.ok(["list"]), "", "a wrong name costs no build");
+    let done = silo.run(["install", "--quiet", "first", "broken", "last"]);
+    assert!(done.code != 0 && done.out.is_empty() && done.err.contains("broken"), "{done:?}");
+    assert!(done.err.contains("first 0.5") && done.err.contains("last 0.5"), "{done:?}");
+    assert_eq!(silo.ok(["run", "--no-project", "last", "-c", "cat /etc/last"]), "3\n");
+    with_step(&silo, "broken", "true");
+    let json = silo.ok(["install", "--quiet", "--json", "first", "broken", "last"]);
+    let told: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let changed: Vec<bool> = told.as_array().into_iter().flatten().map(|tool| tool["changed"] == true).collect();
+    assert_eq!(changed, [false, true, false], "{json}");
+}
+
 #[test]
 fn unknown_tools_list_installable_ones() {
     let silo = Silo::new();

@@ -371,14 +371,14 @@ impl From<silo_tool::settings_file::Error> for Failure {
 }
 
 impl Failure {
-    /// Combines the failures of several tools; a single one is returned unchanged.
-    pub fn of_several(errors: Vec<(&str, &silo_tool::install::Error)>) -> Option<Failure> {
+    /// Combines the failures of so many tools; that of a single tool is returned unchanged.
+    pub fn of_several(errors: Vec<(&str, &silo_tool::install::Error)>, tools: usize) -> Option<Failure> {
         let mut failures: Vec<(&str, Failure)> = errors.into_iter().map(|(tool, error)| (tool, Failure::of_install(error))).collect();
-        if failures.len() <= 1 {
+        if tools <= 1 || failures.is_empty() {
             return failures.pop().map(|(_, failure)| failure);
         }
         let code = failures.iter().map(|(_, failure)| failure.code).max().unwrap_or(FAILED);
-        let message = format!("{} tools failed", failures.len());
+        let message = format!("{} of {tools} tools failed", failures.len());
         let parts = failures.into_iter().map(|(tool, failure)| (tool.to_owned(), failure)).collect();
         Some(Failure { messages: vec![message], hint: None, code, parts })
     }
@@ -448,7 +448,7 @@ fn build_hint(error: &silo_build::Error) -> Option<String> {
         E::Registry(error) => error.hint(),
         E::Layer(_) => Some("the image cannot be used; report it to its publisher, or name another one".to_owned()),
         E::Step { kept: Some(drv), .. } => Some(format!("`silo debug {drv:.12}` opens a shell in the state of the failed step")),
-        E::Step { kept: None, .. } => Some("the same command with --keep-failed keeps the step's state for `silo debug`".to_owned()),
+        E::Step { kept: None, .. } => Some("`install`, `build` and `sync` with --keep-failed keep its state for `silo debug`".to_owned()),
         E::Away { .. } => Some("the same command with --no-remote builds here".to_owned()),
         E::OtherResult { .. } => Some("`silo build --check --no-remote` tells whether the step is reproducible".to_owned()),
         E::Budget { .. } => Some("look at its output with `silo log`; build.maxStepSize in ~/.silo/silo.toml allows more".to_owned()),

@@ -66,6 +66,9 @@ pub struct Args {
     tier: tier::StepTier,
     #[command(flatten)]
     place: remote::StepPlace,
+    /// Keep the state of a failed step, for `silo debug`
+    #[arg(long)]
+    keep_failed: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -99,15 +102,17 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
             wish.version = Some(requested::resolve(view, &wish.name, version)?.pin);
         }
     }
+    setting.keep_failed = args.keep_failed;
     let _machine_in_use = args.tier.prepare(&mut setting)?;
     args.place.prepare(&mut setting)?;
     let outcomes = setting.with(|context| {
-        let outcomes = wishes.iter().map(|wish| Ok(install::install(context, wish)?)).collect::<Result<Vec<Outcome>, Failure>>()?;
-        if outcomes.iter().any(|outcome| outcome.fresh) {
+        let outcomes = install::install_all(context, &wishes);
+        if outcomes.iter().flat_map(|(_, outcome)| outcome).any(|outcome| outcome.fresh) {
             collect::by_itself(context);
         }
         Ok(outcomes)
     })?;
+    let outcomes = installed(outcomes)?;
     if args.projects_only {
         let program = env::found_as(&setting.home)?;
         for outcome in &outcomes {
@@ -126,6 +131,20 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         tier::announce(&setting, &outcome.tool.name);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the results if no tool failed. Otherwise names the tools that were installed nevertheless.
+fn installed(outcomes: Vec<(&str, Result<Outcome, install::Error>)>) -> Result<Vec<Outcome>, Failure> {
+    let errors = outcomes.iter().filter_map(|(name, outcome)| Some((*name, outcome.as_ref().err()?))).collect();
+    let failure = Failure::of_several(errors, outcomes.len());
+    let done: Vec<Outcome> = outcomes.into_iter().filter_map(|(_, outcome)| outcome.ok()).collect();
+    match failure {
+        None => Ok(done),
+        Some(failure) => {
+            done.iter().for_each(|outcome| ui::note(line(outcome).trim_end()));
+            Err(failure)
+        }
+    }
 }
 
 /// Makes a tool from a container image.

@@ -122,5 +122,5 @@ fn json(one: &Synced) -> serde_json::Value {
 
 /// Combines the failures of all tools.
 fn failures(all: &[Synced]) -> Option<Failure> {
-    Failure::of_several(all.iter().filter_map(|one| Some((one.tool.as_str(), one.outcome.as_ref().err()?))).collect())
+    Failure::of_several(all.iter().filter_map(|one| Some((one.tool.as_str(), one.outcome.as_ref().err()?))).collect(), all.len())
 }

@@ -128,6 +128,47 @@ pub fn install(context: &Context<'_>, wish: &InstallOptions) -> Result<Outcome, 
     record(context, &shared, &definition, made, &wish.with)
 }
 
+/// Installs tools. Their steps are built at the same time, and the tools are recorded in order; a build that fails does not stop the others.
+/// If a tool is unknown or has no lock, nothing is built, and only such errors are returned. Each result has the name of its tool.
+pub fn install_all<'a>(context: &Context<'_>, wishes: &'a [InstallOptions]) -> Vec<(&'a str, Result<Outcome, Error>)> {
+    let is_repeated = |at: usize| wishes[..at].iter().any(|before| before.name == wishes[at].name);
+    if wishes.len() < 2 || (0..wishes.len()).any(is_repeated) {
+        return wishes.iter().map(|wish| (wish.name.as_str(), install(context, wish))).collect();
+    }
+    let context = &context.without_project();
+    let shared = match store_lock::share(context.store) {
+        Ok(shared) => shared,
+        Err(source) => return vec![(&wishes[0].name, Err(Error::Store(Box::new(source))))],
+    };
+    let prepare = |wish: &InstallOptions| -> Result<(Definition, Lock), Error> {
+        let definition = definition::of_version(context.view(), &wish.name, Scope::Global, wish.version.as_deref())?;
+        let lock = lock_files::obtain(context, &definition, wish.resolving)?;
+        check_version(&definition, &lock)?;
+        Ok((definition, lock))
+    };
+    let (mut prepared, mut failed) = (Vec::new(), Vec::new());
+    for wish in wishes {
+        match prepare(wish) {
+            Ok(one) => prepared.push(one),
+            Err(error) => failed.push((wish.name.as_str(), Err(error))),
+        }
+    }
+    // A wrong name costs no time.
+    if !failed.is_empty() {
+        return failed;
+    }
+    let targets: Vec<Target<'_>> = prepared.iter().zip(wishes).map(|((definition, lock), wish)| target(definition, lock, wish)).collect();
+    let mirrors = OnceCell::new();
+    let cached = caches::take(context, &shared, &context.user_settings.caches, &targets);
+    let built = silo_build::build(&BuildContext { layers: Some(&cached), ..workshop(context, &shared, &mirrors) }, &targets);
+    drop(targets);
+    let finish = |(((definition, lock), built), wish): (((Definition, Lock), _), &'a InstallOptions)| {
+        let made = make_from(context, &shared, &definition, lock, (wish, Some(built)));
+        (wish.name.as_str(), made.and_then(|made| record(context, &shared, &definition, made, &wish.with)))
+    };
+    prepared.into_iter().zip(built).zip(wishes).map(finish).collect()
+}
+
 /// A built tool, before it is recorded.
 pub(super) struct BuiltTool {
     pub lock: Lock,
@@ -147,11 +188,27 @@ pub(super) fn make(
     context: &Context<'_>,
     shared: &SharedLock,
     definition: &Definition,
-    mut lock: Lock,
+    lock: Lock,
     wish: &InstallOptions,
 ) -> Result<BuiltTool, Error> {
+    make_from(context, shared, definition, lock, (wish, None))
+}
+
+/// Like [`make`], with the result of a first build, if there was one.
+fn make_from(
+    context: &Context<'_>,
+    shared: &SharedLock,
+    definition: &Definition,
+    mut lock: Lock,
+    (wish, first): (&InstallOptions, Option<Result<Built, silo_build::Error>>),
+) -> Result<BuiltTool, Error> {
     let mut version = check_version(definition, &lock)?;
-    let built = match build(context, shared, definition, &lock, wish) {
+    let first = match first {
+        // The build learns the client.
+        None | Some(Err(silo_build::Error::NoClient { .. })) => build(context, shared, definition, &lock, wish),
+        Some(first) => first,
+    };
+    let built = match first {
         Err(silo_build::Error::Fetch(error)) if error.is_gone() => {
             let gone = silo_build::Error::Fetch(error);
             if definition.found.origin != Origin::BuiltIn || wish.resolving == Resolving::Frozen || definition.lock_file.is_some() {
@@ -233,6 +290,10 @@ pub fn upgrade(context: &Context<'_>, name: &str) -> Result<Outcome, Error> {
     record(context, &shared, &definition, made, &[])
 }
 
+fn target<'a>(definition: &'a Definition, lock: &'a Lock, wish: &InstallOptions) -> Target<'a> {
+    Target { frozen: wish.resolving == Resolving::Frozen, anew: wish.anew, ..definition.target(lock) }
+}
+
 fn build(
     context: &Context<'_>,
     shared: &SharedLock,
@@ -242,7 +303,7 @@ fn build(
 ) -> Result<Built, silo_build::Error> {
     let mirrors = OnceCell::new();
     let once = || {
-        let target = Target { frozen: wish.resolving == Resolving::Frozen, anew: wish.anew, ..definition.target(lock) };
+        let target = target(definition, lock, wish);
         let cached = caches::take(context, shared, &context.user_settings.caches, &[target]);
         silo_build::build(&BuildContext { layers: Some(&cached), ..workshop(context, shared, &mirrors) }, &[target]).remove(0)
     };
