@@ -7,6 +7,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::engine::{self, Engine, Fault};
+use crate::support::tls_front::TlsFront;
 use crate::support::{Silo, skip};
 
 /// Not a test: the engine of the others starts this program with a variable, to run an action.
@@ -310,6 +311,27 @@ fn a_cut_connection_waits_for_the_same_step() {
     let done = child.wait_with_output().expect("silo ends");
     assert!(done.status.success(), "{done:?}\n{}", engine.log());
     assert_eq!(engine.begun(), 1, "the step ran once");
+    assert_eq!(silo.ok(["run", "mine", "/opt/one"]), "one\n");
+}
+
+#[test]
+fn an_engine_behind_tls_must_have_a_certificate_of_a_known_authority() {
+    let Some((engine, silo)) = prepared("") else { return };
+    let front = TlsFront::start(engine.url.trim_start_matches("http://"), &silo.path(""));
+    let refused = |url: &str, more: &str, expect: &str| {
+        with_engine(&silo, url, more);
+        let done = silo.fails(["install", "--remote", "mine"]);
+        assert!(done.err.contains(expect) && done.err.contains(&front.port.to_string()), "{url}: {done:?}");
+    };
+    let certificates = format!("certificates = \"{}\"\n", front.authority.display());
+    refused(&format!("https://localhost:{}", front.port), "", "UnknownIssuer");
+    // The certificate is for another name.
+    refused(&format!("https://127.0.0.1:{}", front.port), &certificates, "not valid for name");
+    refused(&format!("http://localhost:{}", front.port), "", "could not run on a worker");
+    assert_eq!(engine.begun(), 0, "nothing was sent");
+    with_engine(&silo, &format!("https://localhost:{}", front.port), &certificates);
+    let done = silo.run(["install", "--remote", "mine"]);
+    assert!(done.code == 0 && engine.begun() == 1, "{done:?}\n{}", engine.log());
     assert_eq!(silo.ok(["run", "mine", "/opt/one"]), "one\n");
 }
 

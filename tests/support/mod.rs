@@ -10,6 +10,7 @@ pub mod numbers;
 pub mod registry;
 pub mod sandbox;
 pub mod terminal;
+pub mod tls_front;
 
 use std::ffi::OsStr;
 use std::fs;
