@@ -34,6 +34,7 @@ mod init;
 mod insight;
 mod install;
 mod installer;
+mod instructions;
 mod jobs;
 mod launch;
 mod libraries;
