@@ -16,6 +16,10 @@ use super::document::{self, MAX_RESPONSES, Record, Request, Response, Unrecorded
 const MAX_FRAME_BYTES: usize = 512 << 10;
 /// Most reports: requests without a response, and places that are not inspected.
 const MAX_REPORTS: usize = 1000;
+/// Most pieces of all bodies. A response of many small packets has a piece of a kilobyte for each.
+const MAX_PIECES: usize = 4 << 20;
+/// Most bytes of all heads and reports together, which are held in memory.
+const MAX_HELD_BYTES: usize = 64 << 20;
 /// Bytes of a frame before its text.
 const HEAD_BYTES: usize = 9;
 
@@ -161,7 +165,7 @@ pub fn read(file: &mut File) -> io::Result<Contents> {
     let mut open: BTreeMap<u32, Open> = BTreeMap::new();
     let mut unused: Vec<String> = Vec::new();
     let mut position = 0_u64;
-    let mut reports = 0;
+    let (mut reports, mut pieces, mut held) = (0, 0, 0);
     let mut text = Vec::new();
     loop {
         let mut head = Vec::with_capacity(HEAD_BYTES);
@@ -180,7 +184,10 @@ pub fn read(file: &mut File) -> io::Result<Contents> {
         let at = position + HEAD_BYTES as u64;
         position = at + length as u64;
         reports += usize::from(b"UNM".contains(&kind));
-        if reports > MAX_REPORTS || contents.record.responses.len() + open.len() > MAX_RESPONSES {
+        pieces += usize::from(kind == b'B');
+        held += if b"SUNM".contains(&kind) { length } else { 0 };
+        let is_over = reports > MAX_REPORTS || pieces > MAX_PIECES || held > MAX_HELD_BYTES;
+        if is_over || contents.record.responses.len() + open.len() > MAX_RESPONSES {
             contents.is_cut = true;
             break;
         }
@@ -312,6 +319,25 @@ mod tests {
     fn a_full_file_is_no_complete_record() {
         let contents = read(&mut written(400)).expect("own file");
         assert!(contents.is_cut && contents.record.responses.len() < 2);
+    }
+
+    #[test]
+    fn a_file_cannot_fill_the_memory_of_its_reader() {
+        let read_all = |bytes: &[u8]| {
+            let mut file = tempfile::tempfile().expect("a file");
+            file.write_all(bytes).expect("written");
+            read(&mut file).expect("it is read to its end")
+        };
+        let start = serde_json::to_vec(&start("https://a.example/one")).expect("JSON");
+        let mut pieces = [header(b'S', 1, start.len()), start].concat();
+        pieces.extend(header(b'B', 1, 0).repeat(MAX_PIECES + 1));
+        pieces.extend([header(b'E', 1, 4), b"null".to_vec()].concat());
+        let contents = read_all(&pieces);
+        assert!(contents.is_cut && contents.record.responses.is_empty());
+        let report = serde_json::to_vec(&"x".repeat(MAX_FRAME_BYTES - 2)).expect("JSON");
+        let reports = [header(b'N', 0, report.len()), report].concat().repeat(MAX_HELD_BYTES / MAX_FRAME_BYTES + 1);
+        let contents = read_all(&reports);
+        assert!(contents.is_cut && contents.refused.len() <= MAX_HELD_BYTES / MAX_FRAME_BYTES);
     }
 
     #[test]
