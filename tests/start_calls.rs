@@ -11,6 +11,8 @@ use crate::support::{As, Silo, has, skip};
 const MOST_CALLS: usize = 885;
 /// The same in a project without a repository.
 const MOST_CALLS_IN_A_PROJECT: usize = 1_120;
+/// System calls that review mode adds to a start in a project.
+const MOST_ADDED_BY_REVIEW: usize = 30;
 /// Calls that depend on the load or on the build: of waiting, of threads and of the allocator, and the checks of a debug build.
 const OTHER: [&str; 15] = [
     "futex",
@@ -98,9 +100,9 @@ fn a_start_makes_few_system_calls() {
     }
 }
 
-/// Review mode looks at fewer files than the guard of an ordinary run, and writes no more: what costs time is the overlay itself.
+/// Review mode looks at about as many files as the guard of an ordinary run, and writes no more: what costs time is the overlay itself.
 #[test]
-fn review_mode_adds_no_system_calls_and_no_written_file_to_a_start() {
+fn review_mode_adds_few_system_calls_and_no_written_file_to_a_start() {
     if !has("strace") {
         return skip("there is no strace here");
     }
@@ -109,7 +111,7 @@ fn review_mode_adds_no_system_calls_and_no_written_file_to_a_start() {
     let ordinary = least(&silo, &["run", "--review=never", "sh", "-c", "true"]);
     let review = least(&silo, &["run", "--review=always", "sh", "-c", "true"]);
     crate::support::report(&format!("system calls of a start: {} ordinary, {} in review mode", ordinary.all, review.all));
-    assert!(review.all <= ordinary.all, "{} of {}: {:?} of {:?}", review.all, ordinary.all, review.by_name, ordinary.by_name);
+    assert!(review.all <= ordinary.all + MOST_ADDED_BY_REVIEW, "{} of {}: {:?} of {:?}", review.all, ordinary.all, review.by_name, ordinary.by_name);
     assert!(review.writes.len() <= ordinary.writes.len(), "{:?} of {:?}", review.writes, ordinary.writes);
     assert!(
         review.writes.iter().all(|line| !line.contains("/reviews/") || line.split('/').any(|part| part == "work")),

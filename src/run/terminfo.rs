@@ -6,7 +6,8 @@ use std::fmt::Write;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use silo_store::{read_limited, resolve_in_root};
+use silo_store::read_limited;
+use silo_store::resolve_in_root::Root;
 
 use silo_launch::spec::{Bytes, File};
 
@@ -23,10 +24,11 @@ const BUILT_IN: &[u8] = include_bytes!("../../recipes/terminfo.zst");
 
 /// Returns the file with the description of `terminal`, unless the image at `root` has one. `dirs` are the host's directories.
 pub fn file(terminal: &str, root: &Path, dirs: &[PathBuf]) -> Option<File> {
-    if !is_name(terminal)
-        || OF_IMAGE
-            .iter()
-            .any(|dir| places(terminal).any(|place| resolve_in_root::read(root, &Path::new(dir).join(place), MAX_BYTES).is_ok()))
+    if !is_name(terminal) {
+        return None;
+    }
+    if let Ok(image) = Root::open(root)
+        && OF_IMAGE.iter().any(|dir| places(terminal).any(|place| image.read(&Path::new(dir).join(place), MAX_BYTES).is_ok()))
     {
         return None;
     }

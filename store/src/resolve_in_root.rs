@@ -24,7 +24,7 @@ const LAST_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::
 
 /// Reads a regular file of at most `most_bytes` bytes; anything else is an error.
 pub fn read(root: &Path, path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
-    read_limited::whole(File::from(open(root, path)?), most_bytes)
+    Root::open(root)?.read(path, most_bytes)
 }
 
 /// Lists the names in a directory, sorted.
@@ -61,17 +61,25 @@ impl Root {
         let found = system::find_in_root(&self.0, path).unwrap_or_else(|| walk(&self.0, path));
         found.map_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied, |_| true)
     }
+
+    /// Reads a regular file of at most `most_bytes` bytes; anything else is an error.
+    pub fn read(&self, path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
+        read_limited::whole(File::from(self.file(path)?), most_bytes)
+    }
+
+    fn file(&self, path: &Path) -> io::Result<OwnedFd> {
+        // Most of the files that a start asks for are absent.
+        if let Some(Err(error)) = system::find_in_root(&self.0, path)
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        walk(&self.0, path)
+    }
 }
 
 fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
-    let root = Root::open(root)?.0;
-    // Most of the files that a start asks for are absent.
-    if let Some(Err(error)) = system::find_in_root(&root, path)
-        && error.kind() == io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    walk(&root, path)
+    Root::open(root)?.file(path)
 }
 
 fn walk(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {

@@ -55,11 +55,11 @@ impl Dir {
 
     /// Opens a directory below this one, without following symlinks.
     pub fn dir(&self, path: &Path) -> io::Result<Dir> {
-        let mut at = self.again()?;
+        let mut at: Option<Dir> = None;
         for name in names(path)? {
-            at = Dir(fs::openat(&at.0, name, OPEN_DIR, Mode::empty())?);
+            at = Some(Dir(fs::openat(&at.as_ref().unwrap_or(self).0, name, OPEN_DIR, Mode::empty())?));
         }
-        Ok(at)
+        at.map_or_else(|| self.again(), Ok)
     }
 
     /// Opens a directory below this one, creating missing directories.
@@ -81,9 +81,19 @@ impl Dir {
         Ok((self.dir(path.parent().unwrap_or_else(|| Path::new("")))?, name))
     }
 
+    /// Calls `work` with the parent directory of a path and its last component. Every start looks at some files of this directory itself,
+    /// so it is not opened again for them.
+    fn within<T>(&self, path: &Path, work: impl FnOnce(&OwnedFd, &OsStr) -> Result<T, Errno>) -> io::Result<T> {
+        let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
+        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            None => Ok(work(&self.0, name)?),
+            Some(parent) => Ok(work(&self.dir(parent)?.0, name)?),
+        }
+    }
+
     /// Returns the metadata of a path, without following a symlink; `None` if it does not exist.
     pub fn stat(&self, path: &Path) -> io::Result<Option<Stat>> {
-        let found = self.parent(path).and_then(|(dir, name)| Ok(fs::statat(&dir.0, name, AtFlags::SYMLINK_NOFOLLOW)?));
+        let found = self.within(path, |dir, name| fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW));
         match found {
             Ok(stat) => Ok(Some(stat)),
             Err(error) if is_absent(&error) => Ok(None),
@@ -98,8 +108,7 @@ impl Dir {
 
     /// Opens a regular file below this directory for reading; anything else is an error.
     pub fn file(&self, path: &Path) -> io::Result<(File, Stat)> {
-        let (dir, name) = self.parent(path)?;
-        let file = fs::openat(&dir.0, name, OPEN_FILE, Mode::empty())?;
+        let file = self.within(path, |dir, name| fs::openat(dir, name, OPEN_FILE, Mode::empty()))?;
         let stat = fs::fstat(&file)?;
         match Kind::of(&stat) {
             Kind::File => Ok((File::from(file), stat)),
@@ -127,8 +136,7 @@ impl Dir {
 
     /// Reads a symlink.
     pub fn link(&self, path: &Path) -> io::Result<PathBuf> {
-        let (dir, name) = self.parent(path)?;
-        let target = fs::readlinkat(&dir.0, name, Vec::new())?;
+        let target = self.within(path, |dir, name| fs::readlinkat(dir, name, Vec::new()))?;
         Ok(OsStr::from_bytes(target.as_bytes()).into())
     }
 
