@@ -178,7 +178,11 @@ fn names_are_the_users_to_change() {
     let machine = machine(&silo, &[]);
     let _ = silo.run(["install", "--quiet", "node", "python"]);
     // Both orders of words; an alias works in every way that there is to call it.
-    assert_eq!(silo.run(["shim", "python", "add", "py:other -m x", "other"]).code, 0);
+    let added = silo.run(["shim", "python", "add", "py:other -m x", "other"]);
+    assert!(added.code == 0 && !added.err.contains("has no program"), "{added:?}");
+    let absent = silo.run(["shim", "add", "python", "absent:nosuch -x"]);
+    assert!(absent.code == 0 && absent.err.contains("has no program nosuch"), "{absent:?}");
+    assert_eq!(silo.run(["shim", "remove", "python", "absent"]).code, 0);
     assert_eq!(call(&silo, "py", &["a"], &machine).out, "[other][-m][x][a]\n");
     assert_eq!(silo.ok(["py", "a"]), "[other][-m][x][a]\n");
     assert_eq!(silo.ok(["run", "--shim", "py", "python", "a"]), "[other][-m][x][a]\n");

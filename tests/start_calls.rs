@@ -111,7 +111,14 @@ fn review_mode_adds_few_system_calls_and_no_written_file_to_a_start() {
     let ordinary = least(&silo, &["run", "--review=never", "sh", "-c", "true"]);
     let review = least(&silo, &["run", "--review=always", "sh", "-c", "true"]);
     crate::support::report(&format!("system calls of a start: {} ordinary, {} in review mode", ordinary.all, review.all));
-    assert!(review.all <= ordinary.all + MOST_ADDED_BY_REVIEW, "{} of {}: {:?} of {:?}", review.all, ordinary.all, review.by_name, ordinary.by_name);
+    assert!(
+        review.all <= ordinary.all + MOST_ADDED_BY_REVIEW,
+        "{} of {}: {:?} of {:?}",
+        review.all,
+        ordinary.all,
+        review.by_name,
+        ordinary.by_name
+    );
     assert!(review.writes.len() <= ordinary.writes.len(), "{:?} of {:?}", review.writes, ordinary.writes);
     assert!(
         review.writes.iter().all(|line| !line.contains("/reviews/") || line.split('/').any(|part| part == "work")),

@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use crate::run::find_program;
 use silo_base::sanitize;
 use silo_model::recipe::check::check_name;
 use silo_tool::definition::{self, Scope};
+use silo_tool::record;
 use silo_tool::shim::table::{self, Entry, Shim};
 use silo_tool::shim::{launchers, search};
 use silo_tool::shims::{self, Pin};
@@ -82,6 +84,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
                 let state = if changed.done.iter().any(|new| new == name) { "is a command" } else { "is a command already" };
                 ui::data(&format!("{name} {state} of {tool}\n"))?;
             }
+            note_missing_programs(&setting, tool, specs)?;
             note_hidden_commands(&setting, tool)?;
         }
         What::Remove { tool, names } => {
@@ -92,6 +95,23 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         What::List { tool, json } => list(&setting, tool.as_deref(), Format::of_flag(*json))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Notes the programs of new commands that the tool's image lacks. A project may have them, in `.venv/bin` or `node_modules/.bin`.
+fn note_missing_programs(setting: &Setting, tool: &str, specs: &[String]) -> Result<(), Failure> {
+    let Some(installed) = record::get(&setting.home, tool)? else { return Ok(()) };
+    for spec in specs {
+        let program = spec.split_once(':').map_or(spec.as_str(), |(_, words)| words).split_whitespace().next().unwrap_or_default();
+        if !find_program::is_in_image(setting.view(), &installed, program) {
+            let shown = sanitize::line(program);
+            ui::note(&format!(
+                "the image of {tool} has no program {shown}, so the command works only where the project has it\n  \
+                 try: `silo build {tool} …` installs it into the image; `silo shim remove {tool} {}` removes the command",
+                sanitize::line(spec.split(':').next().unwrap_or_default())
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check(tool: &str) -> Result<(), Failure> {

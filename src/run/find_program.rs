@@ -204,6 +204,15 @@ fn search_path(view: View<'_>, tool: &Installed) -> Vec<PathBuf> {
     path.split(':').filter(|dir| dir.starts_with('/')).map(PathBuf::from).collect()
 }
 
+/// True if the image of a tool has a program, by its name on `PATH` or by its absolute path.
+pub fn is_in_image(view: View<'_>, tool: &Installed, program: &str) -> bool {
+    let root = image::root(view.home, tool.image);
+    match program.contains('/') {
+        true => program.starts_with('/') && resolve_in_root::exists(&root, Path::new(program)),
+        false => search_path(view, tool).iter().any(|dir| resolve_in_root::exists(&root, &dir.join(program))),
+    }
+}
+
 /// True for a file with execute permission, or a symlink, which may point into the image.
 fn is_executable(path: &Path) -> bool {
     let Ok(found) = fs::symlink_metadata(path) else { return false };
