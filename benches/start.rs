@@ -15,7 +15,7 @@ const MULTIARCH: &str = if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu" }
 const LOADER: &str = if cfg!(target_arch = "aarch64") { "ld-linux-aarch64.so.1" } else { "ld-linux-x86-64.so.2" };
 
 /// The most time of a sandbox, as a multiple of bubblewrap's.
-const TIMES_BUBBLEWRAP: f64 = 3.0;
+const TIMES_BUBBLEWRAP: f64 = 2.2;
 /// Most that a project with a repository may add to a start, in times of one without a project.
 const TIMES_REPOSITORY: f64 = 2.0;
 /// Most that finding that there is nothing to do may take.
