@@ -11,10 +11,10 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
-use rustls::pki_types::PrivatePkcs8KeyDer;
 use silo_base::grant::MACHINE;
+
+use crate::support::tls_front::server_config;
 
 /// The value that the server demands for its files.
 pub const VALUE: &str = "v4lue-of-the-first-secret";
@@ -49,24 +49,8 @@ pub const BOTH: &[&[u8]] = &[b"h2", b"http/1.1"];
 impl Server {
     pub fn start(versions: &'static [&'static [u8]]) -> Server {
         let dir = tempfile::Builder::new().prefix("silo-server-").tempdir().expect("a directory");
-        let ca_key = KeyPair::generate().expect("a key");
-        let mut ca = CertificateParams::default();
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // OpenSSL takes a certificate with the name of its issuer for a self-signed one.
-        ca.distinguished_name.push(DnType::CommonName, "the root of a test");
-        let root = ca.self_signed(&ca_key).expect("a certificate");
-        let key = KeyPair::generate().expect("a key");
-        let names = vec![MACHINE.to_owned()];
-        let own = CertificateParams::new(names).expect("names").signed_by(&key, &Issuer::from_params(&ca, &ca_key)).expect("a certificate");
-        let pem = base64::engine::general_purpose::STANDARD.encode(root.der());
-        fs::write(dir.path().join("root.pem"), format!("-----BEGIN CERTIFICATE-----\n{pem}\n-----END CERTIFICATE-----\n"))
-            .expect("written");
+        let config = server_config(MACHINE, versions, &dir.path().join("root.pem"));
         fs::create_dir(dir.path().join("files")).expect("made");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        let mut config = config.with_no_client_auth().with_single_cert(vec![own.der().clone()], key).expect("a key of its own");
-        config.alpn_protocols = versions.iter().map(|name| name.to_vec()).collect();
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let seen = Arc::new(Mutex::new(Vec::new()));
