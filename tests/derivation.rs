@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use silo_base::grant::Grant;
 use silo_base::system::Arch;
-use silo_model::derivation::{Blob, Configure, Database, Derivation, Image, Package, Step};
+use silo_model::derivation::{Blob, Configure, Database, Derivation, Image, Package, Repeats, Step};
 use silo_store::digest::{Digest, LayerId};
 
 use crate::support::golden;
@@ -106,10 +106,14 @@ fn encodings_are_golden() {
                 layers: vec![layer(1)],
                 network: vec![Grant::parse("@pypi").expect("a grant")],
                 project: true,
+                repeats: Repeats::Nothing,
             }),
         ),
     ];
-    for (name, derivation) in cases {
+    let Some((_, Derivation::Step(step))) = cases.last() else { panic!("the last case is a step") };
+    let repeating = |repeats| Derivation::Step(Step { network: Vec::new(), project: false, repeats, ..step.clone() });
+    let repeating = [("step-random", repeating(Repeats::Random)), ("step-deterministic", repeating(Repeats::Machine))];
+    for (name, derivation) in cases.into_iter().chain(repeating) {
         golden(&format!("derivation/{name}.drv"), &format!("{}\n", shown(&derivation.encode())));
         golden(&format!("derivation/{name}.id"), &format!("{}\n", derivation.id()));
     }

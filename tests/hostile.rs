@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use silo_launch::spec::{Access, Mount, Network, Spec, VmFiles};
+use silo_launch::spec::{Access, MachineTime, Mount, Network, Spec, VmFiles};
 
 use crate::support::sandbox::{Bench, bench, hosts, until};
 
@@ -77,6 +77,7 @@ fn hostile(bench: &Bench, program: &str) -> Spec {
         disk: Some(bench.path("disk")),
         memory_bytes: 512 << 20,
         cpus: 1,
+        time: MachineTime::Host,
         snapshots: None,
         warm_up: Vec::new(),
     });

@@ -59,6 +59,7 @@ mod reference;
 mod registry_clients;
 mod remote;
 mod remote_ssh;
+mod repeated_steps;
 mod reproducible;
 mod review;
 mod review_commits;

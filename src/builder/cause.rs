@@ -112,7 +112,11 @@ impl Cause {
     fn texts(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Cause::Time => ("time", "a date or time of each run, as text, number or binary value", "use SOURCE_DATE_EPOCH"),
-            Cause::Random => ("random", "words or bytes without a common part", "use a fixed seed, or make the file at the first start"),
+            Cause::Random => (
+                "random",
+                "words or bytes without a common part",
+                "use a fixed seed or the step's `random = \"fixed\"`, or make the file at the first start",
+            ),
             Cause::Address => ("address", "numbers in a program's memory", "leave addresses out"),
             Cause::Order => ("order", "the same parts in another order", "sort names and keys, and wait for parallel jobs"),
             Cause::ProcessId => ("process id", "numbers in the range of the process ids of each run", "leave process ids out"),

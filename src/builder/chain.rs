@@ -16,6 +16,7 @@ use silo_store::digest::LayerId;
 use silo_store::removal::remove_tree;
 
 use silo_launch::spec::{Root, Spec, Stdio, Upper};
+use silo_model::derivation::Repeats;
 use silo_model::plan::Step;
 use silo_model::recipe;
 
@@ -35,7 +36,7 @@ pub(super) fn later_steps(graph: &DiGraph<Step, ()>, first: NodeIndex) -> Vec<&r
         let (Some(user), None) = (users.next(), users.next()) else { break };
         match &graph[user] {
             // It needs nothing of this machine.
-            Step::Command { step, .. } if step.network.is_empty() && !step.project => later.push(step),
+            Step::Command { step, .. } if step.network.is_empty() && !step.project && step.repeats != Repeats::Machine => later.push(step),
             _ => break,
         }
         last = user;
@@ -96,25 +97,28 @@ mod tests {
     use super::*;
     use silo_store::digest::Digest;
 
-    fn command(project: Project) -> Step {
-        let step =
-            recipe::Step { run: vec!["true".into()], network: Vec::new(), env: Default::default(), project: project == Project::Seen };
+    fn command(needs: Needs) -> Step {
+        let repeats = if needs == Needs::Machine { Repeats::Machine } else { Repeats::Random };
+        let project = needs == Needs::Project;
+        let step = recipe::Step { run: vec!["true".into()], network: Vec::new(), env: Default::default(), project, repeats };
         Step::Command { step, target: 0, below: NodeIndex::new(0) }
     }
 
-    #[derive(PartialEq)]
-    enum Project {
-        Seen,
-        Unseen,
+    #[derive(Clone, Copy, PartialEq)]
+    enum Needs {
+        Nothing,
+        Project,
+        Machine,
     }
 
     #[test]
     fn a_chain_ends_at_a_fork_at_a_step_of_this_machine_and_at_its_limit() {
-        let (plain, seeing) = (|| command(Project::Unseen), command(Project::Seen));
+        let plain = || command(Needs::Nothing);
         let image = || Step::Image { target: 0, below: NodeIndex::new(0), without: None };
         for (nodes, edges, expect) in [
             (vec![plain(), plain(), plain(), image()], vec![(0, 1), (1, 2), (2, 3)], 2),
-            (vec![plain(), seeing, plain()], vec![(0, 1), (1, 2)], 0),
+            (vec![plain(), command(Needs::Project), plain()], vec![(0, 1), (1, 2)], 0),
+            (vec![plain(), command(Needs::Machine), plain()], vec![(0, 1), (1, 2)], 0),
             (vec![plain(), plain(), plain(), plain()], vec![(0, 1), (1, 2), (1, 3)], 1),
             ((0..50).map(|_| plain()).collect(), (0..49).map(|at| (at, at + 1)).collect(), MAX_STEPS - 1),
         ] {

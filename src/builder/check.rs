@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use silo_launch::spec::{Conditions, Spec, VmFiles};
+use silo_model::derivation::Repeats;
 use silo_store::difference::Difference;
 
 use super::cause::Cause;
@@ -95,15 +96,18 @@ impl SecondRun {
     pub const USUAL_UMASK: u32 = 0o022;
 
     /// Returns the conditions of a step. A step with a seed has one processor and dpkg's own umask in every build. With a network the clock is
-    /// true, because servers' certificates expire.
-    pub fn conditions(spec: &Spec) -> Conditions {
-        let has_seed = spec.seed.is_some();
+    /// true, because servers' certificates expire. The inputs that a command step repeats are not varied.
+    pub fn conditions(spec: &Spec, repeats: Repeats) -> Conditions {
+        let has_seed = spec.seed.is_some() && repeats == Repeats::Nothing;
+        let varies = repeats == Repeats::Nothing;
+        let has_true_time = spec.network.is_some() || repeats == Repeats::Machine;
         Conditions {
             umask: if has_seed { None } else { Some(SecondRun::UMASK) },
-            processors: Some(if has_seed { 2 } else { 1 }),
-            last_pid: Some(SecondRun::LAST_PID),
-            clock_ahead: if spec.network.is_some() { 0 } else { SecondRun::CLOCK_AHEAD },
-            reversed_dirs: true,
+            processors: varies.then_some(if has_seed { 2 } else { 1 }),
+            // Random numbers depend on the ids of processes.
+            last_pid: varies.then_some(SecondRun::LAST_PID),
+            clock_ahead: if has_true_time { 0 } else { SecondRun::CLOCK_AHEAD },
+            reversed_dirs: varies,
         }
     }
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use silo_store::digest::{Digest, LayerId};
 
 use silo_launch::open_checked::{Links, OpenedPath};
-use silo_launch::spec::{Abi, Access, Mount, Root, Spec, Stdio, Upper};
-use silo_model::derivation::{self, Derivation};
+use silo_launch::spec::{Abi, Access, Mount, Root, Seed, Spec, Stdio, Upper};
+use silo_model::derivation::{self, Derivation, Repeats};
 use silo_model::lock::{Sha256, StepOutput};
 use silo_model::recipe::Step;
 
@@ -64,7 +64,15 @@ pub(super) fn derivation(step: &Step, target: &Target<'_>, layers: Vec<LayerId>)
         layers,
         network: step.network.clone(),
         project: step.project,
+        repeats: step.repeats,
     }
+}
+
+/// Returns the seed of a step's random numbers, if they are fixed. It does not follow from the layers below: a worker runs a step before
+/// this machine knows them.
+fn seed(fields: &derivation::Step) -> Option<Digest> {
+    let alone = || Derivation::Step(derivation::Step { layers: Vec::new(), ..fields.clone() }).id().digest();
+    (fields.repeats != Repeats::Nothing).then(alone)
 }
 
 /// Returns the state with the layer of a command's changes; runs the command if the layer is unknown.
@@ -98,6 +106,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: &Task<'_>) -> Result<State, 
             recorded_name: format!("step {}", task.step.shown()),
             inputs: &fields.layers[inputs..],
             sends_log: true,
+            repeats: fields.repeats,
             later: &later,
         },
         &mut state,
@@ -222,6 +231,8 @@ fn launch(fields: &derivation::Step, below: &State) -> Spec {
         env: fields.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         cwd: "/root".into(),
         abi: Abi::of(below.foreign()),
+        seed: seed(fields).map(|seed| Seed(*seed.as_bytes())),
+        fixed_time: (fields.repeats == Repeats::Machine).then_some(fields.epoch),
         ..Spec::new(nowhere, fields.argv.iter().map(Into::into).collect())
     }
 }

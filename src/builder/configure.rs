@@ -24,7 +24,7 @@ use silo_base::thread;
 use silo_fetch::download::{self, Context};
 use silo_fetch::unpack::usr_merge;
 use silo_launch::spec::{Abi, Access, Mount, Root, Spec, Stdio};
-use silo_model::derivation::{self, Derivation};
+use silo_model::derivation::{self, Derivation, Repeats};
 use silo_model::lock::{PackageTier, Sha256};
 use silo_model::recipe::source;
 
@@ -134,6 +134,7 @@ impl Step<'_> {
             recorded_name: format!("configure {}{}", self.tier.name(), self.which),
             inputs: &layers,
             sends_log: false,
+            repeats: Repeats::Nothing,
             later: &[],
         };
         let layer = step::realise(ctx, &runner, &mut state)?;

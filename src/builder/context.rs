@@ -17,7 +17,7 @@ use silo_base::identity::DirectoryId;
 use silo_base::system::Arch;
 use silo_fetch::mirrors::Mirrors;
 use silo_fetch::transport::Transport;
-use silo_launch::spec::VmFiles;
+use silo_launch::spec::{MachineTime, VmFiles};
 use silo_model::derivation::Derivation;
 use silo_model::lock::Lock;
 use silo_model::recipe::Recipe;
@@ -78,6 +78,8 @@ pub struct BuildContext<'a> {
     pub records_owners: bool,
     /// The VM that repeats a step whose recorded owners gave another layer than the locked one, if there is one.
     pub second_machine: Option<&'a VmFiles>,
+    /// Finds the VM of steps that count instructions in place of time.
+    pub counted_machine: FindMachine<'a>,
     /// The layers of steps that the locks pin, by derivation; [`crate::build`] sets them.
     pub pinned: Option<&'a BTreeMap<Digest, LayerId>>,
     /// Finished realisations that are not yet written to the store.
@@ -120,6 +122,12 @@ impl BuildContext<'_> {
         Err(Error::NoMachine { arch, why, hint })
     }
 
+    /// Returns the VM of a step that counts instructions in place of time.
+    pub(super) fn counted_machine(&self) -> Result<VmFiles, Error> {
+        let machine = (self.counted_machine)().map_err(|NoMachine { why, hint }| Error::NotCounted { why, hint })?;
+        Ok(VmFiles { cpus: 1, snapshots: None, time: MachineTime::Counted, ..machine })
+    }
+
     pub(super) fn check_stop(&self) -> Result<(), Error> {
         if self.stop.load(Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
     }
@@ -130,7 +138,10 @@ impl BuildContext<'_> {
     }
 }
 
-/// The reason why no VM of another architecture can start.
+/// Finds a VM when a step needs it.
+pub type FindMachine<'a> = &'a (dyn Fn() -> Result<VmFiles, NoMachine> + Sync);
+
+/// The reason why there is no VM that a step needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoMachine {
     /// The reason.

@@ -30,6 +30,14 @@ pub enum Error {
         /// The command to type next.
         hint: Option<String>,
     },
+    /// A step needs a VM that counts instructions, and there is none.
+    #[error("a step with `deterministic` runs in an emulated virtual machine: {why}")]
+    NotCounted {
+        /// The reason.
+        why: String,
+        /// The command to type next.
+        hint: Option<String>,
+    },
     /// Fetching a file failed.
     #[error(transparent)]
     Fetch(#[from] silo_fetch::error::Error),

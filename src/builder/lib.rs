@@ -105,7 +105,7 @@ use state::State;
 /// Limit on the sets of pins that are looked up for one image; a recipe with two pinned steps and ten versions has 100.
 const MAX_PIN_SETS: usize = 256;
 
-pub use context::{BuildContext, LayerSource, NoMachine, PATH, Target};
+pub use context::{BuildContext, FindMachine, LayerSource, NoMachine, PATH, Target};
 pub use error::Error;
 pub use fixed_output::output_keys;
 pub use realisation_writer::RealisationWriter;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use silo_store::digest::LayerId;
 
-use silo_launch::spec::Spec;
+use silo_launch::spec::{Conditions, Spec};
 
 use super::cause::RunFacts;
 use super::check::SecondRun;
@@ -43,7 +43,7 @@ impl RunFacts {
         if ctx.check.is_some() {
             note_inodes(upper, &mut inodes);
         }
-        let is_second = conditions.last_pid.is_some();
+        let is_second = *conditions != Conditions::default();
         let machine = if is_second { ctx.check.and_then(|check| check.machine.as_ref()) } else { ctx.machine };
         let processors = match (conditions.processors, spec.seed, machine) {
             (Some(count), ..) => count.into(),

@@ -20,7 +20,7 @@ use silo_base::event::{Activity, Event};
 use silo_launch::Exit;
 use silo_launch::open_checked::OpenedPath;
 use silo_launch::spec::{Root, Spec};
-use silo_model::derivation::Derivation;
+use silo_model::derivation::{Derivation, Repeats};
 
 use super::away::Launch;
 use super::budget::LimitWatch;
@@ -96,6 +96,8 @@ pub(super) struct StepRun<'a> {
     pub inputs: &'a [LayerId],
     /// True if log lines are also sent as events while the step runs.
     pub sends_log: bool,
+    /// The inputs of chance that are the same in each run, in addition to those of its kind.
+    pub repeats: Repeats,
     /// The launches of later steps that may run in its action on a worker.
     pub later: &'a [Spec],
 }
@@ -257,7 +259,7 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
     let mut prepared = step.kind.prepare(ctx, workdir, Root { lower: root.stack.mounts(ctx.store), upper: workdir.overlay() })?;
     prepared.spec.owners = root.stack.owners();
     host_name::set(&mut prepared.spec, &root.stack, workdir.host_name());
-    prepared.spec.conditions = workdir.conditions(&prepared.spec);
+    prepared.spec.conditions = workdir.conditions(&prepared.spec, step.repeats);
     let mut attempt = Attempt { ctx, workdir, root, spec: &prepared.spec };
     let launched = attempt.launch(step);
     if step.kind.ended(ctx, attempt.workdir, launched.as_ref().err())? {
@@ -307,7 +309,12 @@ impl Attempt<'_> {
         let _here = match ctx.pool {
             Some(away) => {
                 let launch = Launch { name: step.name, layers: step.layers, spec: self.spec, later: step.later, epoch: step.epoch };
-                match away::launch(ctx, away, &launch, self.workdir, &mut self.root.ahead)? {
+                let sent = match step.repeats {
+                    // The VM is one of this machine.
+                    Repeats::Machine => None,
+                    Repeats::Nothing | Repeats::Random => away::launch(ctx, away, &launch, self.workdir, &mut self.root.ahead)?,
+                };
+                match sent {
                     Some((exit, worker)) => return self.ended(step, exit).map(|()| Some(worker)),
                     None => {
                         ctx.check_machine_here()?;
@@ -317,8 +324,12 @@ impl Attempt<'_> {
             }
             None => None,
         };
+        let machine = match step.repeats {
+            Repeats::Machine => Some(ctx.counted_machine()?),
+            Repeats::Nothing | Repeats::Random => self.workdir.machine(ctx),
+        };
         self.root.compose(ctx)?;
-        let launched = Spec { machine: self.workdir.machine(ctx), ..self.spec.clone() };
+        let launched = Spec { machine, ..self.spec.clone() };
         let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
         let upper = self.workdir.upper();
         let mut watch = LimitWatch::new(&upper, &self.workdir.log, ctx.max_step_bytes);

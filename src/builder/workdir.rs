@@ -10,7 +10,7 @@ use silo_store::private;
 
 use silo_launch::reexec::{self, ProcessSettings};
 use silo_launch::spec::{Conditions, Seed, Spec, Upper, VmFiles};
-use silo_model::derivation::DrvId;
+use silo_model::derivation::{DrvId, Repeats};
 
 use super::check::{Check, SecondRun, WhichRun};
 use super::context::BuildContext;
@@ -117,11 +117,11 @@ impl Workdir {
     }
 
     /// Returns the conditions of a step that a second run of a check varies.
-    pub fn conditions(&self, spec: &Spec) -> Conditions {
+    pub fn conditions(&self, spec: &Spec, repeats: Repeats) -> Conditions {
         match self.run {
             WhichRun::First => Conditions::default(),
-            WhichRun::Second => SecondRun::conditions(spec),
-            WhichRun::Third => Conditions { umask: None, ..SecondRun::conditions(spec) },
+            WhichRun::Second => SecondRun::conditions(spec, repeats),
+            WhichRun::Third => Conditions { umask: None, ..SecondRun::conditions(spec, repeats) },
         }
     }
 

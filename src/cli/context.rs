@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once};
 
 use silo_store::layout::Store;
 
@@ -274,6 +274,15 @@ impl Setting {
             None => self.usual_machine()?,
             Some(_) => (None, None),
         };
+        // The images stay locked until the work is done.
+        let counted: Mutex<Vec<ImageLocks>> = Mutex::default();
+        let counted_machine = || match self.images(tier::counted_of_steps) {
+            Ok((machine, locks)) => {
+                counted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(locks);
+                Ok(machine)
+            }
+            Err(failure) => Err(NoMachine { why: failure.message(), hint: failure.hint().map(str::to_owned) }),
+        };
         let second = if usual.is_none() && self.machine.is_none() { self.images(tier::second_of_steps)? } else { None };
         let context = Context {
             home: &self.home,
@@ -290,6 +299,7 @@ impl Setting {
             machine: self.machine.as_ref().or_else(|| usual.as_ref().map(|(machine, _)| machine)),
             no_machine,
             second_machine: second.as_ref().map(|(machine, _)| machine),
+            counted_machine: &counted_machine,
             realisations: RealisationWriter::default(),
             apt_dir: Path::new("/etc/apt").to_owned(),
             transport: &self.transport,

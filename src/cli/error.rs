@@ -444,7 +444,7 @@ fn build_hint(error: &silo_build::Error) -> Option<String> {
     match error {
         E::Fetch(error) => error.hint(),
         E::Launch(error) => launch_hint(error),
-        E::NoMachine { hint, .. } => hint.clone(),
+        E::NoMachine { hint, .. } | E::NotCounted { hint, .. } => hint.clone(),
         E::Registry(error) => error.hint(),
         E::Layer(_) => Some("the image cannot be used; report it to its publisher, or name another one".to_owned()),
         E::Step { kept: Some(drv), .. } => Some(format!("`silo debug {drv:.12}` opens a shell in the state of the failed step")),

@@ -6,6 +6,7 @@ use silo_base::grant::Grant;
 use silo_base::sanitize;
 use silo_base::units;
 use silo_model::config::Review;
+use silo_model::derivation::Repeats;
 use silo_model::recipe::Step;
 use silo_model::recipe::catalog::Origin;
 use silo_tool::catalog_entry::{self, CatalogEntry};
@@ -109,7 +110,12 @@ fn text(setting: &Setting, offer: &CatalogEntry, scope: Scope) -> String {
 /// Formats a step as a command, with its network access.
 fn display_step(step: &Step) -> String {
     let reach = if step.network.is_empty() { String::new() } else { format!("    # reaches {}", Grant::join(&step.network, " ")) };
-    format!("{}{reach}", step.shown().trim())
+    let repeats = match step.repeats {
+        Repeats::Nothing => "",
+        Repeats::Random => "    # with fixed random numbers",
+        Repeats::Machine => "    # in a deterministic VM",
+    };
+    format!("{}{reach}{repeats}", step.shown().trim())
 }
 
 fn version(offer: &CatalogEntry) -> &str {
@@ -118,7 +124,12 @@ fn version(offer: &CatalogEntry) -> &str {
 
 fn json(offer: &CatalogEntry) -> serde_json::Value {
     let recipe = offer.recipe();
-    let step = |step: &Step| serde_json::json!({ "run": step.run, "network": step.network, "env": step.env, "project": step.project });
+    let step = |step: &Step| {
+        let (random, deterministic) = (step.repeats != Repeats::Nothing, step.repeats == Repeats::Machine);
+        let random = if random { "fixed" } else { "real" };
+        let Step { run, network, env, project, .. } = step;
+        serde_json::json!({ "run": run, "network": network, "env": env, "project": project, "random": random, "deterministic": deterministic })
+    };
     serde_json::json!({
         "tool": recipe.name,
         "description": recipe.description,

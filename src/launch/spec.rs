@@ -152,12 +152,26 @@ pub struct VmFiles {
     pub memory_bytes: u64,
     /// Number of processors.
     pub cpus: u32,
+    /// The time of the processor.
+    #[serde(default)]
+    pub time: MachineTime,
     /// The directory of snapshots of such VMs; without it each VM boots.
     #[serde(with = "text::perhaps", default)]
     pub snapshots: Option<PathBuf>,
     /// A command run once before the VM's snapshot is taken, so that its files are in the page cache.
     #[serde(with = "text::list", default)]
     pub warm_up: Vec<OsString>,
+}
+
+/// The time of a VM's processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MachineTime {
+    /// The host's.
+    #[default]
+    Host,
+    /// A count of instructions, from the spec's fixed time on. The processor is emulated.
+    Counted,
 }
 
 /// The root file system: read-only lower directories and a writable upper one.

@@ -10,7 +10,7 @@ use silo_base::event::Event;
 use silo_base::home::Home;
 use silo_base::system::Arch;
 use silo_build::image::{self, boot};
-use silo_launch::spec::VmFiles;
+use silo_launch::spec::{MachineTime, VmFiles};
 use silo_launch::{Check, State};
 use silo_model::config::Tier;
 use silo_tool::record::{self, Installed};
@@ -74,6 +74,14 @@ pub fn usual_of_steps(images: Images<'_>) -> Result<Option<(VmFiles, ImageLocks)
 /// VMs.
 pub fn second_of_steps(images: Images<'_>) -> Result<Option<(VmFiles, ImageLocks)>, Error> {
     if silo_launch::has_range() || found(images.home)?.is_none() { Ok(None) } else { of_steps(images).map(Some) }
+}
+
+/// Returns the VM for steps that count instructions in place of time, which QEMU alone can.
+pub fn counted_of_steps(images: Images<'_>) -> Result<(VmFiles, ImageLocks), Error> {
+    if silo_launch::HAS_NATIVE {
+        return of_steps(images);
+    }
+    Err(Error::usage("this system's virtual machines cannot count instructions", "build the image on Linux, and pull it here"))
 }
 
 /// Makes the VM for build steps of the home's platform. It has no disk, because each step has another root.
@@ -212,5 +220,16 @@ fn machine(images: Images<'_>, parts: &MachineImages, disk: Option<PathBuf>, cpu
         image::touch(home, used);
     }
     let root = image::root(home, own.image);
-    Ok(VmFiles { arch, root, kernel, initial, disk, memory_bytes: MEMORY_BYTES, cpus, snapshots: None, warm_up: Vec::new() })
+    Ok(VmFiles {
+        arch,
+        root,
+        kernel,
+        initial,
+        disk,
+        memory_bytes: MEMORY_BYTES,
+        cpus,
+        time: MachineTime::Host,
+        snapshots: None,
+        warm_up: Vec::new(),
+    })
 }

@@ -334,6 +334,7 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
         no_machine: context.no_machine.as_ref(),
         records_owners: !silo_launch::has_range() && context.home.arch() == Arch::host(),
         second_machine: context.second_machine,
+        counted_machine: context.counted_machine,
         pinned: None,
         realisations: &context.realisations,
         max_step_bytes: step_bytes(context),

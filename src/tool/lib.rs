@@ -111,6 +111,8 @@ pub struct Context<'a> {
     pub no_machine: Option<silo_build::NoMachine>,
     /// The VM for steps whose owners a native run can only record, if the system gives no range of ids and there is a VM.
     pub second_machine: Option<&'a silo_launch::spec::VmFiles>,
+    /// Finds the VM of steps that count instructions in place of time.
+    pub counted_machine: silo_build::FindMachine<'a>,
     /// Finished realisations that are not yet written to the store.
     pub realisations: silo_build::RealisationWriter,
     /// The host's apt configuration directory.
@@ -199,6 +201,7 @@ impl Context<'_> {
             machine: self.machine,
             no_machine: self.no_machine.clone(),
             second_machine: self.second_machine,
+            counted_machine: self.counted_machine,
             realisations: silo_build::RealisationWriter::default(),
             apt_dir: self.apt_dir.clone(),
             transport: self.transport,

@@ -163,6 +163,6 @@ fn packages(script: &Script, lock: &ScriptLock, version: Option<&str>) -> Result
 
 /// Returns a step with access to the package index.
 fn step(words: Vec<String>) -> Result<Step, Error> {
-    let table = StepTable { run: Command::Words(words), network: vec!["@pypi".to_owned()], env: [].into(), project: false };
+    let table = StepTable { network: vec!["@pypi".to_owned()], ..StepTable::new(Command::Words(words)) };
     Ok(check_step("steps", StepEntry::Table(table))?)
 }

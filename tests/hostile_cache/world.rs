@@ -12,6 +12,7 @@ use serde_json::Value;
 use silo_base::error_chain;
 use silo_base::event::{Event, Sink};
 use silo_base::home::Home;
+use silo_build::NoMachine;
 use silo_build::host_network::HostNetwork;
 use silo_build::image::{self, ImageId};
 use silo_fetch::registry::repository::Repository;
@@ -320,6 +321,7 @@ impl<'a> Asking<'a> {
             machine: None,
             no_machine: None,
             second_machine: None,
+            counted_machine: &|| Err(NoMachine { why: "no step needs one".to_owned(), hint: None }),
             realisations: silo_build::RealisationWriter::default(),
             apt_dir: PathBuf::from("/nowhere"),
             transport,

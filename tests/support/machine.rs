@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use silo_base::home::Home;
 use silo_base::system::Arch;
 use silo_build::image::{self, boot};
-use silo_launch::spec::VmFiles;
+use silo_launch::spec::{MachineTime, VmFiles};
 
 use super::{As, Silo};
 
@@ -48,6 +48,7 @@ pub fn machine() -> VmFiles {
         disk: Some(boot::disk(&home, python).expect("it is made")),
         memory_bytes: 1 << 30,
         cpus: 1,
+        time: MachineTime::Host,
         snapshots: None,
         warm_up: Vec::new(),
     }

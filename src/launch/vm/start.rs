@@ -20,7 +20,7 @@ use crate::error::{Error, host};
 use crate::host::stdio::Streams;
 use crate::host::system::{self, Signals};
 use crate::native::{self, host_facts};
-use crate::spec::{Spec, VmFiles};
+use crate::spec::{MachineTime, Spec, VmFiles};
 use silo_base::sanitize;
 
 /// Restores a VM, or boots one if there is no matching snapshot. The program does not start before the VM says hello. So a failed start can
@@ -30,7 +30,10 @@ pub fn begin<'a>(spec: &Spec, machine: &VmFiles, signals: &Signals) -> Result<(S
 }
 
 fn start<'a>(spec: &Spec, machine: &VmFiles, signals: &Signals) -> Result<(Supervisor<'a>, VmSpecs), Error> {
-    let processor = kvm::processor(machine.arch);
+    let processor = match machine.time {
+        MachineTime::Host => kvm::processor(machine.arch),
+        MachineTime::Counted => Processor::Counted,
+    };
     if let Some(place) = Place::of(spec, machine, processor)
         && let Some(dir) = place.find(vm_spec::memory(spec, machine))
     {
@@ -43,7 +46,7 @@ fn start<'a>(spec: &Spec, machine: &VmFiles, signals: &Signals) -> Result<(Super
         }
     }
     match boot(vm_spec::make(spec, machine, processor, Start::Boot), signals, StartMethod::Booted) {
-        Err(StartError { error: Error::Machine { .. }, .. }) => {
+        Err(StartError { error: Error::Machine { .. }, .. }) if processor != Processor::Counted => {
             boot(vm_spec::make(spec, machine, Processor::Translated, Start::Boot), signals, StartMethod::Booted)
         }
         booted => booted,

@@ -62,6 +62,8 @@ pub enum Processor {
     Kvm,
     /// Emulation (TCG).
     Translated,
+    /// Emulation of one processor, whose clock counts its instructions.
+    Counted,
 }
 
 /// The starting point of a VM.
@@ -291,6 +293,11 @@ fn qemu(machine: &VmFiles, processor: Processor, memory: u64, shares: usize, sta
     match processor {
         Processor::Kvm => put("-accel kvm -cpu host"),
         Processor::Translated => put(&format!("-accel {} -cpu {}", accelerator(machine.arch), emulated_cpu(machine.arch))),
+        // An instruction takes 2 ns. The seed is that of the processor's random numbers.
+        Processor::Counted => put(&format!(
+            "-accel tcg,thread=single -cpu {} -icount shift=1 -rtc base=1970-01-01T00:00:00,clock=vm -seed 1",
+            emulated_cpu(machine.arch)
+        )),
     }
     let backed = |how: &str| {
         format!(",memory-backend=memory -object memory-backend-file,id=memory,size={memory},mem-path={SNAPSHOT}/{MEMORY},{how}")
@@ -325,7 +332,9 @@ fn qemu(machine: &VmFiles, processor: Processor, memory: u64, shares: usize, sta
             put(&format!("-device virtio-9p-pci,fsdev=lower,mount_tag={LOWER_TAG}"));
         }
     }
-    put("-device virtio-rng-pci");
+    if processor != Processor::Counted {
+        put("-device virtio-rng-pci");
+    }
     if *start == Start::Boot {
         // Returns free guest memory to the host. Memory of a snapshot's file cannot be returned.
         put("-device virtio-balloon-pci,free-page-reporting=on");
@@ -381,7 +390,7 @@ fn emulated_cpu(arch: Arch) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Conditions, Fallback, Overlay};
+    use crate::spec::{Conditions, Fallback, MachineTime, Overlay};
 
     fn spec() -> Spec {
         let mount = |host: &str, guest: &str, access| Mount { host: host.into(), guest: guest.into(), access };
@@ -431,6 +440,7 @@ mod tests {
             disk: Some("/h/disk".into()),
             memory_bytes: 2 << 30,
             cpus: 2,
+            time: MachineTime::Host,
             snapshots: None,
             warm_up: Vec::new(),
         }
@@ -446,6 +456,7 @@ mod tests {
             (amd64, Processor::Kvm, Start::Boot, include_str!("../../../tests/golden/qemu/x86_64-kvm.argv")),
             (amd64, Processor::Translated, observed, include_str!("../../../tests/golden/qemu/x86_64-observed.argv")),
             (amd64, Processor::Translated, restored.clone(), include_str!("../../../tests/golden/qemu/x86_64-restored.argv")),
+            (amd64, Processor::Counted, Start::Boot, include_str!("../../../tests/golden/qemu/x86_64-counted.argv")),
             (arm64, Processor::Translated, Start::Boot, include_str!("../../../tests/golden/qemu/aarch64-translated.argv")),
             (arm64, Processor::Translated, restored, include_str!("../../../tests/golden/qemu/aarch64-restored.argv")),
         ] {

@@ -90,7 +90,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::spec::{Conditions, Identity, Limits, Mount, Root, Stdio, Upper};
+    use crate::spec::{Conditions, Identity, Limits, MachineTime, Mount, Root, Stdio, Upper};
 
     fn spec() -> Spec {
         let mount = |host: &str, guest: &str, access| Mount { host: host.into(), guest: guest.into(), access };
@@ -137,6 +137,7 @@ mod tests {
             disk: disk.map(Into::into),
             memory_bytes: 2 << 30,
             cpus: 2,
+            time: MachineTime::Host,
             snapshots: None,
             warm_up: Vec::new(),
         }

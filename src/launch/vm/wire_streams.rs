@@ -22,7 +22,7 @@ use crate::host::nonblocking::{Direction, NonBlocking};
 use crate::host::stdio::{Streams, Target};
 use crate::host::system;
 use crate::host::terminal::Screen;
-use crate::spec::{Spec, Upper};
+use crate::spec::{MachineTime, Spec, Upper};
 
 const STEP: &str = "connecting the virtual machine's streams";
 
@@ -36,11 +36,17 @@ pub fn program(watch: &mut Supervisor<'_>, spec: &Spec, inside: GuestJob, given:
         Upper::Kept { upper, .. } => Some(changes(&mut watch.mux, upper, inside.memory_bytes)?),
         Upper::Ephemeral { .. } => None,
     };
-    let now = clock_gettime(ClockId::Realtime);
+    let counts = spec.machine.as_ref().is_some_and(|machine| machine.time == MachineTime::Counted);
+    let now = match spec.fixed_time.filter(|_| counts) {
+        Some(fixed) => (fixed, 0),
+        None => {
+            let now = clock_gettime(ClockId::Realtime);
+            (now.tv_sec, now.tv_nsec)
+        }
+    };
     let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let tasks = spec.limits.tasks;
     let has_disk = spec.machine.as_ref().is_some_and(|machine| machine.disk.is_some());
-    let now = (now.tv_sec, now.tv_nsec);
     let GuestJob { spec, shares, sharing, .. } = inside;
     let umask = system::umask();
     let job = Job { spec, user, umask, has_disk, shares, sharing, terminal, errors, tasks, now };

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use super::types::{Blob, Configure, Database, Derivation, Image, Package, Step};
+use super::types::{Blob, Configure, Database, Derivation, Image, Package, Repeats, Step};
 
 /// Version of unpacking .debs (`unpack`).
 const PACKAGE_RULES: u64 = 2;
@@ -60,7 +60,7 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.list("over", over);
             out.number("rules", BLOB_RULES);
         }
-        Derivation::Step(Step { arch, argv, env, epoch, layers, network, project }) => {
+        Derivation::Step(Step { arch, argv, env, epoch, layers, network, project, repeats }) => {
             out.text("step");
             out.field("arch", arch.name().as_bytes());
             out.list("argv", argv);
@@ -69,6 +69,12 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.list("layers", layers);
             out.list("network", network);
             out.number("project", u64::from(*project));
+            // Most steps repeat nothing; omitting the field keeps their ids.
+            match repeats {
+                Repeats::Nothing => {}
+                Repeats::Random => out.field("repeats", b"random"),
+                Repeats::Machine => out.field("repeats", b"machine"),
+            }
             out.number("rules", STEP_RULES);
         }
         Derivation::Image(Image { arch, epoch, debs, command, arguments, env, tiers, steps, outputs, project, answers }) => {

@@ -10,7 +10,7 @@ mod encode;
 
 use silo_store::digest::Digest;
 
-pub use types::{Blob, Configure, Database, Derivation, DrvId, Image, Package, Step};
+pub use types::{Blob, Configure, Database, Derivation, DrvId, Image, Package, Repeats, Step};
 
 /// Returns the versions of all rules, in the order of an image's derivation, and last those of layers of images.
 pub fn rules() -> Vec<u64> {

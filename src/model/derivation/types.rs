@@ -105,6 +105,8 @@ pub struct Step {
     pub network: Vec<Grant>,
     /// True if it can read the project's files. They are not hashed, so the lock pins its result.
     pub project: bool,
+    /// The inputs of chance that are the same in each run.
+    pub repeats: Repeats,
 }
 
 impl Step {
@@ -112,6 +114,18 @@ impl Step {
     pub fn is_fixed_output(&self) -> bool {
         self.project || !self.network.is_empty()
     }
+}
+
+/// The inputs of chance that are the same in each run of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Repeats {
+    /// None of them.
+    #[default]
+    Nothing,
+    /// Random numbers, addresses, the number of processors, and the order of directories.
+    Random,
+    /// Those, the clock, and the processor: the step runs in a VM that counts instructions in place of time.
+    Machine,
 }
 
 /// Assembles an image.

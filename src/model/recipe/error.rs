@@ -124,6 +124,9 @@ pub enum Error {
     /// Build packages without steps.
     #[error("debian.buildPackages are for steps, but the recipe has none; add steps, or use debian.packages")]
     NoSteps,
+    /// A deterministic step with a network.
+    #[error("{0}: a step with `deterministic` may have no `network`; fetch the files in a step before it")]
+    DeterministicNetwork(&'static str),
     /// An empty or zero value.
     #[error("{0} must not be empty or zero")]
     Empty(&'static str),

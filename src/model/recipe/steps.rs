@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::check::{check_grants, check_name, check_variables, sorted};
 use super::error::Error;
 use super::types::{Probe, SHELL, Step};
+use crate::derivation::Repeats;
 
 /// A step: a shell command, or a table with more options.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -36,6 +37,33 @@ pub struct StepTable {
     /// Whether it sees the project's files, read-only at /workspace; by default not.
     #[serde(default)]
     pub project: bool,
+    /// `fixed` gives the command the same random numbers in each run, one processor, and sorted directories; by default they are real. Nothing
+    /// that it makes may be secret.
+    #[serde(default)]
+    pub random: RandomNumbers,
+    /// Whether the command runs in a virtual machine with a constant clock, one processor that counts instructions in place of time, and
+    /// `random = "fixed"`; by default not. It is slow, and may have no network.
+    #[serde(default)]
+    pub deterministic: bool,
+}
+
+impl StepTable {
+    /// Returns a command without options.
+    pub fn new(run: Command) -> StepTable {
+        let (network, env, random) = (Vec::new(), BTreeMap::new(), RandomNumbers::Real);
+        StepTable { run, network, env, project: false, random, deterministic: false }
+    }
+}
+
+/// The random numbers of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RandomNumbers {
+    /// Those of the kernel.
+    #[default]
+    Real,
+    /// A stream that follows from the command.
+    Fixed,
 }
 
 /// A command: a shell command line, or a list of words.
@@ -60,15 +88,21 @@ pub struct EcosystemTable {
 pub fn check_step(key: &'static str, entry: StepEntry) -> Result<Step, Error> {
     let table = match entry {
         StepEntry::Table(table) => table,
-        StepEntry::Shell(text) => StepTable { run: Command::Shell(text), network: Vec::new(), env: BTreeMap::new(), project: false },
-        StepEntry::Words(words) => StepTable { run: Command::Words(words), network: Vec::new(), env: BTreeMap::new(), project: false },
+        StepEntry::Shell(text) => StepTable::new(Command::Shell(text)),
+        StepEntry::Words(words) => StepTable::new(Command::Words(words)),
     };
     let network = sorted(check_grants(key, &table.network)?);
     check_variables(key, table.env.keys())?;
     if table.env.values().any(|value| value.contains('\0')) {
         return Err(Error::Empty("env"));
     }
-    Ok(Step { run: check_command(key, table.run)?, network, env: table.env, project: table.project })
+    let repeats = match (table.deterministic, table.random) {
+        (true, _) if !network.is_empty() => return Err(Error::DeterministicNetwork(key)),
+        (true, _) => Repeats::Machine,
+        (false, RandomNumbers::Fixed) => Repeats::Random,
+        (false, RandomNumbers::Real) => Repeats::Nothing,
+    };
+    Ok(Step { run: check_command(key, table.run)?, network, env: table.env, project: table.project, repeats })
 }
 
 /// Checks the probes of ecosystems.

@@ -7,6 +7,7 @@ use silo_base::grant::Grant;
 
 use silo_store::digest::Digest;
 
+use crate::derivation::Repeats;
 use crate::review::Review;
 
 use super::kept_dirs::KeptDir;
@@ -73,6 +74,8 @@ pub struct Step {
     pub env: BTreeMap<String, String>,
     /// True if it sees the project's files, read-only at `/workspace`.
     pub project: bool,
+    /// The inputs of chance that are the same in each run.
+    pub repeats: Repeats,
 }
 
 impl Step {
@@ -253,7 +256,7 @@ mod tests {
             (&"é".repeat(401), &format!("{} …", "é".repeat(400))),
         ] {
             let run = vec![SHELL.to_owned(), "-c".to_owned(), script.to_owned()];
-            assert_eq!(Step { run, network: Vec::new(), env: BTreeMap::new(), project: false }.title(), title);
+            assert_eq!(Step { run, network: Vec::new(), env: BTreeMap::new(), project: false, repeats: Repeats::Nothing }.title(), title);
         }
     }
 }
