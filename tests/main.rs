@@ -40,6 +40,7 @@ mod launch;
 mod libraries;
 mod limits;
 mod lsp;
+mod memory;
 mod network;
 mod oci;
 mod oracle;

@@ -1,8 +1,8 @@
 //! The system calls that the broker may make, as data: one rule per line, with its reason. All other calls are refused.
 
+use super::instruction::Instruction;
 use super::seccomp::compile_allowing;
 use super::seccomp_rule::{ARCHITECTURE, Action, Condition, NEWEST, Rule, Test, any_bit, one_of, rule, when};
-use super::sys::Instruction;
 
 use Action::{Allow, Fail};
 

@@ -3,6 +3,8 @@
 pub mod namespaces;
 pub mod notice;
 
+pub mod instruction;
+
 pub mod sys;
 pub mod threads;
 

@@ -2,6 +2,13 @@
 
 use std::ffi::c_int;
 
+/// `fchmodat2`; the libc crate does not define it for every C library.
+pub const FCHMODAT2: libc::c_long = 452;
+/// `chmod`; aarch64 does not have it, and no call has this number there.
+pub const CHMOD: libc::c_long = if cfg!(target_arch = "x86_64") { 90 } else { -1 };
+/// `rename`; aarch64 does not have it, and no call has this number there.
+pub const RENAME: libc::c_long = if cfg!(target_arch = "x86_64") { 82 } else { -1 };
+
 /// A system call that waits for an answer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]

@@ -5,12 +5,12 @@
 //! leaf for each call, would slow down every start: neighbours with the same result share a leaf.
 
 use super::compat;
+use super::instruction::Instruction;
 use super::seccomp_code::{
     ALLOW, ARCHITECTURE, ERRNO, IF_AT_LEAST, IF_EQUAL, KILL_PROCESS, LOAD, Leaf, NUMBER, RETURN, Spans, branch, instruction, jump, one,
     result,
 };
 use super::seccomp_rule::{self, Rule};
-use super::sys::Instruction;
 
 /// Builds a filter that allows calls without a matching rule; calls above `newest` fail with `ENOSYS`.
 ///

@@ -1,7 +1,7 @@
 //! Instructions of a filter, the translation of one rule, and spans of calls with the same result.
 
+use super::instruction::Instruction;
 use super::seccomp_rule::{Action, Condition, Rule, Test};
-use super::sys::Instruction;
 
 // Instruction codes: load a word of the call's data, mask, compare, jump, return.
 /// Loads a word of the call's data.

@@ -15,12 +15,12 @@
 //! refused. `seccomp`, `landlock_*`: further confinement is welcome.
 
 use super::compat::{self, Whose};
+use super::instruction::Instruction;
 use super::seccomp::{compile, compile_for_both};
 use super::seccomp_rule::{
     ARCHITECTURE, Action, CREATES, Condition, EXISTS, KEXEC_FILE_LOAD, NEWEST, ROOT_OR_SAME, Rule, SET_ID_BITS, Test, any_bit, none_of,
     one_of, rule, when,
 };
-use super::sys::Instruction;
 
 pub use super::seccomp_rule::OfRun;
 use crate::spec::{Abi, Identity};

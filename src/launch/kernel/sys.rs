@@ -11,14 +11,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use super::instruction::Instruction;
 use super::notice::{Addition, Notice, Verdict};
-
-/// `fchmodat2`; the libc crate does not define it for every C library.
-pub const FCHMODAT2: libc::c_long = 452;
-/// `chmod`; aarch64 does not have it, and no call has this number there.
-pub const CHMOD: libc::c_long = if cfg!(target_arch = "x86_64") { 90 } else { -1 };
-/// `rename`; aarch64 does not have it, and no call has this number there.
-pub const RENAME: libc::c_long = if cfg!(target_arch = "x86_64") { 82 } else { -1 };
 
 /// Signals that a process of silo's in a sandbox blocks: a program that sends them to all processes of its session means its own ones.
 pub const NOT_OURS: &[c_int] = &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
@@ -311,6 +305,25 @@ pub fn end_by(signal: i32) {
     }
 }
 
+/// Gives back the memory of this program's code and constants, which are pages of its file. The kernel maps them again at their next use.
+pub fn release_code() {
+    unsafe extern "C" fn release(program: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> c_int {
+        // SAFETY: the loader's list begins with this program; its description is valid during the call.
+        let program = unsafe { &*program };
+        // SAFETY: likewise its headers.
+        let parts = unsafe { std::slice::from_raw_parts(program.dlpi_phdr, program.dlpi_phnum.into()) };
+        for part in parts.iter().filter(|part| part.p_type == libc::PT_LOAD && part.p_flags & libc::PF_W == 0) {
+            let start = (program.dlpi_addr + part.p_vaddr) & !4095;
+            let size = program.dlpi_addr + part.p_vaddr + part.p_memsz - start;
+            // SAFETY: a part that is not writable has no pages of its own, so they come back with the same bytes.
+            unsafe { libc::madvise(start as *mut c_void, size as usize, libc::MADV_DONTNEED) };
+        }
+        1
+    }
+    // SAFETY: the callback has the right type, and needs no data.
+    unsafe { libc::dl_iterate_phdr(Some(release), ptr::null_mut()) };
+}
+
 /// Overwrites a range of this process's memory with zeros.
 ///
 /// Used for the argument and environment strings on the initial stack, which `/proc/<pid>/cmdline` shows. The caller must not read its
@@ -323,20 +336,6 @@ pub fn scrub(range: &Range<usize>) {
     // Rust reference points into it. The strings in it are only accessible through `environ` and `std::env::args`, which the child never
     // uses.
     unsafe { ptr::write_bytes(range.start as *mut u8, 0, range.end - range.start) };
-}
-
-/// A classic BPF instruction in the kernel's layout.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Instruction {
-    /// The operation.
-    pub code: u16,
-    /// Instructions to skip if a comparison is true.
-    pub jump_true: u8,
-    /// Instructions to skip if it is false.
-    pub jump_false: u8,
-    /// The operand.
-    pub operand: u32,
 }
 
 #[repr(C)]

@@ -33,7 +33,7 @@ use super::mounts::{clone_tree, move_onto, open_in};
 use super::remount_guard::close_all_but;
 use super::syscall_path::{Named, Verdict, split};
 use crate::failure::{Failure, StepContext};
-use crate::kernel::notice::Notice;
+use crate::kernel::notice::{self, Notice};
 use crate::kernel::sys;
 use crate::spec::Spec;
 
@@ -69,7 +69,7 @@ struct Target {
 
 /// Returns true if this module answers the call.
 pub fn is_judged(call: i32) -> bool {
-    !matches!(libc::c_long::from(call), libc::SYS_fchmod | libc::SYS_fchmodat | sys::FCHMODAT2 | sys::CHMOD)
+    !matches!(libc::c_long::from(call), libc::SYS_fchmod | libc::SYS_fchmodat | notice::FCHMODAT2 | notice::CHMOD)
 }
 
 /// Starts the mounting process, if the spec has such directories. Call it before privileges are dropped.

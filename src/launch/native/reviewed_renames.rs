@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use rustix::thread::set_name;
 
 use super::syscall_path::{Named, Verdict, split};
-use crate::kernel::notice::Notice;
+use crate::kernel::notice::{self, Notice};
 use crate::kernel::sys;
 use crate::spec::Spec;
 
@@ -52,7 +52,7 @@ impl ReviewedRenames {
     /// Answers a rename, or lets the kernel make the call.
     pub fn judge(&self, notice: &Notice, root: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> Result<Verdict, Errno> {
         match libc::c_long::from(notice.call) {
-            libc::SYS_renameat | libc::SYS_renameat2 | sys::RENAME => judge(notice, root, listener),
+            libc::SYS_renameat | libc::SYS_renameat2 | notice::RENAME => judge(notice, root, listener),
             _ => Ok(Verdict::Continue),
         }
     }

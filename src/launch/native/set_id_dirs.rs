@@ -14,7 +14,7 @@ use super::excluded_dirs::{self, ExcludedDirs};
 use super::reviewed_renames::ReviewedRenames;
 use super::syscall_path::{CallHandler, Named, Verdict};
 use crate::failure::{Failure, StepContext};
-use crate::kernel::notice::Notice;
+use crate::kernel::notice::{self, Notice};
 use crate::kernel::sys;
 
 /// Answers the calls of one sandbox.
@@ -75,7 +75,7 @@ fn read(notice: &Notice, pid: i32) -> Result<(Named, Mode), Errno> {
     let (named, mode) = match libc::c_long::from(notice.call) {
         libc::SYS_fchmod => (Named::by_descriptor(args[0]), mode(1)),
         libc::SYS_fchmodat => (Named::at(pid, args[0], args[1], 0)?, mode(2)),
-        sys::FCHMODAT2 => (Named::at(pid, args[0], args[1], args[3])?, mode(2)),
+        notice::FCHMODAT2 => (Named::at(pid, args[0], args[1], args[3])?, mode(2)),
         // chmod; aarch64 does not have it.
         _ => (Named::by_path(pid, args[0])?, mode(1)),
     };

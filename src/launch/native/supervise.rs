@@ -25,7 +25,7 @@ use crate::host::run_limits::LimitAction;
 use crate::host::signal_escalation::{Answer, ReceivedSignal, Scope};
 use crate::host::system::Signals;
 use crate::host::terminal::Screen;
-use crate::kernel::sys::Child;
+use crate::kernel::sys::{self, Child};
 use crate::phase::Phase;
 
 /// Runs that end within this time are short.
@@ -82,6 +82,7 @@ pub fn watch(
         if short_until.is_some_and(|end| end <= Instant::now()) {
             short_until = None;
             noted(Phase::Lasting);
+            sys::release_code();
         }
         match control.around.check_limits() {
             LimitAction::None => {}
