@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use serde_json::Value;
+
 use crate::support::{As, Silo, done, free_port, has, program, skip};
 
 /// A home with the editors and Node.js, kept for the next run of the tests.
@@ -16,9 +18,12 @@ fn home_of_editors() -> Result<&'static PathBuf, String> {
         std::fs::create_dir_all(&home).expect("a directory for the home");
         let silo = Silo::at(&home);
         silo.seed_downloads();
-        let installed = silo.run(["install", "--quiet", "debian:neovim", "debian:hx", "node"]);
+        let installed = [&["debian:neovim", "debian:hx"][..], &["node"]].map(|names| silo.run(["install", "--quiet"].iter().chain(names)));
         silo.offer_downloads();
-        if installed.code == 0 { Ok(home) } else { Err(installed.err) }
+        match installed.into_iter().find(|done| done.code != 0) {
+            None => Ok(home),
+            Some(failed) => Err(failed.err),
+        }
     })
     .as_ref()
     .map_err(String::clone)
@@ -94,4 +99,49 @@ fn a_debugger_of_this_machine_attaches_to_the_inspector_of_node() {
     };
     std::fs::write(silo.project().join("silo.toml"), "").expect("our own");
     debugger(&silo, "node");
+}
+
+/// Whether a value is of a declared type: a name, a list of words, or an object of types.
+fn fits(declared: &Value, value: &Value) -> bool {
+    match declared {
+        Value::Array(words) => words.contains(value),
+        Value::Object(keys) => {
+            value.as_object().is_some_and(|all| all.iter().all(|(key, value)| keys.get(key).is_some_and(|key| fits(key, value))))
+        }
+        Value::String(name) => match name.as_str() {
+            "string" => value.is_string(),
+            "strings" => value.as_array().is_some_and(|all| !all.is_empty() && all.iter().all(Value::is_string)),
+            "number" => value.is_number(),
+            "boolean" => value.is_boolean(),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+#[test]
+fn settings_of_vs_code_are_those_that_its_extensions_declare() {
+    let declared: Value = serde_json::from_str(include_str!("editors/vscode.json")).expect("our own");
+    let silo = Silo::new();
+    std::fs::write(silo.project().join("silo.toml"), "").expect("our own");
+    silo.write(".silo/recipes/clangd.toml", "[debian]\npackages = [\"clangd\"]\n[lsp]\ncommand = [\"clangd\"]\n");
+    let mut attached = 0;
+    for tool in ["python", "node", "rust", "go", "deno", "clangd"] {
+        let _ = silo.ok(["ide", "vscode", "--tool", tool]);
+        let read = |file: &str| std::fs::read(silo.project().join(".vscode").join(file)).ok();
+        let json = |file: &str| serde_json::from_slice::<Value>(&read(file).unwrap_or_else(|| b"{}".into())).expect("JSON");
+        let settings = json("settings.json");
+        assert!(settings.as_object().is_some_and(|all| all.len() >= 3) && fits(&declared["settings"], &settings), "{settings}");
+        for configuration in json("launch.json")["configurations"].as_array().into_iter().flatten() {
+            let mut rest = configuration.clone();
+            let mut take = |key: &str| rest.as_object_mut().and_then(|all| all.remove(key)).unwrap_or_default();
+            let (kind, request) = (take("type"), take("request"));
+            assert!(take("name").is_string() && request == "attach", "{configuration}");
+            assert!(fits(&declared["attach"][kind.as_str().unwrap_or_default()], &rest), "{configuration}");
+            attached += 1;
+        }
+        let _ = silo.ok(["ide", "vscode", "--undo"]);
+        assert!(!silo.project().join(".vscode").exists(), "{tool}");
+    }
+    assert_eq!(attached, 4);
 }

@@ -200,6 +200,10 @@ fn silo_ide_shows_writes_and_removes_settings() {
         let _ = silo.ok(["ide", editor, "--tool", "python"]);
         assert_eq!(silo.ok(["ide", editor, "--tool", "python"]), "nothing to change\n");
         golden(&format!("editors/{editor}"), &read(file));
+        // The editor obeys it, so no program in a sandbox changes it.
+        let before = read(file);
+        assert_ne!(silo.run(["sh", "-c", &format!("echo x >> {file}")]).code, 0, "{file}");
+        assert_eq!(read(file), before);
         let _ = silo.ok(["ide", editor, "--undo"]);
         assert!(!project.join(file).exists(), "{}", read(file));
         let top = project.join(file.split('/').next().expect("a name"));

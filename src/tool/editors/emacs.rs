@@ -8,14 +8,13 @@ const VARIABLE: &str = "eglot-server-programs";
 
 pub fn change(file: &'static str, known: &[&Languages], direction: Direction, before: &str) -> Result<String, Error> {
     let invalid = |reason: String| Error::Invalid { file, reason };
-    let (mut text, mut at) = (before.to_owned(), None);
+    let mut text = before.to_owned();
     if let Some(start) = text.find(BEGIN) {
         let end = text[start..].find(END).ok_or_else(|| invalid(format!("`{BEGIN}` has no end")))?;
         let (above, rest) = (&text[..start], &text[start + end + END.len()..]);
         // The white space that is written around them.
         let above = above.strip_suffix(' ').and_then(|above| above.strip_suffix('\n')).unwrap_or(above);
         let rest = rest.strip_prefix('\n').map_or(rest, |rest| rest.strip_prefix(' ').unwrap_or(rest));
-        at = Some(above.len());
         text = format!("{above}{rest}");
     }
     if direction == Direction::Remove || known.is_empty() {
@@ -24,13 +23,12 @@ pub fn change(file: &'static str, known: &[&Languages], direction: Direction, be
     }
     if text.trim().is_empty() {
         text += "()\n";
-        at = None;
     }
     let close = close_of_list(&text).map_err(invalid)?;
     if text.contains(VARIABLE) {
         return Err(Error::Differs { file, key: VARIABLE.to_owned() });
     }
-    text.insert_str(at.unwrap_or(close), &block(known));
+    text.insert_str(close, &block(known));
     Ok(text)
 }
 
@@ -59,7 +57,16 @@ fn close_of_list(text: &str) -> Result<usize, String> {
     let line = |at: usize| text[..at].matches('\n').count() + 1;
     let (mut depth, mut close) = (0_usize, None);
     let mut chars = text.char_indices().peekable();
+    let is_start = |at: usize| text[..at].ends_with(|char: char| char.is_whitespace() || "([".contains(char));
     while let Some((at, char)) = chars.next() {
+        if depth == 0 && char != ';' && !char.is_whitespace() {
+            match char {
+                _ if close.is_some() => return Err(format!("line {}: something follows its list", line(at))),
+                '(' => {}
+                ')' => return Err(format!("line {}: a parenthesis too many", line(at))),
+                _ => return Err(format!("line {}: it is no list", line(at))),
+            }
+        }
         match char {
             ';' => while chars.next_if(|(_, char)| *char != '\n').is_some() {},
             '"' => loop {
@@ -73,21 +80,21 @@ fn close_of_list(text: &str) -> Result<usize, String> {
                 }
             },
             // A character, such as `?(` or `?\)`.
-            '?' | '\\' => {
+            '?' if is_start(at) => {
                 if let Some((_, '\\')) = chars.next() {
                     let _ = chars.next();
                 }
             }
-            _ if char.is_whitespace() => {}
-            _ if close.is_some() => return Err(format!("line {}: something follows its list", line(at))),
+            '\\' => {
+                let _ = chars.next();
+            }
             '(' | '[' => depth += 1,
             ')' | ']' => {
-                depth = depth.checked_sub(1).ok_or_else(|| format!("line {}: a parenthesis too many", line(at)))?;
+                depth -= 1;
                 if depth == 0 {
                     close = Some(at);
                 }
             }
-            _ if depth == 0 => return Err(format!("line {}: it is no list", line(at))),
             _ => {}
         }
     }
@@ -100,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_list_is_found_behind_strings_comments_and_characters() {
-        for text in ["()", "; (a\n((nil . ((a . \")\\\"\"))))\n; )\n", "((a . ?\\)) (b . [?( 1]))"] {
+        for text in ["()", "; (a\n((nil . ((a . \")\\\"\"))))\n; )\n", "((a . ?\\)) (b . [?( 1]))", "((a . b?) (c\\) . d))"] {
             let close = close_of_list(text).expect("a list");
             assert_eq!((&text[close..=close], text[close + 1..].contains("((")), (")", false), "{text}");
             assert_eq!(text[close + 1..].trim_start_matches(['\n', ';', ' ', ')']), "", "{text}");
@@ -111,6 +118,8 @@ mod tests {
             (")", "line 1: a parenthesis too many"),
             ("(a)\n(b)", "line 2: something follows"),
             ("a", "line 1: it is no list"),
+            ("\"a\" (b)", "line 1: it is no list"),
+            ("(b) \"a\"", "line 1: something follows"),
             ("(\n\"a", "line 2: a string has no end"),
             ("(?", "not closed"),
             ("(\"\\", "no end"),

@@ -158,20 +158,21 @@ mod tests {
         let json = "{\n    // mine\n    \"a\": [1, 2,], /* kept */\n    \"b\": {}\n}\n";
         let toml = "# mine\n[[language]]\nname = \"rust\" # kept\nauto-format = true\n\n[editor]\nx = 1\n";
         let lua = "-- mine\nvim.o.number = true\n";
+        let launch = "{\n  // mine\n  \"version\": \"0.2.0\",\n  \"configurations\": [\n    {\n      \"name\": \"own\"\n    }\n  ]\n}\n";
         let texts = [
             (Editor::VsCode, ".vscode/settings.json", json),
             (Editor::VsCode, ".vscode/extensions.json", "{\n  \"recommendations\": [\"a.b\"] // mine\n}\n"),
             (Editor::Zed, ".zed/settings.json", json),
             (Editor::Helix, ".helix/languages.toml", toml),
             (Editor::Neovim, ".nvim.lua", lua),
-            (Editor::VsCode, ".vscode/launch.json", "{\n  // mine\n  \"version\": \"0.2.0\",\n  \"configurations\": []\n}\n"),
+            (Editor::VsCode, ".vscode/launch.json", launch),
             (Editor::Emacs, ".dir-locals.el", ";; mine\n((nil . ((fill-column . 80))) ; kept )\n)\n"),
             (Editor::JetBrains, ".idea/silo/python/template.json", "{\n  // mine\n  \"env\": {}\n}\n"),
         ];
         for (editor, file, before) in texts {
             for all in [&["python"][..], &["rust"], &["python", "go", "node"]] {
                 // Rust has no configuration of a debugger, and a template is one tool's.
-                let is_none = file.ends_with("launch.json") && all == ["rust"] || editor == Editor::JetBrains && all == ["rust"];
+                let is_none = all == ["rust"] && (file.ends_with("launch.json") || editor == Editor::JetBrains);
                 if editor == Editor::VsCode && all.len() > 1 || is_none {
                     continue;
                 }
