@@ -41,8 +41,8 @@ impl Entry {
 }
 
 pub fn change(file: &'static str, entries: &[Entry], direction: Direction, before: &str) -> Result<String, Error> {
-    if direction == Direction::Remove && before.is_empty() {
-        return Ok(String::new());
+    if entries.is_empty() || direction == Direction::Remove && before.is_empty() {
+        return Ok(before.to_owned());
     }
     let invalid = |reason: String| Error::Invalid { file, reason };
     let root = CstRootNode::parse(before, &ParseOptions::default()).map_err(|error| invalid(error.to_string()))?;
