@@ -132,13 +132,16 @@ class Inspector:
                 return message["result"]
             self.told.append(message)
 
-    def paused(self):
+    def event(self, method):
         while True:
             for message in self.told:
-                if message.get("method") == "Debugger.paused":
+                if message.get("method") == method:
                     self.told.remove(message)
-                    return message["params"]["callFrames"][0]
+                    return message["params"]
             self.told.append(self.receive())
+
+    def paused(self):
+        return self.event("Debugger.paused")["callFrames"][0]
 
 
 def node(port, path, line):
@@ -165,7 +168,8 @@ def node(port, path, line):
     assert frame["location"]["lineNumber"] == line - 1, frame
     value = inspector.ask("Debugger.evaluateOnCallFrame", callFrameId=frame["callFrameId"], expression="String(number)")["result"]["value"]
     inspector.ask("Debugger.resume")
-    # Node waits for the debugger's end.
+    # At its end, node waits for the debugger's.
+    inspector.event("Runtime.executionContextDestroyed")
     inspector.connection.shutdown(socket.SHUT_RDWR)
     return value
 
@@ -213,7 +217,7 @@ def main():
         said, _ = program.communicate(timeout=PATIENCE)
     finally:
         program.kill()
-    assert value == "42" and "the number is 42" in said, (value, said)
+    assert value == "42" and "the number is 42" in said, (value, said, program.returncode)
     print(f"a debugger attached to {tool}, stopped in line {line} and read number = {value}")
 
 
