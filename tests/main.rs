@@ -17,6 +17,7 @@ mod derivation;
 mod disk;
 mod docs;
 mod doors;
+mod editors;
 mod escape;
 mod everyday;
 mod exec;

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use silo_base::system::Arch;
-use silo_model::lock::{self, PackageRequest};
+use silo_model::lock::{self, Package, PackageRequest};
 use silo_model::recipe::catalog::{self, RecipeSources};
 use silo_model::recipe::package_spec::for_arch;
-use silo_model::recipe::{Recipe, addon};
+use silo_model::recipe::{Lsp, Recipe, addon};
 
 use crate::support::{Silo, golden};
 
@@ -36,7 +36,8 @@ fn each_recipe_has_a_current_lock() {
     for recipe in catalog::BUILT_IN {
         let locks = lock::parse(recipe.lock, &recipes().join(format!("{}.lock", recipe.name))).expect("a built-in lock is right");
         let versions = versions(recipe.name);
-        let names: BTreeSet<&str> = versions.iter().map(|recipe| recipe.lock_name.as_str()).collect();
+        let server = server(recipe.name).map(|_| lock::server(recipe.name));
+        let names: BTreeSet<&str> = versions.iter().map(|recipe| recipe.lock_name.as_str()).chain(server.as_deref()).collect();
         assert_eq!(locks.keys().map(String::as_str).collect::<BTreeSet<_>>(), names);
         for found in &versions {
             let lock = &locks[&found.lock_name];
@@ -53,6 +54,39 @@ fn each_recipe_has_a_current_lock() {
         }
         assert_eq!(lock::write(&locks), recipe.lock, "a lock is stable under reading and writing");
     }
+}
+
+/// The language server of a tool that adds something to the tool's image.
+fn server(tool: &str) -> Option<Lsp> {
+    let found = catalog::find_version(&RecipeSources::default(), tool, None).expect("a built-in recipe is right").recipe;
+    found.lsp.filter(|lsp| !lsp.packages.is_empty() || !lsp.steps.is_empty())
+}
+
+#[test]
+fn language_servers_are_locked_in_what_ships() {
+    let mut servers = Vec::new();
+    for recipe in catalog::BUILT_IN {
+        let Some(lsp) = server(recipe.name) else { continue };
+        let locks = lock::parse(recipe.lock, &recipes().join(format!("{}.lock", recipe.name))).expect("a built-in lock is right");
+        let (tool, server) = (&locks[recipe.name], &locks[&lock::server(recipe.name)]);
+        let advice = format!("{0}: run `.ci/relock {0}`", recipe.name);
+        // It stands on the tool's own packages.
+        assert_eq!(tool.epoch, server.epoch, "{advice}");
+        for (arch, packages) in &tool.packages {
+            let differs =
+                |(name, package): &(&String, &Package)| server.packages[arch].get(*name).is_none_or(|own| own.sha256 != package.sha256);
+            assert_eq!(packages.iter().find(differs), None, "{advice}");
+            for wanted in &lsp.packages {
+                assert!(server.packages[arch].contains_key(wanted), "{advice}: {wanted}");
+            }
+        }
+        assert_eq!(
+            PackageRequest { added: Vec::new(), ..server.asked.clone() },
+            PackageRequest { added: Vec::new(), ..tool.asked.clone() }
+        );
+        servers.push(recipe.name);
+    }
+    assert_eq!(servers, ["go", "node", "python", "rust"]);
 }
 
 /// A change of a tool's definition must be seen: everybody builds everything again.
@@ -75,8 +109,10 @@ fn each_step_with_a_network_is_pinned() {
         let versions = versions(built_in.name);
         let locks = lock::parse(built_in.lock, Path::new("x.lock")).expect("a built-in lock is right");
         for (name, lock) in &locks {
-            let expect: usize = versions.iter().filter(|recipe| recipe.lock_name == *name).map(networked).sum();
-            assert_eq!(lock.steps.get(&Arch::Amd64).map_or(0, |steps| steps.len()), expect, "{name}");
+            let of_server = server(built_in.name).filter(|_| lock::server(built_in.name) == *name);
+            let of_server = of_server.map_or(0, |lsp| lsp.steps.iter().filter(|step| !step.network.is_empty()).count());
+            let of_tool: usize = versions.iter().filter(|recipe| recipe.lock_name == *name).map(networked).sum();
+            assert_eq!(lock.steps.get(&Arch::Amd64).map_or(0, |steps| steps.len()), of_tool + of_server, "{name}");
         }
     }
 }

@@ -82,7 +82,7 @@ impl Home {
         self.root.join("images")
     }
 
-    /// Read-only copies of files of images, for editors: one directory an image.
+    /// Read-only copies of files of images and caches, for editors: one directory an image, and one an image and project.
     pub fn sources(&self) -> PathBuf {
         self.root.join("sources")
     }

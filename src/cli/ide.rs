@@ -1,7 +1,6 @@
 //! `silo ide`.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,7 +17,7 @@ use super::ui;
 
 /// Configure an editor to run language servers in Silo's sandbox
 ///
-/// Writes the editor's settings in the project: .vscode, .zed, .helix/languages.toml or .nvim.lua. Comments and other settings stay as they
+/// Writes the editor's settings in the project: .vscode, .zed, .helix/languages.toml, .nvim.lua, .dir-locals.el or .idea/silo. Comments and other settings stay as they
 /// are, and a setting that has another value is an error. Sandboxed programs cannot change these files.
 /// The servers are those of `silo lsp`.
 #[derive(clap::Args)]
@@ -49,6 +48,10 @@ enum EditorName {
     Neovim,
     /// Helix
     Helix,
+    /// GNU Emacs, with Eglot
+    Emacs,
+    /// IntelliJ IDEA, PyCharm and others, with the plugin LSP4IJ
+    Jetbrains,
 }
 
 impl EditorName {
@@ -58,6 +61,8 @@ impl EditorName {
             EditorName::Zed => Editor::Zed,
             EditorName::Neovim => Editor::Neovim,
             EditorName::Helix => Editor::Helix,
+            EditorName::Emacs => Editor::Emacs,
+            EditorName::Jetbrains => Editor::JetBrains,
         }
     }
 }
@@ -104,6 +109,12 @@ fn advice(editor: Editor) -> &'static str {
         Editor::VsCode => "install the extension zsol.vscode-glspc: VS Code recommends it when it opens the project",
         Editor::Zed => "trust the project in Zed when it asks",
         Editor::Neovim => "Neovim reads .nvim.lua if init.lua has `vim.o.exrc = true`, and asks once whether to trust it",
+        Editor::Emacs => {
+            "Emacs asks once whether to apply the variables; a mode for the language and Eglot (in Emacs since 29) must be there"
+        }
+        Editor::JetBrains => {
+            "install the plugin LSP4IJ, and import the directory once: New Language Server, Template, Import from custom template"
+        }
         Editor::Helix => "Helix reads it when it starts in the project; `hx --health` lists the servers",
     }
 }
@@ -152,7 +163,7 @@ fn failed(error: editors::Error) -> Failure {
 /// Refuses a directory of settings that is a symlink: a sandbox may be able to write the files at its target.
 fn refuse_symlink(project: &Path, file: &str) -> Result<(), Failure> {
     let path = project.join(file);
-    for path in [path.parent().filter(|dir| *dir != project), Some(path.as_path())].into_iter().flatten() {
+    for path in path.ancestors().take_while(|path| *path != project) {
         if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
             return Err(Failure::found(format!("{} is a symlink", path.display()), "replace it by the files themselves"));
         }
@@ -166,20 +177,18 @@ fn write(setting: &Setting, texts: &[(&'static str, Option<String>, String)]) ->
     for (file, before, after) in texts {
         let path = setting.project.join(file);
         if let Some(dir) = path.parent() {
-            match fs::create_dir(dir) {
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                    return Err(Failure::found(format!("cannot create {}: {error}", dir.display()), "check the project's permissions"));
-                }
-                _ => {}
-            }
+            fs::create_dir_all(dir)
+                .map_err(|error| Failure::found(format!("cannot create {}: {error}", dir.display()), "check the project's permissions"))?;
         }
         changes.push(Change::new(&setting.home, &path, before.clone(), Some(after.clone()).filter(|text| !text.is_empty()))?);
     }
     journal::commit(&setting.home, &changes)?;
     for (file, _, _) in texts.iter().filter(|(_, _, after)| after.is_empty()) {
-        if let Some(dir) = setting.project.join(file).parent().filter(|dir| *dir != setting.project) {
+        for dir in setting.project.join(file).ancestors().skip(1).take_while(|dir| *dir != setting.project) {
             // It may have other files.
-            drop(fs::remove_dir(dir));
+            if fs::remove_dir(dir).is_err() {
+                break;
+            }
         }
     }
     Ok(())

@@ -1,26 +1,29 @@
 //! `silo lsp`.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use crate::run::mounts::{self, CacheInputs};
 use crate::run::server_messages::ImageFiles;
 use crate::run::target::{self, ParsedWords, Target};
-use silo_model::recipe::kept_dirs;
+use silo_model::recipe::kept_dirs::{self, KeptDir};
 use silo_tool::definition::Scope;
 use silo_tool::ecosystems;
 use silo_tool::language_server::{self, Server};
 use silo_tool::lock_files::Resolving;
+use silo_tool::projects;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::flags::Verbosity;
 use super::run::{self, SILO_FAILED};
-use super::{apart, server_process, trust, ui};
+use super::{apart, env, server_process, trust, ui};
 
 /// Run a tool's language server in the sandbox of `silo run`
 ///
 /// An editor starts it and talks to it on standard input and output; `silo ide` configures editors. The project has the same path inside.
-/// Files of the image, such as a standard library, have read-only copies for the editor in ~/.silo/sources.
+/// Files of the image and of caches, such as a standard library, have read-only copies for the editor in ~/.silo/sources.
 /// The server is built at its first use, on top of the tool's image, and follows the tool's version.
 #[derive(clap::Args)]
 pub struct Args {
@@ -80,10 +83,28 @@ fn found(globals: &Globals, setting: &Setting, words: &[OsString], scope: Scope)
 /// Returns the files of the image of a server that runs.
 fn image_files(globals: &Globals, words: &[OsString], scope: Scope) -> Option<ImageFiles> {
     let setting = setting(globals).ok()?;
-    let (target, server) = found(globals, &setting, words, scope).ok()?;
+    let (mut target, server) = found(globals, &setting, words, scope).ok()?;
     let image = if server.is_in_tool() { Some(target.tool.image) } else { server.known(setting.view()).ok()? }?;
     let root = silo_build::image::root(&setting.home, image);
-    Some(ImageFiles { root, copies: setting.home.sources().join(image.to_string()), project: setting.project })
+    add_caches(&mut target, server.lsp.cache);
+    let caches = mounts::caches(&CacheInputs {
+        home: &setting.home,
+        settings: &setting.settings,
+        tool: &target.tool.name,
+        run: target.recipe.as_ref().map(|recipe| &recipe.run),
+        project: &setting.project,
+        user_home: &env::caller().ok()?.user.home,
+    });
+    let sources = setting.home.sources();
+    let of_caches = sources.join(format!("{image}.{}", projects::id(&setting.project)));
+    Some(ImageFiles { root, copies: sources.join(image.to_string()), caches, of_caches, copied: Cell::default(), project: setting.project })
+}
+
+/// Adds the caches of a server to those of its tool.
+fn add_caches(target: &mut Target, caches: Vec<KeptDir>) {
+    if let Some(recipe) = &mut target.recipe {
+        recipe.run.cache = kept_dirs::over(std::mem::take(&mut recipe.run.cache), caches);
+    }
 }
 
 /// Turns the run of a tool into a run of its server. Builds the server first if it is missing.
@@ -115,9 +136,7 @@ fn selected_target(
             }
         };
     }
-    if let Some(recipe) = &mut target.recipe {
-        recipe.run.cache = kept_dirs::over(std::mem::take(&mut recipe.run.cache), server.lsp.cache);
-    }
+    add_caches(&mut target, server.lsp.cache);
     // The server's output is read by a program.
     target.env.push(("TERM".to_owned(), "dumb".to_owned()));
     target.env.extend(server.lsp.env);

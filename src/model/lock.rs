@@ -276,8 +276,16 @@ struct Versioned {
 
 /// Returns the name of the lock of a tool's language server; no tool can have such a name.
 pub fn server(tool: &str) -> String {
-    format!("{tool}.lsp")
+    format!("{tool}{SERVER}")
 }
+
+/// Returns the tool of a lock: that of a language server is its tool's.
+pub fn without_server(name: &str) -> &str {
+    name.strip_suffix(SERVER).unwrap_or(name)
+}
+
+/// The end of the name of a language server's lock.
+const SERVER: &str = ".lsp";
 
 /// Returns the tools of a lock file by its headings alone, without parsing it.
 pub fn names(text: &str) -> impl Iterator<Item = &str> {

@@ -141,6 +141,32 @@ fn keep(found: &mut Mounts, given: &MountInputs<'_>, keeper: &Keeper<'_>) -> Vec
     dirs
 }
 
+/// Returns a tool's caches in a project: each path in the sandbox, with the directory on the host.
+pub fn caches(inputs: &CacheInputs<'_>) -> Vec<(PathBuf, PathBuf)> {
+    let settings = inputs.settings;
+    let keeper = Keeper::new(inputs.home, Some(inputs.project), settings.project_id.as_deref());
+    let kept = settings.caches(inputs.tool, inputs.run);
+    kept.into_iter()
+        .filter_map(|kept| Some((below(inputs.user_home, &kept.guest), keeper.kept(inputs.tool, Class::Cache, &kept)?)))
+        .collect()
+}
+
+/// Inputs that decide the caches of a tool.
+pub struct CacheInputs<'a> {
+    /// Silo's home directory.
+    pub home: &'a Home,
+    /// The settings in force.
+    pub settings: &'a Settings,
+    /// Name of the tool.
+    pub tool: &'a str,
+    /// The `run` section of its recipe.
+    pub run: Option<&'a Run>,
+    /// The project.
+    pub project: &'a Path,
+    /// Home directory of the user.
+    pub user_home: &'a Path,
+}
+
 /// Mounts the project at its own path and at `/workspace`.
 fn mount_project(found: &mut Mounts, shown: &MountedProject, host: HostPath) {
     for guest in [shown.path.as_path(), Path::new(WORKSPACE)] {

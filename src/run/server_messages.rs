@@ -1,10 +1,12 @@
 //! The messages between an editor and a language server: their frames, and the paths in them.
 //!
 //! The project has the same path on both sides. A file of the image exists in the sandbox only, so its URI is changed to that of a read-only
-//! copy on the host, `~/.silo/sources/<image>/<path>`, and back. All other text is unchanged.
+//! copy on the host, `~/.silo/sources/<image>/<path>`, and back. A cache, such as Go's modules, has another path on the host, so its files
+//! have copies as well, in a directory of the project. All other text is unchanged.
 //!
 //! Both sides are programs that anybody may have written: every size is bounded, and bytes that are no frames are copied.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, Read, Write};
@@ -24,6 +26,9 @@ const MAX_LINE_BYTES: u64 = 1 << 10;
 const MAX_PATH_BYTES: usize = 4096;
 /// Limit of a copied file. The largest source file of a standard library has about 3 MiB.
 const MAX_SOURCE_BYTES: u64 = 16 << 20;
+
+/// Limit of all copies of a cache by one server: programs in the sandbox write the files.
+const MAX_COPIED_BYTES: u64 = 256 << 20;
 
 const SCHEME: &str = "file://";
 
@@ -130,6 +135,12 @@ pub struct ImageFiles {
     pub root: PathBuf,
     /// Directory of the copies: of this image alone.
     pub copies: PathBuf,
+    /// The tool's caches: each path in the sandbox, with the directory on the host.
+    pub caches: Vec<(PathBuf, PathBuf)>,
+    /// Directory of the copies of their files: of this image and this project.
+    pub of_caches: PathBuf,
+    /// Bytes that were copied from them.
+    pub copied: Cell<u64>,
     /// The project, whose files are the host's own.
     pub project: PathBuf,
 }
@@ -152,15 +163,35 @@ fn copied(files: &ImageFiles, path: &Path) -> Option<PathBuf> {
     if path.starts_with(&files.project) || inside.as_os_str().is_empty() {
         return None;
     }
+    let cache = files.caches.iter().find_map(|(guest, host)| Some((host, path.strip_prefix(guest).ok()?)));
+    if let Some((host, below)) = cache {
+        // Programs in the sandbox change them.
+        let bytes = resolve_in_root::read(host, &Path::new("/").join(below), MAX_SOURCE_BYTES).ok()?;
+        let copy = files.of_caches.join(inside);
+        if fs::symlink_metadata(&copy).is_ok_and(|found| found.is_file()) && fs::read(&copy).is_ok_and(|old| old == bytes) {
+            return Some(copy);
+        }
+        let copied = files.copied.get() + bytes.len() as u64;
+        if copied > MAX_COPIED_BYTES {
+            return None;
+        }
+        files.copied.set(copied);
+        return written(copy, &bytes);
+    }
     let copy = files.copies.join(inside);
     if fs::symlink_metadata(&copy).is_ok_and(|found| found.is_file()) {
         return Some(copy);
     }
     let bytes = resolve_in_root::read(&files.root, path, MAX_SOURCE_BYTES).ok()?;
+    written(copy, &bytes)
+}
+
+/// Writes a copy.
+fn written(copy: PathBuf, bytes: &[u8]) -> Option<PathBuf> {
     let dir = copy.parent()?;
     private::make_dir(dir).ok()?;
     let mut file = tempfile::NamedTempFile::new_in(dir).ok()?;
-    file.write_all(&bytes).ok()?;
+    file.write_all(bytes).ok()?;
     file.as_file().set_permissions(Permissions::from_mode(0o400)).ok()?;
     file.persist(&copy).ok()?;
     Some(copy)
@@ -268,7 +299,18 @@ mod tests {
         std::os::unix::fs::symlink(dir.path(), root.join("usr/out")).expect("our own");
         fs::write(dir.path().join("secret"), "the host's").expect("our own");
         let copies = sources.join("1234");
-        let files = ImageFiles { root: root.clone(), copies: copies.clone(), project: PathBuf::from("/project") };
+        let cache = dir.path().join("kept");
+        fs::create_dir(&cache).expect("our own");
+        fs::write(cache.join("x.go"), "first").expect("our own");
+        std::os::unix::fs::symlink(dir.path().join("secret"), cache.join("out")).expect("our own");
+        let files = ImageFiles {
+            root: root.clone(),
+            copies: copies.clone(),
+            caches: vec![(PathBuf::from("/home/me/go"), cache.clone())],
+            of_caches: sources.join("1234.project"),
+            copied: Cell::default(),
+            project: PathBuf::from("/project"),
+        };
         let server = |text: &str| from_server(|| Some(&files), text.as_bytes()).map(|body| String::from_utf8(body).expect("text"));
         let there = format!("{}/usr/lib/a%20b.py", uri(&copies));
         let shown = server(r#"{"result":[{"uri":"file:///usr/lib/a%20b.py"}]}"#).expect("it is changed");
@@ -282,6 +324,9 @@ mod tests {
             r#"{"uri":"file:///usr/lib"}"#,
             r#"{"uri":"file:///usr/lib/../lib/a%20b.py"}"#,
             r#"{"uri":"file:///usr/out/secret"}"#,
+            r#"{"uri":"file:///home/me/go/out"}"#,
+            r#"{"uri":"file:///home/me/go"}"#,
+            r#"{"uri":"file:///home/me/x.go"}"#,
             r#"{"uri":"file:///%00"}"#,
             r#"{"uri":"file:///%"}"#,
             r#"{"uri":"file:///"}"#,
@@ -294,6 +339,19 @@ mod tests {
         assert_eq!(editor(&shown).as_deref(), Some(r#"{"result":[{"uri":"file:///usr/lib/a%20b.py"}]}"#));
         assert_eq!(editor(&format!(r#"{{"{there}":1}}"#)).as_deref(), Some(r#"{"file:///usr/lib/a%20b.py":1}"#));
         assert_eq!(editor(r#"{"uri":"file:///project/x.py"}"#), None);
+        // A file of a cache may change, and its copy is the project's own.
+        let module = r#"{"uri":"file:///home/me/go/x.go"}"#;
+        let copy = sources.join("1234.project/home/me/go/x.go");
+        for text in ["first", "second"] {
+            fs::write(cache.join("x.go"), text).expect("our own");
+            let shown = server(module).expect("it is changed");
+            assert_eq!(shown, format!(r#"{{"uri":"{}"}}"#, uri(&copy)));
+            assert_eq!(fs::read_to_string(&copy).expect("a copy"), text);
+            assert_eq!(editor(&shown).as_deref(), Some(module));
+        }
+        files.copied.set(MAX_COPIED_BYTES);
+        fs::write(cache.join("x.go"), "third").expect("our own");
+        assert_eq!(server(module), None);
         let initialize = r#"{"method":"initialize","params":{"processId":7}}"#;
         assert_eq!(editor(initialize).as_deref(), Some(r#"{"method":"initialize","params":{"processId":null}}"#));
         assert_eq!(editor(r#"{"method":"other","params":{"processId":7}}"#), None);

@@ -380,7 +380,9 @@ fn forget_images(context: &Context<'_>, things: &[Object]) -> Result<(), Error> 
         }
     }
     for path in list_dir(&context.home.sources())? {
-        let id = path.file_name().and_then(|name| name.to_str()).and_then(ImageId::parse);
+        // The copies of a cache's files have the project after the image.
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let id = ImageId::parse(name.split('.').next().unwrap_or_default());
         if !id.is_some_and(|id| here.contains(&id) && !gone.contains(&id.digest())) {
             removed(&path)?;
         }

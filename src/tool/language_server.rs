@@ -16,6 +16,7 @@ use silo_build::image::{self, ImageId};
 use silo_build::{Built, Target};
 use silo_model::config::Settings;
 use silo_model::lock::{self, Lock, Package, PackageRequest, PackageTier};
+use silo_model::recipe::catalog::Origin;
 use silo_model::recipe::lsp;
 use silo_model::recipe::{Lsp, Recipe};
 
@@ -146,7 +147,9 @@ pub fn build(context: &Context<'_>, server: &Server, resolving: Resolving) -> Re
         }
         other => other?,
     };
-    built.note(server.definition.arch, &mut lock);
+    if server.definition.found.origin != Origin::BuiltIn || server.definition.lock_file.is_some() {
+        built.note(server.definition.arch, &mut lock);
+    }
     if let Some(outputs) = built.outputs {
         lock.steps.remove(&server.definition.arch);
         if !outputs.is_empty() {
@@ -189,6 +192,10 @@ fn build_lock(context: &Context<'_>, server: &Server, resolving: Resolving) -> R
     let asked = PackageRequest::by(&definition.found.recipe);
     if asked == base.asked {
         return Ok(base);
+    }
+    // A project takes the tested lock of the recipe, if it is one for the tool's lock.
+    if let Some(shipped) = lock_files::of_recipe(context.view(), &definition.found)?.filter(|lock| includes(lock, &base)) {
+        return Ok(shipped);
     }
     if resolving == Resolving::Frozen {
         return Err(lock_files::Error::Frozen { tool: definition.tool().to_owned() }.into());

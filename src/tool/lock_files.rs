@@ -111,7 +111,7 @@ pub fn existing(view: View<'_>, definition: &Definition) -> Result<Option<Lock>,
 }
 
 /// Returns the lock of a recipe, if it matches the recipe.
-fn of_recipe(view: View<'_>, found: &CatalogRecipe) -> Result<Option<Lock>, Error> {
+pub(super) fn of_recipe(view: View<'_>, found: &CatalogRecipe) -> Result<Option<Lock>, Error> {
     let asked = PackageRequest::by(&found.recipe);
     let (tool, name) = (&found.recipe.name, &found.recipe.lock_name);
     let path = path(view, found);
@@ -126,8 +126,9 @@ fn of_recipe(view: View<'_>, found: &CatalogRecipe) -> Result<Option<Lock>, Erro
     Ok(shipped(tool, name)?.filter(|lock| lock.asked == asked))
 }
 
-/// Returns the lock of a version that ships with a built-in recipe.
+/// Returns the lock of a version, or of its language server, that ships with a built-in recipe.
 fn shipped(tool: &str, name: &str) -> Result<Option<Lock>, Error> {
+    let tool = lock::without_server(tool);
     // Only the part of one version is parsed: a run needs no other.
     let part = catalog::built_in(tool).and_then(|builtin| lock::part(builtin.lock, name));
     let Some(part) = part else { return Ok(None) };

@@ -12,6 +12,8 @@ pub struct Entry {
     value: Value,
     /// True if the value is an element of a list at the path.
     is_element: bool,
+    /// True if the value is removed only if nothing else is left.
+    is_frame: bool,
     /// Values that are removed only together with this one, since other settings have the same.
     with: Vec<Entry>,
 }
@@ -19,12 +21,17 @@ pub struct Entry {
 impl Entry {
     /// A value at a path of keys.
     pub fn value(path: &[&str], value: Value) -> Entry {
-        Entry { path: path.iter().map(|key| (*key).to_owned()).collect(), value, is_element: false, with: Vec::new() }
+        Entry { path: path.iter().map(|key| (*key).to_owned()).collect(), value, is_element: false, is_frame: false, with: Vec::new() }
     }
 
     /// An element of the list at a path of keys.
     pub fn in_list(path: &[&str], value: Value) -> Entry {
         Entry { is_element: true, ..Entry::value(path, value) }
+    }
+
+    /// A value at the top that any file of this kind has.
+    pub fn frame(key: &str, value: Value) -> Entry {
+        Entry { is_frame: true, ..Entry::value(&[key], value) }
     }
 
     /// Adds values that belong to this one.
@@ -34,8 +41,8 @@ impl Entry {
 }
 
 pub fn change(file: &'static str, entries: &[Entry], direction: Direction, before: &str) -> Result<String, Error> {
-    if direction == Direction::Remove && before.is_empty() {
-        return Ok(String::new());
+    if entries.is_empty() || direction == Direction::Remove && before.is_empty() {
+        return Ok(before.to_owned());
     }
     let invalid = |reason: String| Error::Invalid { file, reason };
     let root = CstRootNode::parse(before, &ParseOptions::default()).map_err(|error| invalid(error.to_string()))?;
@@ -43,15 +50,20 @@ pub fn change(file: &'static str, entries: &[Entry], direction: Direction, befor
         None => root.object_value_or_set(),
         Some(_) => root.object_value().ok_or_else(|| invalid("it has no object".to_owned()))?,
     };
-    for entry in entries {
+    let mut is_changed = false;
+    // A frame goes last.
+    let in_order = entries.iter().filter(|entry| !entry.is_frame).chain(entries.iter().filter(|entry| entry.is_frame));
+    for entry in if direction == Direction::Add { entries.iter().collect::<Vec<_>>() } else { in_order.collect() } {
         match direction {
             Direction::Add => {
                 for entry in entry.with.iter().chain([entry]) {
                     add(file, &object, entry)?;
                 }
             }
+            Direction::Remove if entry.is_frame && !(is_changed && object.properties().len() == 1) => {}
             Direction::Remove => {
                 if remove(&object, entry) {
+                    is_changed = true;
                     for entry in &entry.with {
                         remove(&object, entry);
                     }

@@ -48,7 +48,32 @@ pub(super) struct Languages {
     pub zed_others: &'static [&'static str],
     /// Settings of VS Code that keep another server of the language from the host.
     pub vscode_off: &'static [(&'static str, &'static str)],
+    /// Emacs's major modes, with the name of the language if the mode does not have it.
+    pub emacs: &'static [(&'static str, Option<&'static str>)],
+    /// Names of the languages with the patterns of their files, for JetBrains' editors.
+    pub jetbrains: &'static [(&'static str, &'static [&'static str])],
+    /// Configuration of VS Code that attaches to a program in the sandbox, as JSON.
+    pub vscode_attach: Option<&'static str>,
 }
+
+const EMACS_SCRIPTS: &[(&str, Option<&str>)] = &[
+    ("js-mode", Some("javascript")),
+    ("js-ts-mode", Some("javascript")),
+    ("typescript-mode", Some("typescript")),
+    ("typescript-ts-mode", Some("typescript")),
+    ("tsx-ts-mode", Some("typescriptreact")),
+];
+const JETBRAINS_SCRIPTS: &[(&str, &[&str])] = &[
+    ("javascript", &["*.js", "*.mjs", "*.cjs"]),
+    ("javascriptreact", &["*.jsx"]),
+    ("typescript", &["*.ts", "*.mts", "*.cts"]),
+    ("typescriptreact", &["*.tsx"]),
+];
+/// Node's inspector, which Deno has as well.
+const ATTACH_INSPECTOR: &str = r#"{
+    "name": "silo: attach to JavaScript on port 9229", "type": "node", "request": "attach", "address": "127.0.0.1", "port": 9229,
+    "localRoot": "${workspaceFolder}", "remoteRoot": "${workspaceFolder}"
+}"#;
 
 const SCRIPTS: &[&str] = &["javascript", "javascriptreact", "typescript", "typescriptreact"];
 const HELIX_SCRIPTS: &[&str] = &["javascript", "jsx", "typescript", "tsx"];
@@ -64,6 +89,13 @@ pub(super) const LANGUAGES: &[Languages] = &[
         zed_languages: &["Python"],
         zed_others: &["!basedpyright"],
         vscode_off: &[("python.languageServer", "\"None\"")],
+        emacs: &[("python-mode", None), ("python-ts-mode", None)],
+        jetbrains: &[("python", &["*.py", "*.pyi"])],
+        vscode_attach: Some(
+            r#"{
+            "name": "silo: attach to Python on port 5678", "type": "debugpy", "request": "attach", "connect": { "host": "127.0.0.1", "port": 5678 }
+        }"#,
+        ),
     },
     Languages {
         tool: "node",
@@ -73,6 +105,9 @@ pub(super) const LANGUAGES: &[Languages] = &[
         zed_languages: ZED_SCRIPTS,
         zed_others: &["!vtsls"],
         vscode_off: &[],
+        emacs: EMACS_SCRIPTS,
+        jetbrains: JETBRAINS_SCRIPTS,
+        vscode_attach: Some(ATTACH_INSPECTOR),
     },
     Languages {
         tool: "rust",
@@ -82,6 +117,9 @@ pub(super) const LANGUAGES: &[Languages] = &[
         zed_languages: &[],
         zed_others: &[],
         vscode_off: &[],
+        emacs: &[("rust-mode", None), ("rust-ts-mode", None)],
+        jetbrains: &[("rust", &["*.rs"])],
+        vscode_attach: None,
     },
     Languages {
         tool: "go",
@@ -91,6 +129,13 @@ pub(super) const LANGUAGES: &[Languages] = &[
         zed_languages: &[],
         zed_others: &[],
         vscode_off: &[("go.useLanguageServer", "false")],
+        emacs: &[("go-mode", None), ("go-ts-mode", None)],
+        jetbrains: &[("go", &["*.go"])],
+        vscode_attach: Some(
+            r#"{
+            "name": "silo: attach to Go on port 2345", "type": "go", "request": "attach", "mode": "remote", "host": "127.0.0.1", "port": 2345
+        }"#,
+        ),
     },
     Languages {
         tool: "deno",
@@ -100,5 +145,21 @@ pub(super) const LANGUAGES: &[Languages] = &[
         zed_languages: ZED_SCRIPTS,
         zed_others: &["!typescript-language-server", "!vtsls"],
         vscode_off: &[],
+        emacs: EMACS_SCRIPTS,
+        jetbrains: JETBRAINS_SCRIPTS,
+        vscode_attach: Some(ATTACH_INSPECTOR),
+    },
+    // No built-in tool: a recipe of the user with Debian's package.
+    Languages {
+        tool: "clangd",
+        names: &["c", "cpp"],
+        helix: &["c", "cpp"],
+        zed: "clangd",
+        zed_languages: &[],
+        zed_others: &[],
+        vscode_off: &[("C_Cpp.intelliSenseEngine", "\"disabled\"")],
+        emacs: &[("c-mode", None), ("c-ts-mode", None), ("c++-mode", Some("cpp")), ("c++-ts-mode", Some("cpp"))],
+        jetbrains: &[("c", &["*.c", "*.h"]), ("cpp", &["*.cpp", "*.cc", "*.cxx", "*.hpp", "*.hh"])],
+        vscode_attach: None,
     },
 ];

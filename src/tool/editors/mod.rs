@@ -5,6 +5,7 @@
 
 mod languages;
 
+mod emacs;
 mod helix;
 mod json_settings;
 mod neovim;
@@ -12,7 +13,7 @@ mod neovim;
 use json_settings::Entry;
 pub use languages::{Direction, Error};
 use languages::{LANGUAGES, Languages};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// An editor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,10 @@ pub enum Editor {
     Neovim,
     /// Helix.
     Helix,
+    /// GNU Emacs, with Eglot.
+    Emacs,
+    /// IntelliJ IDEA and its relatives, with the plugin LSP4IJ.
+    JetBrains,
 }
 
 /// Returns the tools with known languages.
@@ -35,12 +40,24 @@ pub fn tools() -> impl Iterator<Item = &'static str> {
 /// Returns the files of an editor, relative to the project.
 pub fn files(editor: Editor) -> &'static [&'static str] {
     match editor {
-        Editor::VsCode => &[".vscode/settings.json", ".vscode/extensions.json"],
+        Editor::VsCode => &[".vscode/settings.json", ".vscode/extensions.json", ".vscode/launch.json"],
         Editor::Zed => &[".zed/settings.json"],
         Editor::Neovim => &[".nvim.lua"],
         Editor::Helix => &[".helix/languages.toml"],
+        Editor::Emacs => &[".dir-locals.el"],
+        Editor::JetBrains => JETBRAINS_FILES,
     }
 }
+
+/// Templates of LSP4IJ: a directory for each server.
+const JETBRAINS_FILES: &[&str] = &[
+    ".idea/silo/python/template.json",
+    ".idea/silo/node/template.json",
+    ".idea/silo/rust/template.json",
+    ".idea/silo/go/template.json",
+    ".idea/silo/deno/template.json",
+    ".idea/silo/clangd/template.json",
+];
 
 /// Returns the text of one of the editor's files after the change; empty if nothing is left of it.
 pub fn change(editor: Editor, file: &'static str, tools: &[String], direction: Direction, before: &str) -> Result<String, Error> {
@@ -50,12 +67,21 @@ pub fn change(editor: Editor, file: &'static str, tools: &[String], direction: D
     match editor {
         Editor::Neovim => neovim::change(file, &known, direction, before),
         Editor::Helix => helix::change(file, &known, direction, before),
+        Editor::Emacs => emacs::change(file, &known, direction, before),
         Editor::Zed => json_settings::change(file, &zed(&known), direction, before),
+        Editor::JetBrains => match known.iter().find(|languages| file.split('/').any(|part| part == languages.tool)) {
+            Some(languages) => json_settings::change(file, &jetbrains(languages), direction, before),
+            None => Ok(before.to_owned()),
+        },
         Editor::VsCode => {
             if direction == Direction::Add && known.len() > 1 {
                 return Err(Error::Several(tools.join(", ")));
             }
-            let entries = if file.ends_with("extensions.json") { extensions(&known) } else { vscode(&known) };
+            let entries = match file {
+                ".vscode/extensions.json" => extensions(&known),
+                ".vscode/launch.json" => launch(&known),
+                _ => vscode(&known),
+            };
             json_settings::change(file, &entries, direction, before)
         }
     }
@@ -66,6 +92,28 @@ pub const VSCODE_CLIENT: &str = "zsol.vscode-glspc";
 
 fn extensions(known: &[&Languages]) -> Vec<Entry> {
     if known.is_empty() { Vec::new() } else { vec![Entry::in_list(&["recommendations"], json!(VSCODE_CLIENT))] }
+}
+
+/// Configurations that attach to a program in the sandbox.
+fn launch(known: &[&Languages]) -> Vec<Entry> {
+    let attach = known.iter().filter_map(|languages| serde_json::from_str(languages.vscode_attach?).ok());
+    let mut entries: Vec<Entry> = attach.map(|value: Value| Entry::in_list(&["configurations"], value)).collect();
+    if !entries.is_empty() {
+        entries.insert(0, Entry::frame("version", json!("0.2.0")));
+    }
+    entries
+}
+
+fn jetbrains(languages: &Languages) -> Vec<Entry> {
+    let name = format!("silo-{}", languages.tool);
+    let mappings = languages.jetbrains.iter().map(|(id, patterns)| json!({ "fileType": { "patterns": patterns }, "languageId": id }));
+    vec![
+        Entry::value(&["id"], json!(name)),
+        Entry::value(&["name"], json!(name)),
+        Entry::value(&["programArgs"], json!({ "default": format!("silo lsp {}", languages.tool) })),
+        Entry::value(&["workingDir"], json!("$PROJECT_DIR$")),
+        Entry::value(&["fileTypeMappings"], Value::Array(mappings.collect())),
+    ]
 }
 
 fn vscode(known: &[&Languages]) -> Vec<Entry> {
@@ -110,16 +158,22 @@ mod tests {
         let json = "{\n    // mine\n    \"a\": [1, 2,], /* kept */\n    \"b\": {}\n}\n";
         let toml = "# mine\n[[language]]\nname = \"rust\" # kept\nauto-format = true\n\n[editor]\nx = 1\n";
         let lua = "-- mine\nvim.o.number = true\n";
+        let launch = "{\n  // mine\n  \"version\": \"0.2.0\",\n  \"configurations\": [\n    {\n      \"name\": \"own\"\n    }\n  ]\n}\n";
         let texts = [
             (Editor::VsCode, ".vscode/settings.json", json),
             (Editor::VsCode, ".vscode/extensions.json", "{\n  \"recommendations\": [\"a.b\"] // mine\n}\n"),
             (Editor::Zed, ".zed/settings.json", json),
             (Editor::Helix, ".helix/languages.toml", toml),
             (Editor::Neovim, ".nvim.lua", lua),
+            (Editor::VsCode, ".vscode/launch.json", launch),
+            (Editor::Emacs, ".dir-locals.el", ";; mine\n((nil . ((fill-column . 80))) ; kept )\n)\n"),
+            (Editor::JetBrains, ".idea/silo/python/template.json", "{\n  // mine\n  \"env\": {}\n}\n"),
         ];
         for (editor, file, before) in texts {
             for all in [&["python"][..], &["rust"], &["python", "go", "node"]] {
-                if editor == Editor::VsCode && all.len() > 1 {
+                // Rust has no configuration of a debugger, and a template is one tool's.
+                let is_none = all == ["rust"] && (file.ends_with("launch.json") || editor == Editor::JetBrains);
+                if editor == Editor::VsCode && all.len() > 1 || is_none {
                     continue;
                 }
                 for before in ["", before] {
@@ -152,6 +206,8 @@ mod tests {
         check(Editor::VsCode, ".vscode/settings.json", "{\"glspc.server.command\": \"mine\"}", "glspc.server.command");
         check(Editor::Zed, ".zed/settings.json", "{\"lsp\": {\"pyright\": {\"binary\": {\"path\": \"mine\"}}}}", "lsp.pyright.binary");
         check(Editor::Zed, ".zed/settings.json", "{\"lsp\": 1}", "lsp");
+        check(Editor::Emacs, ".dir-locals.el", "((nil . ((eglot-server-programs . nil))))", "eglot-server-programs");
+        check(Editor::JetBrains, ".idea/silo/python/template.json", "{\"id\": \"mine\"}", "id");
         check(Editor::Helix, ".helix/languages.toml", "[language-server.silo-python]\ncommand = \"mine\"\n", "language-server.silo-python");
     }
 
@@ -163,6 +219,8 @@ mod tests {
             (Editor::Helix, ".helix/languages.toml", "a = \n", "line 1"),
             (Editor::Helix, ".helix/languages.toml", "language = 1\n", "language is no list of tables"),
             (Editor::Neovim, ".nvim.lua", "-- silo ide: begin\n", "no end"),
+            (Editor::Emacs, ".dir-locals.el", "(\n;; silo ide: begin\n)", "no end"),
+            (Editor::Emacs, ".dir-locals.el", "(a\n(b)", "not closed"),
         ] {
             let error = change(editor, file, &tools(&["python"]), Direction::Add, text).expect_err("it is invalid");
             assert!(error.to_string().contains(place), "{error}");
