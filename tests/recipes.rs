@@ -70,7 +70,7 @@ fn language_servers_are_locked_in_what_ships() {
         let locks = lock::parse(recipe.lock, &recipes().join(format!("{}.lock", recipe.name))).expect("a built-in lock is right");
         let (tool, server) = (&locks[recipe.name], &locks[&lock::server(recipe.name)]);
         let advice = format!("{0}: run `.ci/relock {0}`", recipe.name);
-        // It stands on the tool's own packages.
+        // Its lock begins with the tool's own packages.
         assert_eq!(tool.epoch, server.epoch, "{advice}");
         for (arch, packages) in &tool.packages {
             let differs =

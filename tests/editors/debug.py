@@ -27,7 +27,7 @@ PROGRAMS = {
 
 
 def attached(port, ask):
-    """What `ask` returns of a connection. Until the program listens inside, silo closes each one."""
+    """Returns the result of `ask` over a connection. Until the program listens inside, silo closes each one."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
