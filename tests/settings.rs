@@ -92,6 +92,28 @@ fn the_older_form_is_read_with_one_warning_and_migrated() {
 }
 
 #[test]
+fn tools_and_files_of_an_older_home_are_listed_with_the_next_commands() {
+    let silo = Silo::new();
+    silo.write(
+        ".silo/config.toml",
+        "version = 2\n[tools.python]\nimage = \"registry.example.com/python:3.12\"\n[tools.node]\nimage = \"x\"\n[tools.\"my tool\"]\nimage = \"registry.example.com/mine:1\"\n",
+    );
+    silo.write(".silo/rootfs-cache/0a.ext4", "old");
+    let said = silo.ok(["config", "migrate"]);
+    assert!(said.contains("config.toml lists 3 tools; it is now ") && said.contains("\n  silo install node python\n"), "{said}");
+    assert!(said.contains("\n  silo install 'my tool' --image registry.example.com/mine:1 "), "{said}");
+    assert!(said.contains("/.silo/rootfs-cache\n") && said.contains("\n  rm -r "), "{said}");
+    assert!(silo.path("config.toml.bak").exists() && !silo.path("config.toml").exists());
+    assert!(silo.path("rootfs-cache/0a.ext4").exists(), "nothing is removed");
+    silo.write(".silo/config.yaml", "tools:\n  go: {image: x}\n");
+    assert!(silo.ok(["config", "migrate"]).contains("\n  silo install go\n"));
+    silo.write(".silo/config.yaml", "tools: [go]\n");
+    let failed = silo.fails(["config", "migrate"]);
+    assert!(failed.err.contains("config.yaml: tools is not a table"), "{failed:?}");
+    assert!(silo.path("config.yaml").exists());
+}
+
+#[test]
 fn invalid_overrides_are_reported() {
     let silo = Silo::new();
     for (text, expect) in [

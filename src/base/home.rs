@@ -227,6 +227,17 @@ impl Home {
         self.root.join(LEGACY_USER_CONFIG)
     }
 
+    /// The lists of installed tools that older programs kept in the home: TOML, and YAML.
+    pub fn legacy_tools(&self) -> [PathBuf; 2] {
+        ["config.toml", "config.yaml"].map(|name| self.root.join(name))
+    }
+
+    /// Files and directories of older programs in the home. This one never reads them.
+    pub fn legacy_data(&self) -> [PathBuf; 9] {
+        ["rootfs-cache", "builds", "containers", "content", "lsp-cache", "vmlinux", "initfs.ext4", "state.json", "registry.yaml"]
+            .map(|name| self.root.join(name))
+    }
+
     /// Unfinished work outside the store's own stages: upper directories of running steps.
     pub fn work(&self) -> PathBuf {
         self.root.join("work")

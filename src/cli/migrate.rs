@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::sanitize;
-use silo_model::config::legacy::{self, SettingsOwner};
+use silo_model::config::legacy::{self, InstalledTool, SettingsOwner};
 use silo_model::config::{discover, read};
 use silo_model::document;
+use silo_model::recipe::{catalog, quoted};
 use silo_tool::journal::{self, Change};
 
 use super::error::Failure;
@@ -17,6 +18,7 @@ use super::{env, ui};
 /// Convert old settings (.siloconf, YAML) to silo.toml
 ///
 /// Converts the project's and your own settings. The old file is renamed to .siloconf.bak. An existing silo.toml is never changed.
+/// The command also lists the tools that an older silo installed, with the command that installs them here, and the files that it left.
 #[derive(clap::Args)]
 pub struct Args {}
 
@@ -34,6 +36,18 @@ pub fn run(_args: &Args) -> Result<ExitCode, Failure> {
         if older.is_file() {
             migrate(&home, &older, &newer, whose)?;
         }
+    }
+    for list in home.legacy_tools() {
+        found |= list.is_file();
+        if list.is_file() {
+            list_tools(&list)?;
+        }
+    }
+    let left: Vec<PathBuf> = home.legacy_data().into_iter().filter(|path| path.symlink_metadata().is_ok()).collect();
+    if !left.is_empty() {
+        found = true;
+        let words: Vec<String> = left.iter().map(|path| quoted(&sanitize::path(path))).collect();
+        ui::data(&format!("an older silo left files that this one does not read; this removes them:\n  rm -r {}\n", words.join(" ")))?;
     }
     if !found {
         ui::data("there are no old settings to convert\n")?;
@@ -61,6 +75,27 @@ fn migrate(home: &Home, older: &Path, newer: &Path, whose: SettingsOwner) -> Res
         sanitize::path(newer),
         sanitize::path(&kept)
     ))
+}
+
+/// Lists the tools of an older silo with the commands that install them, and renames the list.
+fn list_tools(path: &Path) -> Result<(), Failure> {
+    let text = document::text_of(path)?.unwrap_or_default();
+    let (known, others): (Vec<InstalledTool>, Vec<InstalledTool>) =
+        legacy::installed_tools(&text, path)?.into_iter().partition(|tool| catalog::built_in(&tool.name).is_some());
+    let kept = backup(path);
+    fs::rename(path, &kept)
+        .map_err(|error| Failure::found(format!("cannot write {}: {error}", sanitize::path(&kept)), "is the directory yours?"))?;
+    let shown = |text: &str| quoted(&sanitize::line(text));
+    let mut lines = format!("{} lists {} tools; it is now {}\n", sanitize::path(path), known.len() + others.len(), sanitize::path(&kept));
+    if !known.is_empty() {
+        let names: Vec<String> = known.iter().map(|tool| shown(&tool.name)).collect();
+        lines += &format!("  silo install {}\n", names.join(" "));
+    }
+    for tool in others {
+        let image = tool.image.map_or_else(|| "IMAGE".to_owned(), |image| shown(&image));
+        lines += &format!("  silo install {} --image {image}    # there is no recipe of this name\n", shown(&tool.name));
+    }
+    ui::data(&lines)
 }
 
 /// Returns the old settings as TOML, and comments about the dropped ones.

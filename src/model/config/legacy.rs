@@ -8,7 +8,7 @@ use std::path::Path;
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use toml::{Table, Value};
 
-use crate::document::Error;
+use crate::document::{self, Error};
 
 /// Maximum nesting of lists and tables.
 const MAX_DEPTH: usize = 16;
@@ -48,6 +48,33 @@ pub fn to_toml(yaml: &str, path: &Path, whose: SettingsOwner) -> Result<Converte
     }
     let text = toml::to_string(&settings).map_err(|error| wrong(error.to_string()))?;
     Ok(ConvertedSettings { text, left })
+}
+
+/// A tool that an older program had installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstalledTool {
+    /// Its name.
+    pub name: String,
+    /// The name of its image, if the list has one.
+    pub image: Option<String>,
+}
+
+/// Reads an old list of installed tools: YAML if the name of its file ends in `.yaml`, else TOML. The order is that of the names.
+pub fn installed_tools(text: &str, path: &Path) -> Result<Vec<InstalledTool>, Error> {
+    let wrong = |message: String| Error::Meaning { path: path.to_owned(), message };
+    let list = if path.extension().is_some_and(|ending| ending == "yaml") {
+        Reader { events: Parser::new_from_str(text) }.document().map_err(wrong)?
+    } else {
+        Some(Value::Table(document::parse(text, path)?))
+    };
+    let tools = match list.as_ref().and_then(|list| list.get("tools")) {
+        None => return Ok(Vec::new()),
+        Some(tools) => tools.as_table().ok_or_else(|| wrong("tools is not a table".to_owned()))?,
+    };
+    let image = |tool: &Value| tool.get("image").and_then(Value::as_str).map(str::to_owned);
+    let mut found: Vec<InstalledTool> = tools.iter().map(|(name, tool)| InstalledTool { name: name.clone(), image: image(tool) }).collect();
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
 }
 
 fn of_override(tool: &str, over: &mut Table, left: &mut Vec<String>) {
