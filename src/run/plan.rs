@@ -364,3 +364,24 @@ fn accounts(user: &User, root: &Path) -> Accounts {
     let read = |name: &str| resolve_in_root::read(root, Path::new(name), MAX_ACCOUNTS_BYTES).unwrap_or_default();
     Accounts { passwd: read("etc/passwd"), group: read("etc/group") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_limit_is_at_least_that_of_a_server() {
+        const SERVER: u64 = 2048;
+        for (asked, setting, least, expect) in [
+            (None, None, SERVER, None),
+            (None, Some(512), SERVER, Some(SERVER)),
+            (Some(512), None, SERVER, Some(SERVER)),
+            (None, Some(4096), SERVER, Some(4096)),
+            (None, Some(512), 0, Some(512)),
+        ] {
+            let limits = RunLimits { memory_mb: setting, ..RunLimits::default() };
+            let asked = Options { memory_mb: asked, ..Options::default() };
+            assert_eq!(budget((&Override::default(), limits), None, &asked, least).memory_mb, expect);
+        }
+    }
+}

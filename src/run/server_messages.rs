@@ -30,6 +30,9 @@ const MAX_SOURCE_BYTES: u64 = 16 << 20;
 /// Limit of all copies of a cache by one server: programs in the sandbox write the files.
 const MAX_COPIED_BYTES: u64 = 256 << 20;
 
+/// An empty file counts as one block of the file system.
+const LEAST_COPIED_BYTES: u64 = 4096;
+
 const SCHEME: &str = "file://";
 
 /// Copies messages from one side to the other, each changed by `change`. Returns at the end of the input.
@@ -171,7 +174,7 @@ fn copied(files: &ImageFiles, path: &Path) -> Option<PathBuf> {
         if fs::symlink_metadata(&copy).is_ok_and(|found| found.is_file()) && fs::read(&copy).is_ok_and(|old| old == bytes) {
             return Some(copy);
         }
-        let copied = files.copied.get() + bytes.len() as u64;
+        let copied = files.copied.get() + (bytes.len() as u64).max(LEAST_COPIED_BYTES);
         if copied > MAX_COPIED_BYTES {
             return None;
         }
