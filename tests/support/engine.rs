@@ -171,7 +171,7 @@ impl Engine {
         let runner = dir.path().join("runner");
         let this = std::env::current_exe().map_err(|error| error.to_string())?;
         let text = format!(
-            "#!/bin/sh\n{PLACE}={} {ARGUMENTS}=\"$*\" exec {} --exact remote::the_runner_of_an_engine --quiet > /dev/null\n",
+            "#!/bin/sh\n{PLACE}={0} {ARGUMENTS}=\"$*\" exec {1} --exact remote::the_runner_of_an_engine --quiet >> {0}/said\n",
             dir.path().display(),
             this.display()
         );
@@ -239,7 +239,8 @@ impl Engine {
 
     /// What the engine and its runner wrote.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        let of = |name: &str| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
+        of("log") + &of("said")
     }
 }
 
@@ -295,7 +296,9 @@ pub fn run_action(arguments: &str) {
                 let staged = tempfile::NamedTempFile::new_in(&blobs_here).expect("our own file");
                 remote.download(id, 1 << 40, &mut staged.as_file(), &stop).expect("a blob");
                 make_executable(staged.path());
-                staged.persist(&cached).expect("our own file");
+                // Another runner may have the same blob now. Its file stays: the kernel refuses a link to a file that is being replaced.
+                let kept = staged.persist_noclobber(&cached);
+                assert!(kept.is_ok() || cached.exists(), "{kept:?}");
             }
             fs::hard_link(&cached, &path).expect("one file system");
         }
