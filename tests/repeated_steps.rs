@@ -20,7 +20,7 @@ fn origin() -> tempfile::TempDir {
     origin
 }
 
-/// Installs the tool in a new home, and returns what its step wrote.
+/// Installs the tool in a new home, and returns the text that its step wrote.
 fn written(origin: &Path, step: &str) -> String {
     let silo = with_step(origin, step);
     drop(silo.ok(["install", "--quiet", "mine"]));

@@ -98,8 +98,8 @@ impl SecondRun {
     /// Returns the conditions of a step. A step with a seed has one processor and dpkg's own umask in every build. With a network the clock is
     /// true, because servers' certificates expire. The inputs that a command step repeats are not varied.
     pub fn conditions(spec: &Spec, repeats: Repeats) -> Conditions {
-        let has_seed = spec.seed.is_some() && repeats == Repeats::Nothing;
         let varies = repeats == Repeats::Nothing;
+        let has_seed = spec.seed.is_some() && varies;
         let has_true_time = spec.network.is_some() || repeats == Repeats::Machine;
         Conditions {
             umask: if has_seed { None } else { Some(SecondRun::UMASK) },

@@ -59,6 +59,11 @@ fn platform(text: &str) -> Result<Arch, String> {
     Arch::of_platform(text).map_err(|error| error.to_string())
 }
 
+/// Returns the reason for which a step has no VM.
+fn no_machine_by(failure: &Failure) -> NoMachine {
+    NoMachine { why: failure.message(), hint: failure.hint().map(str::to_owned) }
+}
+
 /// The default VM of build steps, or the reason why another platform has none.
 type UsualMachine = (Option<(VmFiles, ImageLocks)>, Option<NoMachine>);
 
@@ -253,7 +258,7 @@ impl Setting {
         }
         Ok(match self.images(tier::of_steps) {
             Ok(machine) => (Some(machine), None),
-            Err(failure) => (None, Some(NoMachine { why: failure.message(), hint: failure.hint().map(str::to_owned) })),
+            Err(failure) => (None, Some(no_machine_by(&failure))),
         })
     }
 
@@ -281,7 +286,7 @@ impl Setting {
                 counted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(locks);
                 Ok(machine)
             }
-            Err(failure) => Err(NoMachine { why: failure.message(), hint: failure.hint().map(str::to_owned) }),
+            Err(failure) => Err(no_machine_by(&failure)),
         };
         let second = if usual.is_none() && self.machine.is_none() { self.images(tier::second_of_steps)? } else { None };
         let context = Context {

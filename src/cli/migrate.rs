@@ -64,11 +64,9 @@ fn migrate(home: &Home, older: &Path, newer: &Path, whose: SettingsOwner) -> Res
     // Check the result first: errors are reported before anything is written.
     read::read_any(newer, older, whose)?;
     let (text, left) = text;
-    let failed = |path: &Path, error| Failure::found(format!("cannot write {}: {error}", path.display()), "is the directory yours?");
     let change = Change::new(home, newer, there, Some(text)).map_err(Failure::other)?;
     journal::commit(home, &[change]).map_err(Failure::other)?;
-    let kept = backup(older);
-    fs::rename(older, &kept).map_err(|error| failed(&kept, error))?;
+    let kept = put_by(older)?;
     ui::data(&format!(
         "{} is converted to {}; the old file is {}\n{left}",
         sanitize::path(older),
@@ -82,9 +80,7 @@ fn list_tools(path: &Path) -> Result<(), Failure> {
     let text = document::text_of(path)?.unwrap_or_default();
     let (known, others): (Vec<InstalledTool>, Vec<InstalledTool>) =
         legacy::installed_tools(&text, path)?.into_iter().partition(|tool| catalog::built_in(&tool.name).is_some());
-    let kept = backup(path);
-    fs::rename(path, &kept)
-        .map_err(|error| Failure::found(format!("cannot write {}: {error}", sanitize::path(&kept)), "is the directory yours?"))?;
+    let kept = put_by(path)?;
     let shown = |text: &str| quoted(&sanitize::line(text));
     let mut lines = format!("{} lists {} tools; it is now {}\n", sanitize::path(path), known.len() + others.len(), sanitize::path(&kept));
     if !known.is_empty() {
@@ -107,8 +103,12 @@ fn written(older: &Path, whose: SettingsOwner) -> Result<(String, String), Failu
     Ok((text, left))
 }
 
-fn backup(path: &Path) -> PathBuf {
+/// Renames an old file, and returns its new path.
+fn put_by(path: &Path) -> Result<PathBuf, Failure> {
     let mut name = path.as_os_str().to_owned();
     name.push(".bak");
-    name.into()
+    let kept = PathBuf::from(name);
+    fs::rename(path, &kept)
+        .map_err(|error| Failure::found(format!("cannot write {}: {error}", sanitize::path(&kept)), "is the directory yours?"))?;
+    Ok(kept)
 }
