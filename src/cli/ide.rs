@@ -17,8 +17,8 @@ use super::ui;
 
 /// Configure an editor to run language servers in Silo's sandbox
 ///
-/// Writes the editor's settings in the project: .vscode, .zed, .helix/languages.toml, .nvim.lua, .dir-locals.el or .idea/silo. Comments and other settings stay as they
-/// are, and a setting that has another value is an error. Sandboxed programs cannot change these files.
+/// Writes the editor's settings in the project: .vscode, .zed, .helix/languages.toml, .nvim.lua, .dir-locals.el or .idea/silo. Comments and
+/// other settings stay as they are, and a setting that has another value is an error. Sandboxed programs cannot change these files.
 /// The servers are those of `silo lsp`.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  silo ide helix --dry-run\n  silo ide neovim --tool python --tool go\n  silo ide vscode --undo")]
