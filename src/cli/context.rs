@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once};
 
 use silo_store::layout::Store;
@@ -98,6 +98,8 @@ pub struct Setting {
     transport: Transport,
     ui: Ui,
     stop: Arc<AtomicBool>,
+    /// Set once signals ask `stop`: a second handler would take the first signal for the second one.
+    attends_signals: AtomicBool,
 }
 
 /// Opens the home, and reads settings and project of the working directory.
@@ -178,6 +180,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         transport: Transport::with_reach(RetryPolicy::default(), if globals.offline { Reach::Files } else { Reach::Network }),
         ui: Ui::new(Verbosity::of_flag(globals.quiet)),
         stop: Arc::default(),
+        attends_signals: AtomicBool::new(false),
     })
 }
 
@@ -264,7 +267,9 @@ impl Setting {
 
     /// Runs `work` with progress shown. A first SIGINT, SIGTERM or SIGHUP asks it to stop.
     pub fn with<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+        let are_attended = self.attends_signals.swap(true, Ordering::Relaxed);
+        for signal in signals.into_iter().filter(|_| !are_attended) {
             // A second signal ends the program immediately. This depends on the order of the two lines.
             signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&self.stop)).map_err(Failure::other)?;
             signal_hook::flag::register(signal, Arc::clone(&self.stop)).map_err(Failure::other)?;
