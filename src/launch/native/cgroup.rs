@@ -4,7 +4,7 @@
 //! controllers for its children. Otherwise only the limits of [`super::rlimits`] apply, and `doctor` reports that.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -88,11 +88,22 @@ fn sweep(parent: &Path) {
     }
 }
 
+/// Most files of `/proc/self` are shorter.
+const PROC_BYTES: usize = 4096;
+
+/// Reads a file of `/proc`. It reports no size, and without a buffer it would be read 32 bytes at a time.
+pub fn read_proc(path: &str) -> io::Result<String> {
+    let mut text = String::with_capacity(PROC_BYTES);
+    fs::File::open(path)?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// Finds the nearest cgroup above our own that enables the controllers for its children and that we may write.
 pub fn delegated() -> Option<PathBuf> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let own = read_proc("/proc/self/cgroup").ok()?;
+    // The root has none above it.
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).filter(|own| !own.is_empty())?;
+    let mounts = read_proc("/proc/self/mounts").ok()?;
     let mount = mounts.lines().find_map(|line| {
         let mut words = line.split(' ').skip(1);
         let place = words.next()?;

@@ -1,12 +1,11 @@
 //! Information about the host that a launch gathers before the sandbox's first process exists.
 
-use std::fs;
 use std::ops;
 
 use rustix::fs::Mode;
 use silo_init::agent::Layout;
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, read_proc};
 use super::exec::{self, Program};
 use super::id_map::Range;
 use super::network_layout;
@@ -54,7 +53,7 @@ pub fn make(spec: &Spec, signals_before: SignalSet, streams: Streams) -> Result<
             Identity::Root | Identity::Machine => (0, 0),
         },
         range: if spec.identity == Identity::Root { Range::find().ok() } else { None },
-        strings: strings(&host(fs::read_to_string("/proc/self/stat"), "reading /proc/self/stat")?),
+        strings: strings(&host(read_proc("/proc/self/stat"), "reading /proc/self/stat")?),
         program: exec::prepare(spec).ok_or_else(nul)?,
         streams,
         cgroup: Cgroup::make(&spec.limits),
