@@ -87,8 +87,8 @@ fn of_tool(view: View<'_>, tool: &str, scope: Scope) -> Result<Server, Failure> 
 }
 
 /// Fails if one of these tools has no language server.
-pub fn require<'a>(view: View<'_>, tools: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
-    tools.map(|tool| of_tool(view, tool, Scope::Global).map(drop)).collect()
+pub fn require<'a>(view: View<'_>, mut tools: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
+    tools.try_for_each(|tool| of_tool(view, tool, Scope::Global).map(drop))
 }
 
 /// Builds the language server of an installed tool, and returns its image. A server that the tool's own image has needs none.

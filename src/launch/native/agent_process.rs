@@ -26,7 +26,7 @@ pub enum NetworkAgent {
     /// It is started by the first event.
     Waiting {
         /// Its sockets.
-        agent: Agent,
+        agent: Box<Agent>,
         /// Its channel to the broker.
         channel: OwnedFd,
     },
@@ -48,7 +48,7 @@ impl NetworkAgent {
     /// Starts it, unless it runs. Call [`identity::drop_capabilities_of_agent_starter`] afterwards, if this process kept them for it.
     pub fn start(&mut self) -> Result<(), Failure> {
         if let NetworkAgent::Waiting { agent, channel } = std::mem::replace(self, NetworkAgent::Failed) {
-            *self = NetworkAgent::Running(start(agent, &channel)?);
+            *self = NetworkAgent::Running(start(*agent, &channel)?);
         }
         Ok(())
     }

@@ -4,12 +4,13 @@
 //! controllers for its children. Otherwise only the limits of [`super::rlimits`] apply, and `doctor` reports that.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
 
+use super::proc_files::read_proc;
 use crate::spec::Limits;
 
 /// The cgroup of one sandbox; removed on drop, after all its processes are gone.
@@ -86,16 +87,6 @@ fn sweep(parent: &Path) {
             let _ = fs::remove_dir(entry.path());
         }
     }
-}
-
-/// Most files of `/proc/self` are shorter.
-const PROC_BYTES: usize = 4096;
-
-/// Reads a file of `/proc`. It reports no size, and without a buffer it would be read 32 bytes at a time.
-pub fn read_proc(path: &str) -> io::Result<String> {
-    let mut text = String::with_capacity(PROC_BYTES);
-    fs::File::open(path)?.read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// Finds the nearest cgroup above our own that enables the controllers for its children and that we may write.

@@ -5,10 +5,11 @@ use std::ops;
 use rustix::fs::Mode;
 use silo_init::agent::Layout;
 
-use super::cgroup::{Cgroup, read_proc};
+use super::cgroup::Cgroup;
 use super::exec::{self, Program};
 use super::id_map::Range;
 use super::network_layout;
+use super::proc_files::read_proc;
 use crate::error::{Error, host};
 use crate::host::stdio::Streams;
 use crate::host::system;

@@ -255,7 +255,7 @@ fn network(plan: &Plan, socket: BorrowedFd<'_>) -> Result<Option<NetworkAgent>, 
     let (host, channel) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
     let agent = Agent::prepare(layout).during(step)?;
     init_messages::report(socket, &Report::Channel(host)).during(step)?;
-    Ok(Some(NetworkAgent::Waiting { agent, channel }))
+    Ok(Some(NetworkAgent::Waiting { agent: Box::new(agent), channel }))
 }
 
 /// Listens on the socket path of the user's ssh agent; the host accepts the connections.

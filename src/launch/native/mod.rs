@@ -4,6 +4,8 @@
 //! terminal's bytes. *PID 1* (`init` and its modules) is created by one `clone3` with all namespaces, builds the view from nothing, and
 //! starts the program. Needs Linux 5.12 (`mount_setattr`; overlays in user namespaces exist since 5.11).
 
+mod proc_files;
+
 mod cgroup;
 mod dir_watch;
 mod exec;

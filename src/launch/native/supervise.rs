@@ -62,14 +62,11 @@ impl Sandbox {
 
     /// Waits until the kernel has killed and reaped all processes inside, unless PID 1 is the only one and may be left.
     fn wait(&self) {
-        while !(self.may_leave && self.is_last) {
-            let id = WaitId::PidFd(self.child.pidfd.as_fd());
-            match waitid(id, WaitIdOptions::EXITED) {
-                Err(Errno::INTR) => {}
-                // ECHILD means that it is gone already.
-                Ok(_) | Err(_) => return,
-            }
+        if self.may_leave && self.is_last {
+            return;
         }
+        // ECHILD means that it is gone already.
+        while let Err(Errno::INTR) = waitid(WaitId::PidFd(self.child.pidfd.as_fd()), WaitIdOptions::EXITED) {}
     }
 }
 
