@@ -107,6 +107,19 @@ pub fn setting(globals: &Globals) -> Result<Setting, Failure> {
     setting_at(globals, &env::cwd()?)
 }
 
+/// Like [`setting`], for a command that acts on the whole home: if the files of the project are wrong, notes the error and goes on without
+/// them.
+pub fn setting_of_home(globals: &Globals) -> Result<Setting, Failure> {
+    let dir = env::cwd()?;
+    read_setting(globals, &dir, Project::Read(None)).or_else(|failure| {
+        // Fails with the same error if the user's own settings are wrong.
+        let setting = read_setting(globals, &dir, Project::Left)?;
+        let hint = failure.hint().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+        ui::note(&format!("{}{hint}\n  this command needs no project, and goes on without it", failure.message()));
+        Ok(setting)
+    })
+}
+
 /// Reports unused settings only once per process.
 static TOLD_OF_UNUSED: Once = Once::new();
 /// Reports old-format settings only once per process.
@@ -124,6 +137,20 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
 
 /// Like [`setting_at`], with a settings file replaced by a change that is not written yet.
 pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) -> Result<Setting, Failure> {
+    read_setting(globals, dir, Project::Read(changed))
+}
+
+/// The use of a project's files.
+#[derive(Clone, Copy)]
+enum Project<'a> {
+    /// They are read, with a change that is not written yet.
+    Read(Option<&'a Changed>),
+    /// They are not read.
+    Left,
+}
+
+fn read_setting(globals: &Globals, dir: &Path, of_project: Project<'_>) -> Result<Setting, Failure> {
+    let changed = if let Project::Read(changed) = of_project { changed } else { None };
     let dir = std::fs::canonicalize(dir)
         .map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;
     let home = env::silo_home()?.of_platform(globals.platform.unwrap_or_else(Arch::host));
@@ -137,7 +164,10 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         None => read::read_any(&home.config(), &home.legacy_config(), SettingsOwner::User)?,
     };
     let (user_settings, older) = of_user;
-    let mut files = ProjectFiles::read(&project)?;
+    let mut files = match of_project {
+        Project::Read(_) => ProjectFiles::read(&project)?,
+        Project::Left => ProjectFiles::default(),
+    };
     if let Some(changed) = changed.filter(|changed| changed.path() == project_config) {
         files = files.with_settings(changed.texts().1)?;
     }

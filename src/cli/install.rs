@@ -17,7 +17,7 @@ use silo_tool::package_tool::{self, PackageTool};
 use silo_tool::shims as tool_shims;
 
 use super::choose_tool;
-use super::context::{Globals, Setting, setting};
+use super::context::{Globals, Setting, setting_of_home};
 use super::error::Failure;
 use super::{cache, env, legacy, lsp, remote, requested, shims, tier, ui, x};
 
@@ -96,7 +96,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if let (Some(version), false) = (&args.version, wishes.is_empty()) {
         give_version(&mut wishes, version, &args.tools)?;
     }
-    let mut setting = setting(globals)?;
+    let mut setting = setting_of_home(globals)?;
     if wishes.is_empty() {
         wishes = parsed(&[choose_tool::ask(&setting, "Install")?])?;
     }
@@ -199,7 +199,7 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
         cpus: args.cpus,
         memory_mb: memory.map(|bytes| bytes >> 20),
     };
-    let mut setting = setting(globals)?;
+    let mut setting = setting_of_home(globals)?;
     let _machine_in_use = args.tier.prepare(&mut setting)?;
     let (outcome, shims) = setting.with(|context| Ok(import_image::adopt(context, &wish)?))?;
     match args.json {
@@ -221,7 +221,7 @@ fn of_packages(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         return Err(Failure::usage("--version and --frozen are for recipes", "write the version as in debian:jq=1.7"));
     }
     let wishes: Vec<PackageTool> = args.tools.iter().map(|spec| package_tool(args, spec)).collect::<Result<_, _>>()?;
-    let mut setting = setting(globals)?;
+    let mut setting = setting_of_home(globals)?;
     let _machine_in_use = args.tier.prepare(&mut setting)?;
     let made = setting.with(|context| {
         let adopt = |wish| Ok(package_tool::adopt(context, wish)?);
