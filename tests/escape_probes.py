@@ -252,6 +252,9 @@ def trace_pid_1():
 
 @probe
 def take_over_the_agent():
+    if BAIT["agents"]:
+        # In a run the first request starts it.
+        refused("a name", lambda: socket.getaddrinfo("first.silo-escape.invalid", 53))
     found = 0
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:

@@ -15,6 +15,16 @@ fn script(path: &Path, text: &str) {
 }
 
 #[test]
+fn a_misspelt_option_is_no_tool() {
+    let silo = Silo::new();
+    for command in ["run", "exec", "x"] {
+        let done = silo.fails([command, "--quite", "python"]);
+        assert!(done.code == 125 && done.err.contains("unknown option --quite"), "{done:?}");
+        assert!(done.err.contains(&format!("`silo {command} --help`")), "{done:?}");
+    }
+}
+
+#[test]
 fn programs_of_the_project_and_of_images_run_by_name() {
     let silo = Silo::shared(As::Me);
     let venv = silo.project().join(".venv/bin");

@@ -150,6 +150,23 @@ fn a_language_server_runs_in_its_tools_sandbox_and_answers() {
     assert!(done.code == 125 && done.err.contains("sh has no language server"), "{done:?}");
     let done = silo.fails(["lsp", "rust"]);
     assert!(done.err.contains("rust is not installed"), "{done:?}");
+    // A missing server is named before anything is built.
+    let done = silo.fails(["install", "--lsp", "psql", "sh"]);
+    assert!(done.err.contains("psql has no language server"), "{done:?}");
+    assert!(!silo.ok(["list"]).contains("psql"));
+}
+
+/// An editor that is killed closes the server's input, and says nothing else.
+#[test]
+fn a_server_ends_when_its_editor_is_gone() {
+    let _alone = Silo::hold_store();
+    let silo = Silo::shared(As::Me);
+    let text = "[overrides.sh.lsp]\ncommand = [\"sh\", \"-c\", 'trap \"\" TERM; while :; do sleep 1; done']\n";
+    fs::write(silo.project().join("silo.toml"), text).expect("our own");
+    let _ = silo.ok(["trust", "--yes"]);
+    // It would never end by itself, and SIGTERM does not end it.
+    let done = silo.fed(["lsp", "sh"], b"");
+    assert!(done.code >= 128, "{done:?}");
 }
 
 #[test]
@@ -159,8 +176,14 @@ fn pyright_finds_an_error_where_the_file_is_on_the_host() {
     fs::write(silo.project().join("silo.toml"), "").expect("our own");
     fs::write(silo.project().join("x.py"), "import json\nnumber: int = json.dumps(1)\n").expect("our own");
     // The lock that ships has the server.
-    let built = silo.ok(["lsp", "--build", "--frozen", "python"]);
-    assert!(built.starts_with("the language server of python is built (image "), "{built}");
+    let built = silo.ok(["install", "--frozen", "--lsp", "python"]);
+    let lines: Vec<&str> = built.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("python 3.13."), "{built}");
+    assert!(lines[1].starts_with("the language server of python is built (image "), "{built}");
+    assert_eq!(silo.ok(["lsp", "--build", "--frozen", "python"]).trim_end(), lines[1]);
+    let rows: Value = serde_json::from_str(&silo.ok(["install", "--json", "--lsp", "python"])).expect("JSON");
+    let image = rows[0]["languageServer"].as_str().expect("an image");
+    assert!(lines[1].contains(&image[..12]), "{rows}");
     silo.offer_downloads();
     let mut editor = Editor::start(&silo, "python");
     let found = editor.opened(&silo.project(), "x.py", "python");

@@ -114,6 +114,24 @@ fn tools_and_files_of_an_older_home_are_listed_with_the_next_commands() {
 }
 
 #[test]
+fn commands_for_the_whole_home_work_beside_a_wrong_file_of_a_project() {
+    let silo = Silo::new();
+    write(&silo, "silo.toml", "[network]\nalow = []\n");
+    for words in [&["gc", "--dry-run"][..], &["prune", "--dry-run"], &["verify", "--all"]] {
+        let done = silo.run(words);
+        assert_eq!(done.code, 0, "{words:?}: {done:?}");
+        assert!(done.err.contains("silo.toml:2") && done.err.contains("this command needs no project"), "{words:?}: {done:?}");
+    }
+    // An uninstall reports its own error.
+    let done = silo.fails(["uninstall", "python"]);
+    assert!(done.err.contains("python is not installed"), "{done:?}");
+    // The settings of the user count for each command, and those of a project for its own.
+    assert!(silo.fails(["list"]).err.contains("silo.toml:2"));
+    silo.write(".silo/silo.toml", "mount = 1\n");
+    assert!(!silo.fails(["gc", "--dry-run"]).err.contains("goes on without it"));
+}
+
+#[test]
 fn invalid_overrides_are_reported() {
     let silo = Silo::new();
     for (text, expect) in [

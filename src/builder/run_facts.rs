@@ -5,6 +5,7 @@ use std::fs;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
@@ -104,7 +105,9 @@ fn around(time: i64) -> RangeInclusive<i64> {
 }
 
 fn host_processors() -> u64 {
-    std::thread::available_parallelism().map_or(1, |count| count.get() as u64)
+    // The library reads the limits of control groups each time.
+    static PROCESSORS: LazyLock<u64> = LazyLock::new(|| thread::available_parallelism().map_or(1, |count| count.get() as u64));
+    *PROCESSORS
 }
 
 /// Notes the inodes below a directory; those that cannot be listed are left out.

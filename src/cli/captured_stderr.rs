@@ -1,8 +1,8 @@
 //! Keeps the last error output of a program while it is passed on.
 //!
-//! If standard error is a pipe, a socket or a file, the program writes into a pipe of Silo's instead, and a thread copies. Standard output
-//! takes the same way if it has the same target, which keeps the order. If standard error is a terminal, the launcher reads the output
-//! itself.
+//! If standard error is a pipe, a socket or a file, the program writes into a pipe of Silo's instead. From the first bytes on a thread copies.
+//! Standard output takes the same way if it has the same target, which keeps the order. If standard error is a terminal, the launcher reads
+//! the output itself.
 
 use std::collections::VecDeque;
 use std::io;
@@ -70,7 +70,12 @@ impl CapturedStderr {
         Some(heard)
     }
 
-    /// Starts the copying thread. Call it after the program has started, because the launch needs a single thread.
+    /// Returns the reading end of the pipe, until the thread starts.
+    pub fn pipe(&self) -> Option<OwnedFd> {
+        self.from.as_ref().and_then(|from| from.try_clone().ok())
+    }
+
+    /// Starts the copying thread. Call it when there is something to copy: the start of a program needs a single thread.
     pub fn start(&mut self) {
         let (Some(from), Some(stopped)) = (self.from.take(), self.stopped.take()) else { return };
         let Ok(to) = self.errors.try_clone() else { return self.restore() };

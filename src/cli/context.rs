@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once};
 
 use silo_store::layout::Store;
@@ -98,11 +98,26 @@ pub struct Setting {
     transport: Transport,
     ui: Ui,
     stop: Arc<AtomicBool>,
+    /// Set once signals ask `stop`: a second handler would take the first signal for the second one.
+    attends_signals: AtomicBool,
 }
 
 /// Opens the home, and reads settings and project of the working directory.
 pub fn setting(globals: &Globals) -> Result<Setting, Failure> {
     setting_at(globals, &env::cwd()?)
+}
+
+/// Like [`setting`], for a command that acts on the whole home: if the files of the project are wrong, notes the error and goes on without
+/// them.
+pub fn setting_of_home(globals: &Globals) -> Result<Setting, Failure> {
+    let dir = env::cwd()?;
+    read_setting(globals, &dir, Project::Read(None)).or_else(|failure| {
+        // Fails with the same error if the user's own settings are wrong.
+        let setting = read_setting(globals, &dir, Project::Left)?;
+        let hint = failure.hint().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+        ui::note(&format!("{}{hint}\n  this command needs no project, and goes on without it", failure.message()));
+        Ok(setting)
+    })
 }
 
 /// Reports unused settings only once per process.
@@ -122,6 +137,20 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
 
 /// Like [`setting_at`], with a settings file replaced by a change that is not written yet.
 pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) -> Result<Setting, Failure> {
+    read_setting(globals, dir, Project::Read(changed))
+}
+
+/// The use of a project's files.
+#[derive(Clone, Copy)]
+enum Project<'a> {
+    /// They are read, with a change that is not written yet.
+    Read(Option<&'a Changed>),
+    /// They are not read.
+    Left,
+}
+
+fn read_setting(globals: &Globals, dir: &Path, of_project: Project<'_>) -> Result<Setting, Failure> {
+    let changed = if let Project::Read(changed) = of_project { changed } else { None };
     let dir = std::fs::canonicalize(dir)
         .map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;
     let home = env::silo_home()?.of_platform(globals.platform.unwrap_or_else(Arch::host));
@@ -135,7 +164,10 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         None => read::read_any(&home.config(), &home.legacy_config(), SettingsOwner::User)?,
     };
     let (user_settings, older) = of_user;
-    let mut files = ProjectFiles::read(&project)?;
+    let mut files = match of_project {
+        Project::Read(_) => ProjectFiles::read(&project)?,
+        Project::Left => ProjectFiles::default(),
+    };
     if let Some(changed) = changed.filter(|changed| changed.path() == project_config) {
         files = files.with_settings(changed.texts().1)?;
     }
@@ -178,6 +210,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         transport: Transport::with_reach(RetryPolicy::default(), if globals.offline { Reach::Files } else { Reach::Network }),
         ui: Ui::new(Verbosity::of_flag(globals.quiet)),
         stop: Arc::default(),
+        attends_signals: AtomicBool::new(false),
     })
 }
 
@@ -264,7 +297,9 @@ impl Setting {
 
     /// Runs `work` with progress shown. A first SIGINT, SIGTERM or SIGHUP asks it to stop.
     pub fn with<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+        let are_attended = self.attends_signals.swap(true, Ordering::Relaxed);
+        for signal in signals.into_iter().filter(|_| !are_attended) {
             // A second signal ends the program immediately. This depends on the order of the two lines.
             signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&self.stop)).map_err(Failure::other)?;
             signal_hook::flag::register(signal, Arc::clone(&self.stop)).map_err(Failure::other)?;

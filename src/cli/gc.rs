@@ -11,7 +11,7 @@ use silo_guard::git::leftover_layers::{self, LeftLayer};
 use silo_tool::collect::{self, Collected, GcOptions};
 use silo_tool::{cache_eviction, usage};
 
-use super::context::{Globals, Setting, setting};
+use super::context::{Globals, Setting, setting_of_home};
 use super::error::Failure;
 use super::flags::{Effect, Format};
 use super::ui;
@@ -72,7 +72,7 @@ pub fn size(text: &str) -> Result<u64, units::Error> {
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
-    let setting = setting(globals)?;
+    let setting = setting_of_home(globals)?;
     if let Some(prefix) = &args.why {
         return why(&setting, prefix, Format::of_flag(args.json));
     }
@@ -91,7 +91,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 
 pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<ExitCode, Failure> {
     let wish = GcOptions { downloads: true, ..GcOptions::default() };
-    collected(&setting(globals)?, &wish, Effect::of_flag(args.dry_run), Format::of_flag(args.json))
+    collected(&setting_of_home(globals)?, &wish, Effect::of_flag(args.dry_run), Format::of_flag(args.json))
 }
 
 /// Collects or lists garbage and old package caches, and prints the result.

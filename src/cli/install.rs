@@ -1,9 +1,11 @@
 //! `silo install`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use silo_base::system::Arch;
 use silo_base::units;
+use silo_build::image::ImageId;
 use silo_model::oci::reference;
 use silo_model::recipe::check::{check_grants, check_name, check_packages};
 use silo_tool::View;
@@ -15,9 +17,9 @@ use silo_tool::package_tool::{self, PackageTool};
 use silo_tool::shims as tool_shims;
 
 use super::choose_tool;
-use super::context::{Globals, setting};
+use super::context::{Globals, Setting, setting_of_home};
 use super::error::Failure;
-use super::{cache, env, legacy, remote, requested, shims, tier, ui, x};
+use super::{cache, env, legacy, lsp, remote, requested, shims, tier, ui, x};
 
 /// Build a tool's image from its recipe and lock, and install it
 ///
@@ -59,6 +61,9 @@ pub struct Args {
     /// Let the tool's commands start it only in projects that use it, as `silo unpin` does
     #[arg(long)]
     projects_only: bool,
+    /// Also build the tools' language servers, for editors
+    #[arg(long, conflicts_with_all = ["image", "package"])]
+    lsp: bool,
     /// Fail if the recipe has no lock for the requested tool
     #[arg(long)]
     frozen: bool,
@@ -91,7 +96,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if let (Some(version), false) = (&args.version, wishes.is_empty()) {
         give_version(&mut wishes, version, &args.tools)?;
     }
-    let mut setting = setting(globals)?;
+    let mut setting = setting_of_home(globals)?;
     if wishes.is_empty() {
         wishes = parsed(&[choose_tool::ask(&setting, "Install")?])?;
     }
@@ -101,6 +106,9 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         if let Some(version) = &wish.version {
             wish.version = Some(requested::resolve(view, &wish.name, version)?.pin);
         }
+    }
+    if args.lsp {
+        lsp::require(view, wishes.iter().map(|wish| wish.name.as_str()))?;
     }
     setting.keep_failed = args.keep_failed;
     let _machine_in_use = args.tier.prepare(&mut setting)?;
@@ -119,10 +127,19 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
             tool_shims::pin(&setting.home, &program, &outcome.tool.name, tool_shims::Pin::Unpinned)?;
         }
     }
+    let servers = if args.lsp { language_servers(&setting, &outcomes, resolving)? } else { BTreeMap::new() };
     if args.json {
-        ui::json(&outcomes.iter().map(json).collect())?;
+        let with_server = |outcome: &Outcome| {
+            let mut row = json(outcome);
+            if let Some(image) = servers.get(outcome.tool.name.as_str()) {
+                row["languageServer"] = image.to_string().into();
+            }
+            row
+        };
+        ui::json(&outcomes.iter().map(with_server).collect())?;
     } else {
         ui::data(&outcomes.iter().map(line).collect::<String>())?;
+        ui::data(&servers.iter().map(|(tool, image)| lsp::line(tool, *image)).collect::<String>())?;
     }
     let made: Vec<&str> = outcomes.iter().filter(|outcome| outcome.made > 0).map(|outcome| outcome.tool.name.as_str()).collect();
     cache::push_made(&setting, &made);
@@ -131,6 +148,16 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         tier::announce(&setting, &outcome.tool.name);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the language servers of installed tools, and returns their images by tool.
+fn language_servers<'a>(setting: &Setting, outcomes: &'a [Outcome], resolving: Resolving) -> Result<BTreeMap<&'a str, ImageId>, Failure> {
+    let built = |outcome: &'a Outcome| {
+        let image = lsp::build_of_installed(setting, &outcome.tool, resolving);
+        let image = image.inspect_err(|_| ui::note(line(outcome).trim_end()))?;
+        Ok((outcome.tool.name.as_str(), image))
+    };
+    outcomes.iter().map(built).collect()
 }
 
 /// Returns the results if no tool failed. Otherwise names the tools that were installed nevertheless.
@@ -172,7 +199,7 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
         cpus: args.cpus,
         memory_mb: memory.map(|bytes| bytes >> 20),
     };
-    let mut setting = setting(globals)?;
+    let mut setting = setting_of_home(globals)?;
     let _machine_in_use = args.tier.prepare(&mut setting)?;
     let (outcome, shims) = setting.with(|context| Ok(import_image::adopt(context, &wish)?))?;
     match args.json {
@@ -187,11 +214,14 @@ fn of_packages(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if !args.package.is_empty() && args.tools.len() != 1 {
         return Err(Failure::usage("--package makes one tool", "name one"));
     }
+    if args.lsp {
+        return Err(Failure::usage("a tool of Debian packages has no language server", "install it without --lsp"));
+    }
     if args.version.is_some() || args.frozen {
         return Err(Failure::usage("--version and --frozen are for recipes", "write the version as in debian:jq=1.7"));
     }
     let wishes: Vec<PackageTool> = args.tools.iter().map(|spec| package_tool(args, spec)).collect::<Result<_, _>>()?;
-    let mut setting = setting(globals)?;
+    let mut setting = setting_of_home(globals)?;
     let _machine_in_use = args.tier.prepare(&mut setting)?;
     let made = setting.with(|context| {
         let adopt = |wish| Ok(package_tool::adopt(context, wish)?);

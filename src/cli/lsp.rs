@@ -7,12 +7,14 @@ use std::process::ExitCode;
 use crate::run::mounts::{self, CacheInputs};
 use crate::run::server_messages::ImageFiles;
 use crate::run::target::{self, ParsedWords, Target};
+use silo_build::image::ImageId;
 use silo_model::recipe::kept_dirs::{self, KeptDir};
 use silo_tool::definition::Scope;
 use silo_tool::ecosystems;
 use silo_tool::language_server::{self, Server};
 use silo_tool::lock_files::Resolving;
-use silo_tool::projects;
+use silo_tool::record::Installed;
+use silo_tool::{View, projects};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -24,7 +26,7 @@ use super::{apart, env, server_process, trust, ui};
 ///
 /// An editor starts it and talks to it on standard input and output; `silo ide` configures editors. The project has the same path inside.
 /// Files of the image and of caches, such as a standard library, have read-only copies for the editor in ~/.silo/sources.
-/// The server is built at its first use, on top of the tool's image, and follows the tool's version.
+/// The server is built at its first use, or by `silo install --lsp`, on top of the tool's image, and follows the tool's version.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -72,12 +74,34 @@ fn found(globals: &Globals, setting: &Setting, words: &[OsString], scope: Scope)
     let hint = run::hints(Verbosity::of_flag(globals.quiet));
     let target = target::find(setting.view(), ParsedWords { word, program: None, rest: Vec::new(), scope, hint: &hint })?;
     let tool = &target.tool.name;
-    let server = language_server::of(setting.view(), tool, scope)?;
-    let server = server.ok_or_else(|| {
+    let server = of_tool(setting.view(), tool, scope)?;
+    Ok((target, server))
+}
+
+/// Returns a tool's language server; fails if it has none.
+fn of_tool(view: View<'_>, tool: &str, scope: Scope) -> Result<Server, Failure> {
+    language_server::of(view, tool, scope)?.ok_or_else(|| {
         let hint = format!("define one in [lsp] of a recipe, or in [overrides.{tool}.lsp] of silo.toml");
         Failure::found(format!("{tool} has no language server"), hint)
-    })?;
-    Ok((target, server))
+    })
+}
+
+/// Fails if one of these tools has no language server.
+pub fn require<'a>(view: View<'_>, mut tools: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
+    tools.try_for_each(|tool| of_tool(view, tool, Scope::Global).map(drop))
+}
+
+/// Builds the language server of an installed tool, and returns its image. A server that the tool's own image has needs none.
+pub fn build_of_installed(setting: &Setting, tool: &Installed, resolving: Resolving) -> Result<ImageId, Failure> {
+    let server = of_tool(setting.view(), &tool.name, Scope::Global)?;
+    if server.is_in_tool() { Ok(tool.image) } else { build_server(setting, &server, resolving) }
+}
+
+fn build_server(setting: &Setting, server: &Server, resolving: Resolving) -> Result<ImageId, Failure> {
+    setting.with(|context| {
+        ecosystems::learn_for_steps(context, server.definition());
+        Ok(language_server::build(context, server, resolving)?)
+    })
 }
 
 /// Returns the files of the image of a server that runs.
@@ -159,14 +183,12 @@ fn built(globals: &Globals, args: &Args, resolving: Resolving) -> Result<ExitCod
     if scope == Scope::Project {
         trust::require(&setting, Some(&server.tool))?;
     }
-    let image = if server.is_in_tool() {
-        target.tool.image
-    } else {
-        setting.with(|context| {
-            ecosystems::learn_for_steps(context, server.definition());
-            Ok(language_server::build(context, &server, resolving)?)
-        })?
-    };
-    ui::data(&format!("the language server of {} is built (image {:.12})\n", server.tool, image.to_string()))?;
+    let image = if server.is_in_tool() { target.tool.image } else { build_server(&setting, &server, resolving)? };
+    ui::data(&line(&server.tool, image))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Describes a server that was built.
+pub fn line(tool: &str, image: ImageId) -> String {
+    format!("the language server of {tool} is built (image {:.12})\n", image.to_string())
 }

@@ -332,6 +332,7 @@ pub(super) fn launched(
         explain(&setting, &target, &spec, *exit, &said);
     }
     timing.print()?;
+    silo_launch::reap();
     match done {
         Ok(exit) => {
             reexec::take_snapshot_apart(&spec);
@@ -421,17 +422,16 @@ fn note_invisible_script(setting: &Setting, target: &Target, spec: &Spec, by_shi
 fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timing) -> (Result<Exit, silo_launch::error::Error>, Vec<u8>) {
     let mut kept = None;
     let mut heard = CapturedStderr::begin();
-    let done = silo_launch::launch_noting(spec, &mut |phase| match phase {
+    let pipe = heard.as_ref().and_then(CapturedStderr::pipe);
+    let done = silo_launch::launch_noting(spec, pipe, &mut |phase| match phase {
         Phase::Ready => timing.done("machine ready"),
         // Watching the project needs a thread.
         Phase::Lasting => leases.started(),
         Phase::Started => {
             leases.recorded(&setting.files);
-            if let Some(heard) = &mut heard {
-                heard.start();
-            }
             timing.done("sandbox made");
         }
+        Phase::Printed => heard.iter_mut().for_each(CapturedStderr::start),
         Phase::Ended => timing.done("program ended"),
         // Save the terminal's settings before they change for the first time.
         Phase::Terminal => {

@@ -13,7 +13,7 @@ use silo_sign::statement::{PROVENANCE, SIGNED};
 use silo_tool::share;
 use silo_tool::verify::{self, VerifyScope};
 
-use super::context::{Globals, Setting, setting};
+use super::context::{Globals, Setting, setting_of_home};
 use super::error::Failure;
 use super::pull;
 use super::ui;
@@ -33,7 +33,7 @@ pub struct Args {
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
-    let setting = setting(globals)?;
+    let setting = setting_of_home(globals)?;
     if let [name] = args.tools.as_slice()
         && name.contains('/')
     {

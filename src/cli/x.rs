@@ -119,6 +119,7 @@ fn wanted(setting: &Setting, packages: &[String], suite: Option<&str>, words: &[
     let Some((first, rest)) = words.split_first() else {
         return Err(Failure::usage("no tool is named", "silo x TOOL[@VERSION] [ARGUMENTS]"));
     };
+    target::check_first_word(first, "x")?;
     let (word, rest) = (first.to_str().unwrap_or_default(), rest.to_vec());
     match word.strip_prefix(PREFIX) {
         Some(names) if packages.is_empty() => {

@@ -47,7 +47,7 @@ pub use phase::Phase;
 pub use spec::UNLAYERED;
 pub use tier::{
     HAS_NATIVE, clear_changes, guest, has_range, in_merged_view, initial, initial_name, is_guest, launch, launch_noting, pack_changes,
-    printed, probe, reclaim, runs_guests, take_snapshot, unpack_changes, wants_snapshot,
+    printed, probe, reap, reclaim, runs_guests, take_snapshot, unpack_changes, wants_snapshot,
 };
 // Public for fuzzing: the peer is a guest's kernel, which is not trusted.
 pub use vm::protocol;

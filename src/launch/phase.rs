@@ -7,6 +7,8 @@ pub enum Phase {
     Ready,
     /// The sandbox is set up, and the program starts in it.
     Started,
+    /// The first bytes of the watched output have arrived. In a VM, it is reported with `Started`.
+    Printed,
     /// The program has run for a moment, or is about to run in a VM: the time for work that a short run does not need.
     Lasting,
     /// The program has ended.

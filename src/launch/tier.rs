@@ -1,6 +1,7 @@
 //! Selects the tier for a launch: under this system's own kernel, or in a VM.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use silo_base::system::Arch;
@@ -26,8 +27,21 @@ pub fn printed() -> Vec<u8> {
 ///
 /// The calling process must have one thread; see the module's documentation.
 pub fn launch(spec: &Spec) -> Result<Exit, Error> {
-    launch_noting(spec, &mut |_| {})
+    let exit = launch_noting(spec, None, &mut |_| {});
+    reap();
+    exit
 }
+
+/// Waits until the kernel has freed the first process of each sandbox that [`launch_noting`] started. No other process is left, so a caller
+/// can do other work first.
+#[cfg(target_os = "linux")]
+pub fn reap() {
+    host::system::reap();
+}
+
+/// This system's VMs are gone when [`launch`] returns.
+#[cfg(target_os = "macos")]
+pub fn reap() {}
 
 /// True if programs can run without a VM, under this system's own kernel.
 pub const HAS_NATIVE: bool = cfg!(target_os = "linux");
@@ -56,20 +70,22 @@ pub fn runs_guests() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Like [`launch`], and reports each phase to `noted`.
+/// Like [`launch`], and reports each phase to `noted`. `output` is the reading end of a pipe: its first bytes are the phase
+/// [`Phase::Printed`]. Call [`reap`] before the calling process ends. From the phases `Printed` and `Lasting` on, the calling process may have more threads.
 #[cfg(target_os = "linux")]
-pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
+pub fn launch_noting(spec: &Spec, output: Option<OwnedFd>, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     spec.check()?;
     require_one_thread()?;
     match &spec.machine {
-        None => native::launch(spec, noted),
+        None => native::launch(spec, output, noted),
         Some(machine) => vm::launch(spec, machine, noted),
     }
 }
 
-/// Like [`launch`], and reports each phase to `noted`. This system has only VMs; nothing is forked, so threads are allowed.
+/// Like [`launch`], and reports each phase to `noted`. This system has only VMs; nothing is forked, so threads are allowed, and the phase
+/// `Printed` does not depend on the pipe.
 #[cfg(target_os = "macos")]
-pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
+pub fn launch_noting(spec: &Spec, _output: Option<OwnedFd>, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     spec.check()?;
     vm::launch(spec, spec.machine.as_ref().ok_or(Error::NoTier)?, noted)
 }

@@ -73,6 +73,7 @@ pub fn find(view: View<'_>, wanted: Wanted<'_>) -> Result<Target, Error> {
     let Some((first, rest)) = wanted.words.split_first() else {
         return Err(Error::usage("no program is named", "silo exec [TOOL] PROGRAM [ARGUMENTS]"));
     };
+    target::check_first_word(first, "exec")?;
     // As for `silo run`, a `--` after the tool belongs to silo.
     let is_named_program = rest.first().is_some_and(|word| word == "--");
     let rest = if is_named_program { &rest[1..] } else { rest };

@@ -116,11 +116,19 @@ pub fn of_program(tool: Installed, recipe: Recipe, program: OsString, rest: Vec<
     Target::plain(tool, Some(recipe), argv, rest)
 }
 
-fn plain(word: &OsStr) -> Result<&str, Error> {
+/// Fails if the first word of a command looks like an option: the parser leaves unknown options to the tool.
+pub fn check_first_word(word: &OsStr, command: &str) -> Result<(), Error> {
     let shown = word.to_string_lossy();
     if shown.starts_with('-') {
-        return Err(Error::usage(format!("unknown option {shown}"), "put options of silo before the tool; `silo run --help` lists them"));
+        let hint = format!("put options of silo before the tool; `silo {command} --help` lists them");
+        return Err(Error::usage(format!("unknown option {shown}"), hint));
     }
+    Ok(())
+}
+
+fn plain(word: &OsStr) -> Result<&str, Error> {
+    let shown = word.to_string_lossy();
+    check_first_word(word, "run")?;
     let name = word.to_str().filter(|name| !name.is_empty() && !name.contains(['/', '\0']));
     let name = name.ok_or_else(|| Error::usage(format!("\"{shown}\" is not a tool"), "`silo list` shows the installed tools"))?;
     if let Some((tool, version)) = name.split_once('@') {

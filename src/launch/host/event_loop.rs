@@ -110,6 +110,11 @@ impl<'a> Surroundings<'a> {
         self.network.as_mut().filter(|_| ready.is_asked).map_or(Ok(()), SandboxNetwork::serve)
     }
 
+    /// Starts the broker of the network, if it waits for a first request: later this process may have threads.
+    pub fn start_broker(&mut self) -> Result<(), Error> {
+        self.network.as_mut().map_or(Ok(()), SandboxNetwork::start)
+    }
+
     /// Handles changes of the foreground of the caller's terminal.
     pub fn turn(&mut self, inside: &mut dyn ProgramControl, noted: &mut dyn FnMut(Phase)) -> Result<(), Error> {
         let Surroundings { screen, job, .. } = self;

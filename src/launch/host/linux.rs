@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, ResolveFlags, fcntl_getfl, memfd_create, mknodat, openat, openat2};
@@ -247,7 +248,22 @@ impl Drop for GroupSignalProbe {
     fn drop(&mut self) {
         // The child was not reaped, so its PID cannot have been reused.
         let _ = kill_process(self.pid, Signal::KILL);
-        let _ = waitpid(Some(self.pid), WaitOptions::empty());
+        leave(self.pid);
+    }
+}
+
+/// Children that are ending, and that nobody has to wait for now.
+static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Leaves a child that is ending to [`reap`].
+pub fn leave(child: Pid) {
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(child);
+}
+
+/// Waits for the children that were left.
+pub fn reap() {
+    for child in std::mem::take(&mut *LEFT.lock().unwrap_or_else(PoisonError::into_inner)) {
+        while let Err(Errno::INTR) = waitpid(Some(child), WaitOptions::empty()) {}
     }
 }
 
@@ -274,6 +290,7 @@ fn testify(socket: &OwnedFd, arriving: BorrowedFd<'_>, parent: Pid) -> io::Resul
 impl Signals {
     /// Blocks the signals and opens a signalfd.
     pub fn take_over() -> Result<Signals, Error> {
+        reap();
         let step = "blocking signals";
         let all: Vec<i32> = FORWARDED.into_iter().chain(NUMBERED).collect();
         let (taken, before) = host(sys::block_signals(&all), step)?;

@@ -1,8 +1,8 @@
 //! The host side of a sandbox's network: a broker that serves the agent inside.
 //!
-//! The agent's sockets belong to the sandbox's network namespace, the broker's sockets to the host's. The broker is forked early into a
-//! process of its own and waits for a first request; most programs never make one. It reports status lines, learned names and record
-//! entries to silo ([`super::broker_session`]); only silo writes files and the terminal.
+//! The agent's sockets belong to the sandbox's network namespace, the broker's sockets to the host's. The broker is forked into a process of
+//! its own: at the first request, or before this process makes a thread. Most programs end before both. It reports status lines, learned
+//! names and record entries to silo ([`super::broker_session`]); only silo writes files and the terminal.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -74,12 +74,18 @@ impl<'a> SandboxNetwork<'a> {
         self.network.max_bytes.filter(|_| self.is_exceeded).map(|bytes| Limit::Network { bytes })
     }
 
-    /// Takes the channel to the agent.
+    /// Takes the channel to the agent. From then on its first request starts the broker.
     pub fn take_channel(&mut self, channel: OwnedFd) -> Result<(), Error> {
         self.channel = Some(channel);
-        // Forked now, while this process has one thread; the broker itself waits for a first request. If the ssh agent may be used, its
-        // connections must be available, too.
-        if self.network.ssh_agent.is_none() { self.serve() } else { Ok(()) }
+        // Connections from outside make no request.
+        if self.doors.is_empty() { Ok(()) } else { self.start() }
+    }
+
+    /// Starts the broker, unless it runs. Needs a process with one thread.
+    pub fn start(&mut self) -> Result<(), Error> {
+        // If the ssh agent may be used, its connections must be available.
+        let is_complete = self.network.ssh_agent.is_none() || self.keys.is_some();
+        if self.channel.is_some() && is_complete { self.serve() } else { Ok(()) }
     }
 
     /// True if the program may use the user's ssh agent.
@@ -93,8 +99,13 @@ impl<'a> SandboxNetwork<'a> {
         self.serve()
     }
 
-    /// Starts the broker, or handles the messages of the running one.
+    /// Starts the broker, unless the sandbox has ended, or handles the messages of the running one.
     pub fn serve(&mut self) -> Result<(), Error> {
+        if self.channel.as_ref().is_some_and(is_closed) {
+            // The sandbox has ended without a request.
+            self.channel = None;
+            return Ok(());
+        }
         let Some(channel) = self.channel.take() else {
             let Some(serving) = &mut self.serving else { return Ok(()) };
             let is_served = serving.listen();
@@ -244,6 +255,11 @@ impl BrokerTask {
         };
         broker::serve(open, terms)
     }
+}
+
+/// True if the other end is closed and all its messages are read.
+fn is_closed(channel: &OwnedFd) -> bool {
+    matches!(recv(channel, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((0, _)))
 }
 
 fn door(port: &Port) -> Result<PortForward, Error> {

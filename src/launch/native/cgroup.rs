@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
 
+use super::proc_files::read_proc;
 use crate::spec::Limits;
 
 /// The cgroup of one sandbox; removed on drop, after all its processes are gone.
@@ -90,9 +91,10 @@ fn sweep(parent: &Path) {
 
 /// Finds the nearest cgroup above our own that enables the controllers for its children and that we may write.
 pub fn delegated() -> Option<PathBuf> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let own = read_proc("/proc/self/cgroup").ok()?;
+    // The root has none above it.
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).filter(|own| !own.is_empty())?;
+    let mounts = read_proc("/proc/self/mounts").ok()?;
     let mount = mounts.lines().find_map(|line| {
         let mut words = line.split(' ').skip(1);
         let place = words.next()?;

@@ -1,6 +1,5 @@
 //! Information about the host that a launch gathers before the sandbox's first process exists.
 
-use std::fs;
 use std::ops;
 
 use rustix::fs::Mode;
@@ -10,6 +9,7 @@ use super::cgroup::Cgroup;
 use super::exec::{self, Program};
 use super::id_map::Range;
 use super::network_layout;
+use super::proc_files::read_proc;
 use crate::error::{Error, host};
 use crate::host::stdio::Streams;
 use crate::host::system;
@@ -54,7 +54,7 @@ pub fn make(spec: &Spec, signals_before: SignalSet, streams: Streams) -> Result<
             Identity::Root | Identity::Machine => (0, 0),
         },
         range: if spec.identity == Identity::Root { Range::find().ok() } else { None },
-        strings: strings(&host(fs::read_to_string("/proc/self/stat"), "reading /proc/self/stat")?),
+        strings: strings(&host(read_proc("/proc/self/stat"), "reading /proc/self/stat")?),
         program: exec::prepare(spec).ok_or_else(nul)?,
         streams,
         cgroup: Cgroup::make(&spec.limits),

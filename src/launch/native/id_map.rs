@@ -10,6 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::proc_files::read_proc;
+
 /// Number of ids beside 0.
 pub const COUNT: u32 = 65_535;
 
@@ -53,7 +55,7 @@ impl Range {
     /// Finds the range of the caller.
     pub fn find() -> Result<Range, Lack> {
         if rustix::process::geteuid().is_root() {
-            let extents = |kind: &str| fs::read_to_string(format!("/proc/self/{kind}_map")).unwrap_or_default();
+            let extents = |kind: &str| read_proc(&format!("/proc/self/{kind}_map")).unwrap_or_default();
             let free = |kind: &str| unassigned(&extents(kind)).ok_or(Lack::Few);
             return Ok(Range { uids: free("uid")?, gids: free("gid")?, helpers: None });
         }

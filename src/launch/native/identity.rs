@@ -78,7 +78,25 @@ pub fn drop_capabilities_of_agent() -> Result<(), Failure> {
     keep(CapabilitySet::NET_BIND_SERVICE.union(CapabilitySet::NET_ADMIN))
 }
 
+/// Drops the capabilities of PID 1 of a run permanently, except those of the network agent that it may start: no program gets them by an
+/// exec. The program gives them up before its exec, and PID 1 when the agent runs, with [`drop_capabilities_of_agent_starter`].
+pub fn drop_capabilities_before_agent() -> Result<(), Failure> {
+    bound_by(CapabilitySet::empty())?;
+    drop_capabilities_of_agent()
+}
+
+/// Drops the capabilities that were kept for the network agent.
+pub fn drop_capabilities_of_agent_starter() -> Result<(), Failure> {
+    keep(CapabilitySet::empty())
+}
+
 fn reduce_to(kept: CapabilitySet) -> Result<(), Failure> {
+    bound_by(kept)?;
+    keep(kept)
+}
+
+/// Limits the capabilities that an exec can give.
+fn bound_by(kept: CapabilitySet) -> Result<(), Failure> {
     let step = "giving up capabilities";
     for number in 0..CAPABILITIES {
         let one = CapabilitySet::from_bits_retain(1 << number);
@@ -99,7 +117,7 @@ fn reduce_to(kept: CapabilitySet) -> Result<(), Failure> {
             | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
         set_capabilities_secure_bits(no_root).during(step)?;
     }
-    keep(kept)
+    Ok(())
 }
 
 /// Gives up all other capabilities of this process.

@@ -3,8 +3,9 @@
 //! PID 1 is a fork of the silo process, so it must not reveal anything to the program. First it overwrites its copy of the host's arguments
 //! and environment. It is also undumpable, so the program can read only names and numbers in `/proc/1`.
 //!
-//! If there is a network, a second fork becomes its agent before the program starts. PID 1 reports the program's end to the agent first and
-//! to the host afterwards: the agent still forwards the program's last requests, so that a refused one is reported.
+//! If there is a network, a second fork becomes its agent: at the first request of a run, and before the program of a build step. PID 1
+//! reports the program's end to the agent first and to the host afterwards: the agent still forwards the program's last requests, so that
+//! a refused one is reported.
 //!
 //! When PID 1 ends, the kernel kills all processes in its namespace. It ends when the program does, when the host closes its end of the
 //! socket, and (by the parent-death signal) when silo is killed.
@@ -12,10 +13,10 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, bind, listen, shutdown, socket_with, socketpair};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair};
 use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, getpid, getuid, ioctl_tiocsctty, set_dumpable_behavior, set_parent_process_death_signal,
     setpgid, setsid, test_kill_process_group, umask, wait,
@@ -26,6 +27,7 @@ use rustix::thread::{set_name, set_no_new_privs};
 
 use silo_init::agent::Agent;
 
+use super::agent_process::NetworkAgent;
 use super::excluded_dirs::{self, ExcludedDirs};
 use super::host_facts::Plan;
 use super::init_messages::{self, Order, Report};
@@ -33,7 +35,7 @@ use super::owners::{Changes, Owners};
 use super::reviewed_renames::ReviewedRenames;
 use super::step_calls::{self, Answers, StepCalls};
 use super::syscall_path::CallHandler;
-use super::{agent_process, dev, exec, identity, remount_guard, rlimits, root, set_id_dirs};
+use super::{dev, exec, identity, remount_guard, rlimits, root, set_id_dirs};
 use crate::failure::{Cause, Failure, StepContext};
 use crate::host::job_control::Place;
 use crate::host::signal_escalation::Scope;
@@ -45,9 +47,6 @@ use silo_wire::frame::StageFailure;
 
 /// Backlog of the ssh agent's socket.
 const KEYS_BACKLOG: i32 = 64;
-/// Time limit for the agent's last requests after the program has ended. They take a fraction of a millisecond, unless remaining processes
-/// flood the agent.
-const LAST_WORDS: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Sets up the sandbox around this new process and runs the program in it; never returns.
 pub fn main(spec: &Spec, plan: &Plan, socket: &OwnedFd) -> ! {
@@ -91,12 +90,14 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     let guard = remount_guard::start(spec)?;
     let removable = excluded_dirs::start(spec)?;
     identity::confine()?;
-    let agent = network.map(|(agent, channel)| agent_process::start(agent, &channel)).transpose()?;
+    let mut peers = Peers { socket, agent: network, guard, changes: None };
     match spec.identity {
-        Identity::Caller | Identity::Machine => {
-            start_caller(spec, plan, Peers { socket, agent, guard, changes: None }, removable, terminal)
+        Identity::Caller | Identity::Machine => start_caller(spec, plan, peers, removable, terminal),
+        Identity::Root => {
+            peers.changes = changes;
+            peers.agent.as_mut().map_or(Ok(()), NetworkAgent::start)?;
+            start_step(spec, plan, peers, terminal, owners)
         }
-        Identity::Root => start_step(spec, plan, Peers { socket, agent, guard, changes }, terminal, owners),
     }
 }
 
@@ -116,7 +117,7 @@ struct Peers<'a> {
     /// The host.
     socket: BorrowedFd<'a>,
     /// The network agent, if there is a network.
-    agent: Option<OwnedFd>,
+    agent: Option<NetworkAgent>,
     /// The guard process that restores mounts on files, if it is needed.
     guard: Option<i32>,
     /// The directories of a build step, if its owners are real.
@@ -133,11 +134,17 @@ fn start_caller(
     terminal: Option<OwnedFd>,
 ) -> Result<Infallible, Failure> {
     let step = "filtering system calls";
-    identity::drop_capabilities(spec.identity)?;
+    match outside.agent {
+        Some(_) => identity::drop_capabilities_before_agent()?,
+        None => identity::drop_capabilities(spec.identity)?,
+    }
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
     match sys::fork().during("starting the program")? {
         None => {
             drop(ours);
+            if outside.agent.is_some() {
+                identity::drop_capabilities_of_agent_starter()?;
+            }
             // The caller has the same id inside as outside.
             let as_root = spec.identity == Identity::Caller && getuid().is_root();
             let run = OfRun { as_root, removable: removable.is_some(), reviewed: spec.is_reviewed() };
@@ -155,7 +162,7 @@ fn start_caller(
                 .transpose()?;
             // If silo is gone, the loop detects that.
             let _ = init_messages::report(outside.socket, &Report::Started);
-            watch(pid, &outside, terminal, modes.as_ref().map(|modes| modes as &dyn CallHandler))
+            watch(pid, outside, terminal, modes.as_ref().map(|modes| modes as &dyn CallHandler))
         }
     }
 }
@@ -193,7 +200,7 @@ fn start_step(spec: &Spec, plan: &Plan, mut outside: Peers<'_>, terminal: Option
             // `None` if the program could not start; it has reported the reason, and is reaped.
             let listener = init_messages::take_over(ours.as_fd()).during(step)?;
             let judge = listener.map(|listener| StepCalls::new(listener, answers));
-            watch(pid, &outside, terminal, judge.as_ref().map(|judge| judge as &dyn CallHandler))
+            watch(pid, outside, terminal, judge.as_ref().map(|judge| judge as &dyn CallHandler))
         }
     }
 }
@@ -242,13 +249,13 @@ fn isolate(spec: &Spec) -> Result<(), Failure> {
 }
 
 /// Sets up name resolution in this network namespace, if there is a network, and passes the agent's channel to the host.
-fn network(plan: &Plan, socket: BorrowedFd<'_>) -> Result<Option<(Agent, OwnedFd)>, Failure> {
+fn network(plan: &Plan, socket: BorrowedFd<'_>) -> Result<Option<NetworkAgent>, Failure> {
     let Some(layout) = &plan.layout else { return Ok(None) };
     let step = "opening the network channel";
-    let (host, ours) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
+    let (host, channel) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
     let agent = Agent::prepare(layout).during(step)?;
     init_messages::report(socket, &Report::Channel(host)).during(step)?;
-    Ok(Some((agent, ours)))
+    Ok(Some(NetworkAgent::Waiting { agent: Box::new(agent), channel }))
 }
 
 /// Listens on the socket path of the user's ssh agent; the host accepts the connections.
@@ -310,9 +317,9 @@ fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result
     exec::exec(&plan.program)
 }
 
-/// Reaps processes, forwards signals and answers calls from the filter until the program ends. Keeps the terminal open, so that the host's
-/// side reads end of file only after all of the sandbox has ended.
-fn watch(program: i32, outside: &Peers<'_>, terminal: Option<OwnedFd>, judge: Option<&dyn CallHandler>) -> Result<Infallible, Failure> {
+/// Reaps processes, forwards signals, starts the network agent and answers calls from the filter until the program ends. Keeps the terminal
+/// open, so that the host's side reads end of file only after all of the sandbox has ended.
+fn watch(program: i32, mut outside: Peers<'_>, terminal: Option<OwnedFd>, judge: Option<&dyn CallHandler>) -> Result<Infallible, Failure> {
     let step = "watching the program";
     let socket = outside.socket;
     // PID 1 must not keep a stream open that the program closes.
@@ -325,11 +332,14 @@ fn watch(program: i32, outside: &Peers<'_>, terminal: Option<OwnedFd>, judge: Op
     let mut job = Job { program, terminal, foreground: None };
     let mut is_asked = true;
     loop {
-        reap(program, outside)?;
+        reap(program, &mut outside)?;
         let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::new(&children, PollFlags::IN)];
         let judge = judge.filter(|_| is_asked);
         fds.extend(judge.map(|judge| PollFd::from_borrowed_fd(judge.listener(), PollFlags::IN)));
         fds.extend(judge.into_iter().flat_map(|judge| judge.others()));
+        let of_judge = fds.len();
+        let waiting = outside.agent.iter().flat_map(NetworkAgent::watched);
+        fds.extend(waiting.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         match poll(&mut fds, None) {
             Err(Errno::INTR) => continue,
             result => result.during(step)?,
@@ -346,14 +356,21 @@ fn watch(program: i32, outside: &Peers<'_>, terminal: Option<OwnedFd>, judge: Op
             is_asked = !fds[2].revents().contains(PollFlags::HUP);
             judge.answer_one();
         }
-        if let (true, Some(judge)) = ((3..fds.len()).any(ready), judge) {
+        if let (true, Some(judge)) = ((3..of_judge).any(ready), judge) {
             judge.attend();
+        }
+        let is_requested = (of_judge..fds.len()).any(ready);
+        drop(fds);
+        if let (true, Some(agent)) = (is_requested, &mut outside.agent) {
+            // Without it the sandbox has no network, which the program notices.
+            let _ = agent.start();
+            identity::drop_capabilities_of_agent_starter()?;
         }
     }
 }
 
 /// Reaps every dead process; if the program is among them, reports its end and exits.
-fn reap(program: Pid, outside: &Peers<'_>) -> Result<(), Failure> {
+fn reap(program: Pid, outside: &mut Peers<'_>) -> Result<(), Failure> {
     let socket = outside.socket;
     loop {
         let (pid, status) = match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
@@ -384,13 +401,14 @@ fn reap(program: Pid, outside: &Peers<'_>) -> Result<(), Failure> {
                 continue;
             }
         };
-        if let Some(agent) = &outside.agent {
-            end_agent(agent);
-        }
+        outside.agent.iter_mut().for_each(NetworkAgent::end);
         let report = match outside.changes.as_ref().map(end_step) {
             Some(Err(failure)) => Report::Failed(failure),
             Some(Ok(())) | None => report,
         };
+        if matches!(wait(WaitOptions::NOHANG), Err(Errno::CHILD)) {
+            let _ = init_messages::report(socket, &Report::Last);
+        }
         // Ignored if silo is gone: the sandbox ends in any case.
         let _ = init_messages::report(socket, &report);
         sys::exit(0);
@@ -410,14 +428,6 @@ fn end_step(changes: &Changes) -> Result<(), Failure> {
         }
     }
     changes.rest()
-}
-
-/// Signals the program's end to the agent, and waits for its last requests.
-fn end_agent(agent: &OwnedFd) {
-    // Fails if the agent is gone, which is fine.
-    let _ = shutdown(agent, Shutdown::Write);
-    let mut fds = [PollFd::new(agent, PollFlags::IN)];
-    let _ = poll(&mut fds, Some(&LAST_WORDS));
 }
 
 /// The program as a job in the sandbox's session.

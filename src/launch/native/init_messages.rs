@@ -36,6 +36,8 @@ pub enum Report {
     Stopped(u8),
     /// An order about the foreground was executed.
     Placed,
+    /// PID 1 is the last process, and ends after the next report.
+    Last,
     /// The program exited with this code.
     Exited(u8),
     /// The program was killed by this signal.
@@ -86,6 +88,7 @@ pub fn report(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
         Report::Started => bytes.push(b'B'),
         Report::Stopped(signal) => bytes.extend([b'Z', *signal]),
         Report::Placed => bytes.push(b'P'),
+        Report::Last => bytes.push(b'L'),
         Report::Exited(code) => bytes.extend([b'E', *code]),
         Report::Killed(signal) => bytes.extend([b'K', *signal]),
     }
@@ -112,6 +115,7 @@ fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
         b'B' => return Some(Report::Started),
         b'Z' => return rest.first().map(|signal| Report::Stopped(*signal)),
         b'P' => return Some(Report::Placed),
+        b'L' => return Some(Report::Last),
         b'E' => return rest.first().map(|code| Report::Exited(*code)),
         b'K' => return rest.first().map(|signal| Report::Killed(*signal)),
         other => StageFailure::of_letter(*other)?,
@@ -226,7 +230,7 @@ mod tests {
         let fd = || rustix::pipe::pipe().expect("a pipe needs nothing").0;
         let failed = |stage| Report::Failed(Failure { stage, step: "a step".to_owned(), cause: Cause::Number(libc::ENOENT) });
         let stages = [StageFailure::Setup, StageFailure::Find, StageFailure::Execute].map(failed);
-        let others = [Report::Terminal(fd()), Report::Channel(fd()), Report::Keys(fd()), Report::Started, Report::Placed];
+        let others = [Report::Terminal(fd()), Report::Channel(fd()), Report::Keys(fd()), Report::Started, Report::Placed, Report::Last];
         let ends = [Report::Stopped(20), Report::Exited(3), Report::Killed(9)];
         for sent in stages.into_iter().chain(others).chain(ends) {
             report(guest.as_fd(), &sent).expect("the other end is open");

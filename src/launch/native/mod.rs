@@ -4,6 +4,8 @@
 //! terminal's bytes. *PID 1* (`init` and its modules) is created by one `clone3` with all namespaces, builds the view from nothing, and
 //! starts the program. Needs Linux 5.12 (`mount_setattr`; overlays in user namespaces exist since 5.11).
 
+mod proc_files;
+
 mod cgroup;
 mod dir_watch;
 mod exec;
@@ -16,7 +18,6 @@ mod network_layout;
 mod rlimits;
 mod socketcall;
 
-mod agent_process;
 mod dev;
 pub(super) mod host_facts;
 mod syscall_path;
@@ -26,6 +27,7 @@ mod proc;
 mod remount_guard;
 pub(super) mod supervise;
 
+mod agent_process;
 mod owners;
 mod vdso;
 
@@ -62,12 +64,12 @@ use super::host::system::Signals;
 use super::kernel::namespaces::NAMESPACES;
 use super::kernel::sys;
 use super::phase::Phase;
-use super::spec::Spec;
+use super::spec::{Spec, Upper};
 use crate::error::{Error, host};
 use host_facts::Plan;
 
 /// See [`crate`].
-pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
+pub fn launch(spec: &Spec, output: Option<OwnedFd>, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     // From here on no signal is lost: one that arrives before the program starts is forwarded to it later.
     let signals = Signals::take_over()?;
     let plan = host_facts::make(spec, signals.before(), stdio::streams(&spec.stdio)?)?;
@@ -76,7 +78,11 @@ pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> 
     let mut around = Surroundings::new(outlet, RunLimits::of(spec));
     around.take_terminal(&plan.streams, notices, noted)?;
     let (sandbox, ours) = start(spec, &plan)?;
-    let outcome = supervise::watch((&sandbox, ours.as_fd()), &signals, around, noted);
+    // The end of an overlay's mount, of a cgroup and of a terminal is waited for: the next run needs the first two, and the last output is in
+    // the third.
+    let keeps = !matches!(spec.root.upper, Upper::Ephemeral { .. }) || !spec.overlays.is_empty() || plan.cgroup.is_some();
+    let mut sandbox = if keeps || plan.streams.terminal.is_some() { sandbox } else { sandbox.leaving_first_process() };
+    let outcome = supervise::watch((&mut sandbox, ours.as_fd()), &signals, (around, output), noted);
     // PID 1 exits at the end of the socket, if it still runs.
     drop(ours);
     outcome

@@ -6,12 +6,13 @@
 //!
 //! A stopped program stops silo with it, so that the caller's shell shows its prompt (`host/job_control.rs`). For repeated keys see `signal_escalation`.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::iter;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::termios::Termios;
 
 use super::init_messages::{self, Order, Report};
@@ -23,7 +24,7 @@ use crate::host::job_control::{Place, ProgramControl};
 use crate::host::network::SshAgentSource;
 use crate::host::run_limits::LimitAction;
 use crate::host::signal_escalation::{Answer, ReceivedSignal, Scope};
-use crate::host::system::Signals;
+use crate::host::system::{Signals, leave};
 use crate::host::terminal::Screen;
 use crate::kernel::sys::{self, Child};
 use crate::phase::Phase;
@@ -34,12 +35,23 @@ const SHORT: Duration = Duration::from_millis(200);
 /// A running sandbox; dropping it kills the sandbox.
 pub struct Sandbox {
     child: Child,
+    /// True if no end of a mount or a cgroup has to be waited for.
+    may_leave: bool,
+    /// True if PID 1 is ending as the last process.
+    is_last: bool,
 }
 
 impl Sandbox {
     /// Takes ownership of PID 1.
     pub fn new(child: Child) -> Sandbox {
-        Sandbox { child }
+        Sandbox { child, may_leave: false, is_last: false }
+    }
+
+    /// The same sandbox, whose PID 1 is not waited for if it ends as the last process: freeing its namespaces takes a part of a millisecond.
+    pub fn leaving_first_process(self) -> Sandbox {
+        let mut sandbox = self;
+        sandbox.may_leave = true;
+        sandbox
     }
 
     /// Kills all processes inside.
@@ -48,16 +60,13 @@ impl Sandbox {
         let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
     }
 
-    /// Waits until the kernel has killed and reaped all processes inside.
+    /// Waits until the kernel has killed and reaped all processes inside, unless PID 1 is the only one and may be left.
     fn wait(&self) {
-        loop {
-            let id = WaitId::PidFd(self.child.pidfd.as_fd());
-            match waitid(id, WaitIdOptions::EXITED) {
-                Err(Errno::INTR) => {}
-                // ECHILD means that it is gone already.
-                Ok(_) | Err(_) => return,
-            }
+        if self.may_leave && self.is_last {
+            return;
         }
+        // ECHILD means that it is gone already.
+        while let Err(Errno::INTR) = waitid(WaitId::PidFd(self.child.pidfd.as_fd()), WaitIdOptions::EXITED) {}
     }
 }
 
@@ -65,22 +74,30 @@ impl Drop for Sandbox {
     fn drop(&mut self) {
         self.kill();
         self.wait();
+        // Reaped already, or left.
+        if let (true, true, Some(pid)) = (self.may_leave, self.is_last, Pid::from_raw(self.child.pid)) {
+            leave(pid);
+        }
     }
 }
 
 /// Supervises a sandbox until it is gone and its last output was written. The network is served on the channels that the sandbox passes.
-/// `noted` is called with each phase.
+/// `noted` is called with each phase; the first bytes of `output` are one.
 pub fn watch(
-    (sandbox, socket): (&Sandbox, BorrowedFd<'_>),
+    (sandbox, socket): (&mut Sandbox, BorrowedFd<'_>),
     signals: &Signals,
-    around: Surroundings<'_>,
+    (around, mut output): (Surroundings<'_>, Option<OwnedFd>),
     noted: &mut dyn FnMut(Phase),
 ) -> Result<Exit, Error> {
     let mut control = Control { sandbox, inside: Link(socket), around };
     let mut short_until = None;
+    // Watched from the report of the start on: before that, this process has to fork.
+    let mut unprinted = None;
     let end = loop {
         if short_until.is_some_and(|end| end <= Instant::now()) {
             short_until = None;
+            // Before there are threads.
+            control.around.start_broker()?;
             noted(Phase::Lasting);
             sys::release_code();
         }
@@ -88,19 +105,26 @@ pub fn watch(
             LimitAction::None => {}
             LimitAction::Terminate => control.inside.signal(libc::SIGTERM, Scope::Group)?,
             // The loop then reads the final report or the end of the socket.
-            LimitAction::Kill => sandbox.kill(),
+            LimitAction::Kill => control.sandbox.kill(),
         }
         control.around.turn(&mut control.inside, noted)?;
         let left = short_until.map(|end: Instant| end.saturating_duration_since(Instant::now()));
         let left = left.map(|left| Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().max(1).into() });
-        let Some(ready) = control.around.wait(signals, &[(socket, PollFlags::IN)], left, "waiting for the sandbox")? else { continue };
+        let own: Vec<_> = iter::once(socket).chain(unprinted.as_ref().map(OwnedFd::as_fd)).map(|fd| (fd, PollFlags::IN)).collect();
+        let Some(ready) = control.around.wait(signals, &own, left, "waiting for the sandbox")? else { continue };
         if ready.is_signalled {
             while let Some(signal) = signals.next()? {
                 control.handle(signal)?;
             }
         }
         control.around.serve(&ready)?;
-        if ready.own.iter().all(PollFlags::is_empty) {
+        let has_event = |index: usize| ready.own.get(index).is_some_and(|events| !events.is_empty());
+        if has_event(1) {
+            unprinted = None;
+            control.around.start_broker()?;
+            noted(Phase::Printed);
+        }
+        if !has_event(0) {
             continue;
         }
         match host(init_messages::next_report(socket), "receiving from the sandbox")? {
@@ -114,6 +138,7 @@ pub fn watch(
                 noted(Phase::Started);
                 control.around.limits.start(Instant::now());
                 short_until = Some(Instant::now() + SHORT);
+                unprinted = output.take();
             }
             Some(Report::Stopped(signal)) => {
                 let others = control.around.stop(i32::from(signal), signals, &mut control.inside, noted)?;
@@ -122,6 +147,7 @@ pub fn watch(
                 others.after.into_iter().try_for_each(|signal| control.handle(signal))?;
             }
             Some(Report::Placed) => control.around.note_placed(),
+            Some(Report::Last) => control.sandbox.is_last = true,
             Some(Report::Channel(fd)) => {
                 if let Some(network) = &mut control.around.network {
                     network.take_channel(fd)?;
@@ -138,7 +164,7 @@ pub fn watch(
     noted(Phase::Ended);
     let mut around = control.around;
     around.release();
-    sandbox.wait();
+    control.sandbox.wait();
     let exit = match (around.limits.reached(), &end, around.has_killed()) {
         (Some(limit), ..) => Err(Error::Limit(limit)),
         (None, None, true) => Ok(Exit::Signal(libc::SIGKILL)),
@@ -155,7 +181,16 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
     let failure = match end {
         Some(Report::Exited(code)) => return Ok(Exit::Code(code)),
         Some(Report::Killed(signal)) => return Ok(Exit::Signal(i32::from(signal))),
-        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped(_) | Report::Placed) | None => {
+        Some(
+            Report::Terminal(_)
+            | Report::Channel(_)
+            | Report::Keys(_)
+            | Report::Started
+            | Report::Stopped(_)
+            | Report::Placed
+            | Report::Last,
+        )
+        | None => {
             return Err(Error::Lost);
         }
         Some(Report::Failed(failure)) => failure,
@@ -165,7 +200,7 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
 
 /// Control of a running sandbox.
 struct Control<'a, 'n> {
-    sandbox: &'a Sandbox,
+    sandbox: &'a mut Sandbox,
     inside: Link<'a>,
     around: Surroundings<'n>,
 }

@@ -242,13 +242,12 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
         Some(Report::Exited(code)) => frame::Report::Exited(code),
         Some(Report::Killed(signal)) => frame::Report::Killed(signal),
         Some(Report::Failed(failure)) => to_report(failure),
-        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped(_) | Report::Placed) | None => {
-            to_report(Failure {
-                stage: StageFailure::Setup,
-                step: "receiving the program's exit status".to_owned(),
-                cause: Cause::Number(libc::EPIPE),
-            })
-        }
+        // `attend` returns no other report.
+        _ => to_report(Failure {
+            stage: StageFailure::Setup,
+            step: "receiving the program's exit status".to_owned(),
+            cause: Cause::Number(libc::EPIPE),
+        }),
     })
 }
 
@@ -408,6 +407,7 @@ fn attend(mux: &mut Mux, socket: &OwnedFd, inside: &mut GuestTerminal) -> Result
             Some(Report::Started) => mux.send(&Frame::Started),
             Some(Report::Stopped(signal)) => mux.send(&Frame::Stopped { signal }),
             Some(Report::Placed) => mux.send(&Frame::Placed),
+            Some(Report::Last) => {}
             Some(Report::Keys(fd)) => {
                 rustix::io::ioctl_fionbio(&fd, true).during("opening the ssh agent's socket")?;
                 mux.take_keys(SshAgentSocket::Listener(fd.into()));

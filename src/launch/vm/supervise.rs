@@ -152,6 +152,7 @@ impl<'a> Supervisor<'a> {
                 signals.distinguish_group_signals()?;
                 self.around.limits.start(Instant::now());
                 noted(crate::phase::Phase::Started);
+                noted(crate::phase::Phase::Printed);
                 noted(crate::phase::Phase::Lasting);
             }
             if let Some(signal) = self.stopped.take() {

@@ -93,6 +93,8 @@ fn network(mux: &mut Mux, outlet: &mut SandboxNetwork<'_>) -> Result<(), Error> 
     let (agent, broker) = host(system::pair(system::MESSAGES), STEP)?;
     mux.take_messenger(agent);
     outlet.take_channel(broker)?;
+    // Before threads of the program's start.
+    outlet.start()?;
     if outlet.has_keys() {
         let (inside, outside) = host(system::pair(system::MESSAGES), STEP)?;
         mux.take_keys(SshAgentSocket::Broker(inside));

@@ -34,6 +34,11 @@ pub struct DnsTable {
 }
 
 impl DnsTable {
+    /// Returns the listening sockets.
+    pub fn listeners(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.listeners.iter().map(|(listener, _)| listener)
+    }
+
     /// Returns the address of a name.
     pub fn address(&self, name: &str) -> Option<Ipv4Addr> {
         self.addresses.get(name).copied()

@@ -107,6 +107,17 @@ impl Agent {
         Ok(Agent { resolver, raw, epoll, wide, names, hold: SynQueue::default(), waiting: Vec::new(), last: AgentId::default() })
     }
 
+    /// Returns the descriptor that is readable at the first event.
+    pub fn events(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// Returns all descriptors.
+    pub fn descriptors(&self) -> Vec<&OwnedFd> {
+        let wide = self.wide.iter().flat_map(Tap::descriptors);
+        [&self.resolver, &self.raw, &self.epoll].into_iter().chain(self.names.listeners()).chain(wide).collect()
+    }
+
     /// Waits for the first event, and reads nothing; returns false if the program has exited without any.
     pub fn is_needed(&self, channel: &OwnedFd, end: BorrowedFd<'_>) -> io::Result<bool> {
         for (fd, token) in [(channel.as_fd(), CHANNEL), (end, END)] {

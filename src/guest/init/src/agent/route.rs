@@ -66,6 +66,11 @@ pub struct Rule {
 pub struct Routes(OwnedFd);
 
 impl Routes {
+    /// Returns the socket.
+    pub fn socket(&self) -> &OwnedFd {
+        &self.0
+    }
+
     /// Opens the socket.
     pub fn open() -> io::Result<Routes> {
         // NETLINK_ROUTE is protocol 0, which `None` stands for.

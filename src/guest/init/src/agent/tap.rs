@@ -42,6 +42,11 @@ pub struct Tap {
 }
 
 impl Tap {
+    /// Returns all descriptors.
+    pub fn descriptors(&self) -> impl Iterator<Item = &OwnedFd> {
+        [&self.tap, &self.tap_v6, &self.raw_v6].into_iter().flatten().chain([self.routes.socket()])
+    }
+
     /// Routes the layout's networks to loopback, and the range for names at all ports if there are any.
     pub fn prepare(routes: Routes, layout: &Layout, source: Ipv4Addr) -> io::Result<Tap> {
         let networks = &layout.networks;
