@@ -35,7 +35,7 @@ impl Running {
     /// Reads a report, once one is available; returns the reason if QEMU has ended.
     pub fn poll_end(&self) -> Result<Option<UnreportedEnd>, Error> {
         Ok(match host(init_messages::next_report(self.socket.as_fd()), "receiving from the sandbox of QEMU")? {
-            Some(Report::Started | Report::Stopped(_)) => None,
+            Some(Report::Started | Report::Stopped(_) | Report::Last) => None,
             report => Some(to_unreported_end(report)),
         })
     }
