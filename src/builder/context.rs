@@ -165,6 +165,8 @@ pub struct Target<'a> {
     pub frozen: bool,
     /// True if pinned steps run again and get new pins.
     pub anew: bool,
+    /// True if a lock without the layers of its steps gets them also from the steps of an image that exists.
+    pub notes_layers: bool,
 }
 
 /// Returns the key of a project whose files a step may see. Steps of different projects have different keys.

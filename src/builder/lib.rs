@@ -212,13 +212,20 @@ fn found(ctx: &BuildContext<'_>, target: &Target<'_>) -> Option<Result<Built, Er
     if target.lock.packages_of(arch).is_none() && !target.lock.images.contains_key(&arch) {
         return Some(Err(Error::NoPackages { recipe: target.recipe.name.clone(), arch }));
     }
-    let image = if target.anew || ctx.check.is_some() { None } else { known(ctx.home, target) };
+    let image = if target.anew || ctx.check.is_some() || lacks_layers(target) { None } else { known(ctx.home, target) };
     // A new lock names the secrets of a cached image, too.
     let secrets = |id| {
         let image = image::get(ctx.home, id).ok().flatten().filter(|_| !target.frozen)?;
         locked_secrets::of(ctx, &image::root(ctx.home, id), &image.layers).ok()
     };
     image.map(|image| Ok(Built { image, made: 0, outputs: None, layers: None, secrets: secrets(image) }))
+}
+
+/// True if the lock is to note layers and has none, although a step has one. The image may be of a command that failed after its build.
+fn lacks_layers(target: &Target<'_>) -> bool {
+    let is_noted = target.lock.layers.get(&target.arch).is_some_and(|layers| !layers.is_empty());
+    let has_step = target.recipe.steps.iter().any(|step| !step.project && step.network.is_empty());
+    target.notes_layers && !target.frozen && !is_noted && has_step && silo_launch::has_range()
 }
 
 /// Returns the derivation of an image; `outputs` replaces the lock's pins of the steps, and `owners` distinguishes it from others.

@@ -25,7 +25,15 @@ pub struct Definition {
 impl Definition {
     /// Returns the build target of the definition with a lock.
     pub fn target<'a>(&'a self, lock: &'a Lock) -> Target<'a> {
-        Target { arch: self.arch, recipe: &self.found.recipe, lock, project: self.project.as_deref(), frozen: false, anew: false }
+        Target {
+            arch: self.arch,
+            recipe: &self.found.recipe,
+            lock,
+            project: self.project.as_deref(),
+            frozen: false,
+            anew: false,
+            notes_layers: false,
+        }
     }
 
     /// Returns the tool's name.

@@ -187,9 +187,11 @@ fn build_all(context: &Context<'_>, shared: &SharedLock, wish: &SyncOptions, rea
     ready.iter().for_each(|one| ecosystems::learn_for_steps(context, &one.definition));
     let mirrors = OnceCell::new();
     let frozen = wish.resolving == Resolving::Frozen;
+    // The same command may have failed after its build: its image is there, and its lock is not.
+    let notes_layers = !wish.with.is_empty();
     let once = || {
         let targets: Vec<Target<'_>> =
-            ready.iter().map(|one| Target { frozen, anew: wish.anew, ..one.definition.target(&one.lock) }).collect();
+            ready.iter().map(|one| Target { frozen, anew: wish.anew, notes_layers, ..one.definition.target(&one.lock) }).collect();
         let cached = caches::take(context, shared, &context.settings.caches, &targets);
         silo_build::build(&silo_build::BuildContext { layers: Some(&cached), ..install::workshop(context, shared, &mirrors) }, &targets)
     };

@@ -290,6 +290,21 @@ fn with_project(silo: &Silo) {
     fs::write(silo.project().join("silo.toml"), "# ours\ntools = [\"box\"]\n").expect("our own");
 }
 
+/// The lock does not depend on an earlier attempt that built the image and then failed.
+#[test]
+fn an_addition_whose_image_is_there_notes_its_layers() {
+    let Some(layer) = shell() else { return skip("there is no shell to make an image of") };
+    let added = ["add", "--for", "box", "--step", "echo again > /etc/again"];
+    let trial = Trial::new(&layer, &added, None, |silo| {
+        with_project(silo);
+        let _ = silo.ok(["sync"]);
+    });
+    assert!(trial.after["silo.lock"].contains("[tool.box.layers."), "{:?}", trial.after);
+    copy_children(&trial.kept.path().join("project"), &trial.silo.project());
+    let _ = trial.silo.ok(&trial.args);
+    assert_eq!(files(&trial.silo.project()), trial.after);
+}
+
 #[test]
 fn an_install_of_an_image_is_made_or_not() {
     swept("install --image", &IMAGE, |_| {});
