@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
+use crate::support::images::{Layer, base, layout, upper};
 use crate::support::{As, Silo, has, skip};
 
 /// System calls of `silo run sh -c true` without a project, of all its processes, until they are gone. Kernels and file systems
@@ -11,6 +12,8 @@ use crate::support::{As, Silo, has, skip};
 const MOST_CALLS: usize = 810;
 /// The same in a project without a repository.
 const MOST_CALLS_IN_A_PROJECT: usize = 1_020;
+/// System calls of a build step with a small change, of all its processes; 918 was seen here.
+const MOST_CALLS_OF_A_STEP: usize = 960;
 /// System calls that review mode adds to a start in a project.
 const MOST_ADDED_BY_REVIEW: usize = 30;
 /// Calls that depend on the load or on the build: of waiting, of threads and of the allocator, and the checks of a debug build.
@@ -125,4 +128,38 @@ fn review_mode_adds_few_system_calls_and_no_written_file_to_a_start() {
         "{:?}",
         review.writes
     );
+}
+
+/// The recipe of a tool with so many steps, each with a change.
+fn chain(silo: &Silo, name: &str, steps: usize) {
+    let origin = silo.project().with_file_name("image");
+    if !origin.exists() {
+        layout(&origin, &[Layer::plain(base()), Layer::plain(upper())]);
+    }
+    let steps: Vec<String> = (0..steps).map(|step| format!("\"echo {name} > /opt/{step}\"")).collect();
+    let recipe = format!("version = \"1\"\ncommand = [\"cat\"]\nimage = \"oci:{}:v1\"\nsteps = [{}]\n", origin.display(), steps.join(", "));
+    silo.write(&format!(".silo/recipes/{name}.toml"), &recipe);
+}
+
+/// A chain of steps costs what its sandboxes cost: no step waits for a time to pass, and the layer of other owners' files is made once.
+#[test]
+fn a_step_makes_few_system_calls_and_does_not_sleep() {
+    if !has("strace") {
+        return skip("there is no strace here");
+    }
+    let silo = Silo::new();
+    let (few, many) = (5, 35);
+    // The first command imports the image.
+    chain(&silo, "first", 1);
+    drop(silo.ok(["install", "--quiet", "first"]));
+    let calls = [("few", few), ("many", many)].map(|(name, steps)| {
+        chain(&silo, name, steps);
+        count(&silo, &["install", "--quiet", name])
+    });
+    let [few_calls, many_calls] = &calls;
+    let each = (many_calls.all - few_calls.all) / (many - few);
+    crate::support::report(&format!("system calls of a build step: {each}"));
+    let sleeps = |calls: &Calls| calls.by_name.get("clock_nanosleep").copied().unwrap_or(0);
+    assert!(each <= MOST_CALLS_OF_A_STEP, "{each}: {:?}", many_calls.by_name);
+    assert!(sleeps(many_calls) <= sleeps(few_calls), "{:?}", many_calls.by_name);
 }

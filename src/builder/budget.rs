@@ -1,13 +1,13 @@
 //! Limits the output of a build step and the files that it writes.
 //!
-//! A thread checks both while the step runs: the free disk space every `LOOK`, and the step's files at longer intervals. Of a long log
+//! Both are checked while the step runs: the free disk space at each check, and the step's files at longer intervals. Of a long log
 //! only the first and the last part are kept. A step that writes too many files is stopped, and its build fails.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use silo_store::entry::MAX_ENTRIES;
@@ -20,8 +20,6 @@ pub const MAX_STEP_BYTES: u64 = 64 << 30;
 const KEPT_LOG_BYTES: u64 = 1 << 20;
 /// Size at which the log of a running step is truncated.
 const MAX_LOG_BYTES: u64 = 64 << 20;
-/// Interval of the checks; a disk can take some hundred megabytes in this time.
-const LOOK: Duration = Duration::from_millis(50);
 /// Interval of the counts of files. It grows so that counting takes at most a twentieth of the time.
 const BETWEEN_COUNTS: Duration = Duration::from_secs(2);
 /// Bytes of a block in `st_blocks`.
@@ -33,6 +31,10 @@ pub(super) struct LimitWatch<'a> {
     log: &'a Path,
     max_bytes: u64,
     free_at_start: u64,
+    /// The time of the next count of files.
+    count_at: Instant,
+    /// The limit that the step exceeded.
+    over: Option<String>,
     cut: LogParts,
 }
 
@@ -47,35 +49,29 @@ struct LogParts {
 impl<'a> LimitWatch<'a> {
     /// Prepares to watch a step that has not started.
     pub fn new(upper: &'a Path, log: &'a Path, max_bytes: u64) -> LimitWatch<'a> {
-        LimitWatch { upper, log, max_bytes, free_at_start: free(upper).unwrap_or(0), cut: LogParts::default() }
+        let free_at_start = free(upper).unwrap_or(0);
+        LimitWatch { upper, log, max_bytes, free_at_start, count_at: Instant::now() + BETWEEN_COUNTS, over: None, cut: LogParts::default() }
     }
 
-    /// Checks until the step ends. Sets `halt` if the user stops the build or the step exceeds a limit; returns the exceeded limit.
-    pub fn watch(&mut self, stop: &AtomicBool, halt: &AtomicBool, ended: &AtomicBool) -> Option<String> {
-        let mut count_at = Instant::now() + BETWEEN_COUNTS;
-        while !ended.load(Ordering::Relaxed) {
-            if stop.load(Ordering::Relaxed) {
-                halt.store(true, Ordering::Relaxed);
-                return None;
-            }
-            self.cut_log();
-            let taken = self.free_at_start.saturating_sub(free(self.upper).unwrap_or(u64::MAX));
-            if Instant::now() >= count_at || taken > self.max_bytes {
-                let began = Instant::now();
-                let over = self.count().or_else(|| self.hidden(taken));
-                if over.is_some() {
-                    halt.store(true, Ordering::Relaxed);
-                    return over;
-                }
-                count_at = Instant::now() + BETWEEN_COUNTS.max(began.elapsed() * 20);
-            }
-            std::thread::park_timeout(LOOK);
+    /// Checks a running step; returns `Break` if it exceeds a limit.
+    pub fn check(&mut self) -> ControlFlow<()> {
+        self.cut_log();
+        let taken = self.free_at_start.saturating_sub(free(self.upper).unwrap_or(u64::MAX));
+        let began = Instant::now();
+        if began >= self.count_at || taken > self.max_bytes {
+            self.over = self.count().or_else(|| self.hidden(taken));
+            self.count_at = Instant::now() + BETWEEN_COUNTS.max(began.elapsed() * 20);
         }
-        None
+        if self.over.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Returns the limit that an ended step exceeded.
+    pub fn exceeded(&self) -> Option<String> {
+        self.over.clone().or_else(|| self.count())
     }
 
     /// Counts the step's files; returns the exceeded limit.
-    pub fn count(&self) -> Option<String> {
+    fn count(&self) -> Option<String> {
         let (mut bytes, mut entries) = (0_u64, 0_usize);
         let mut dirs: Vec<PathBuf> = vec![self.upper.to_owned()];
         while let Some(dir) = dirs.pop() {

@@ -88,6 +88,7 @@ pub(super) fn request_of(spec: &Spec) -> Spec {
         hostname: String::new(),
         files: Vec::new(),
         owners: Vec::new(),
+        owners_at: None,
         ..spec.clone()
     }
 }

@@ -4,6 +4,8 @@ use std::io;
 use std::path::Path;
 
 use silo_store::capture::{self, Capture, Captured, Lower};
+use silo_store::commit;
+use silo_store::digest::LayerId;
 use silo_store::entry::{Kind, Meta};
 use silo_store::flock::SharedLock;
 use silo_store::layout::Store;
@@ -16,6 +18,12 @@ use super::{java_keystore, scrub};
 
 /// Limit on the size of a Java keystore; Debian's has 170 KB.
 const MAX_KEYSTORE_BYTES: u64 = 16 << 20;
+
+/// Returns the layer of a step that changed nothing, if the store has it.
+pub(super) fn none(store: &Store, upper: &Path) -> Option<LayerId> {
+    let is_empty = std::fs::read_dir(upper).is_ok_and(|mut listing| listing.next().is_none());
+    if is_empty { commit::empty_layer(store) } else { None }
+}
 
 /// Captures the changes in an overlay's upper directory. `epoch` is the build's SOURCE_DATE_EPOCH.
 pub(super) fn capture((store, lock): (&Store, &SharedLock), upper: &Path, lower: Lower<'_>, epoch: i64) -> Result<Captured, Error> {

@@ -12,11 +12,11 @@ use silo_store::digest::{Digest, LayerId};
 
 use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::{Abi, Access, Mount, Root, Seed, Spec, Stdio, Upper};
-use silo_model::derivation::{self, Derivation, Repeats};
+use silo_model::derivation::{self, Derivation, DrvId, Repeats};
 use silo_model::lock::{Sha256, StepOutput};
 use silo_model::recipe::Step;
 
-use super::context::{BuildContext, Target, brought, environment_of, project_key, read_index, realised, realised_as};
+use super::context::{BuildContext, Target, brought, environment_of, project_key, read_index, realised_as, realised_or_brought};
 use super::error::Error;
 use super::recording::{Output, Pin, Recording};
 use super::state::State;
@@ -80,7 +80,8 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: &Task<'_>) -> Result<State, 
     let mut state = task.below.for_later_node();
     let fields = derivation(task.step, task.target, state.layers());
     let drv = Derivation::Step(fields.clone());
-    let key = Sha256(drv.id().digest());
+    let id = drv.id();
+    let key = Sha256(id.digest());
     let pinned = task.target.lock.steps.get(&task.target.arch).and_then(|steps| steps.get(&key)).map(|output| LayerId::new(output.layer.0));
     let fixed = fields.is_fixed_output();
     let pinned = pinned.filter(|_| fixed && !task.target.anew);
@@ -93,12 +94,13 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: &Task<'_>) -> Result<State, 
     let pin = task.target.lock.steps.get(&task.target.arch).and_then(|steps| steps.get(&key)).filter(|_| pinned.is_some());
     let launch = |step: &&Step| launch(&derivation(step, task.target, Vec::new()), task.below);
     let later: Vec<Spec> = task.later.iter().map(launch).collect();
-    let run = Run { task, fields: &fields, drv: &drv, pinned, record: pin.and_then(|pin| pin.record), recording: Recording::default() };
+    let run = Run { task, fields: &fields, id, pinned, record: pin.and_then(|pin| pin.record), recording: Recording::default() };
     let layer = step::realise(
         ctx,
         &StepRun {
             kind: &run,
             drv: &drv,
+            id,
             layers: &fields.layers,
             epoch: fields.epoch,
             title: &command,
@@ -128,7 +130,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: &Task<'_>) -> Result<State, 
 struct Run<'a> {
     task: &'a Task<'a>,
     fields: &'a derivation::Step,
-    drv: &'a Derivation,
+    id: DrvId,
     /// The layer that the lock pins.
     pinned: Option<LayerId>,
     /// The record that the lock names.
@@ -147,7 +149,7 @@ impl step::Kind for Run<'_> {
             }
             // Without a pin there is nothing to reuse: another project's files, or the network on another day, may give another result.
             None if self.fields.is_fixed_output() => None,
-            None => realised(ctx, self.drv),
+            None => realised_or_brought(ctx, self.id.digest()),
         }
     }
 
@@ -209,7 +211,7 @@ impl Run<'_> {
         if self.fields.project {
             return None;
         }
-        let layer = brought(ctx, self.drv.id().digest()).filter(|layer| *layer == pinned)?;
+        let layer = brought(ctx, self.id.digest()).filter(|layer| *layer == pinned)?;
         ctx.realisations.add(key, layer, None);
         Some(layer)
     }
@@ -220,7 +222,7 @@ impl Run<'_> {
             (false, _) => String::new(),
             (true, project) => project_key(project?)?,
         };
-        Some(fixed_output::key(self.drv, layer, &project))
+        Some(fixed_output::key(self.id, layer, &project))
     }
 }
 

@@ -24,11 +24,11 @@ use silo_base::thread;
 use silo_fetch::download::{self, Context};
 use silo_fetch::unpack::usr_merge;
 use silo_launch::spec::{Abi, Access, Mount, Root, Spec, Stdio};
-use silo_model::derivation::{self, Derivation, Repeats};
+use silo_model::derivation::{self, Derivation, DrvId, Repeats};
 use silo_model::lock::{PackageTier, Sha256};
 use silo_model::recipe::source;
 
-use super::context::{BuildContext, PATH, read_index, realised};
+use super::context::{BuildContext, PATH, read_index, realised_or_brought};
 use super::dpkg_database::{ARCHITECTURES, STATUS, stanzas_of};
 use super::error::Error;
 use super::select_packages::{self, Candidates, EarlierTiers, Unpacked};
@@ -122,11 +122,13 @@ impl Step<'_> {
             debs: choice.by_dpkg.iter().map(|package| package.source.sha256.0).collect(),
             answers: self.answers.iter().map(|answer| (*answer).to_owned()).collect(),
         });
-        let run = Run { step: self, drv: &drv, earlier: &earlier, previous: std::mem::take(&mut state.heads) };
+        let id = drv.id();
+        let run = Run { step: self, id, earlier: &earlier, previous: std::mem::take(&mut state.heads) };
         let layers = state.seen();
         let runner = StepRun {
             kind: &run,
             drv: &drv,
+            id,
             layers: &layers,
             epoch: self.epoch,
             title: &format!("configuring the packages ({}{})", self.tier.name(), self.which),
@@ -138,7 +140,7 @@ impl Step<'_> {
             later: &[],
         };
         let layer = step::realise(ctx, &runner, &mut state)?;
-        state.made_layers.insert(Sha256(drv.id().digest()), Sha256(layer.digest()));
+        state.made_layers.insert(Sha256(id.digest()), Sha256(layer.digest()));
         state.configured.push(layer);
         state.heads = vec![layer];
         let index = read_index(ctx, layer)?;
@@ -170,7 +172,7 @@ fn diverted(text: &[u8]) -> BTreeMap<Vec<u8>, String> {
 /// One run of a configure step.
 struct Run<'a> {
     step: &'a Step<'a>,
-    drv: &'a Derivation,
+    id: DrvId,
     /// Packages that are configured already.
     earlier: &'a [Arc<Unpacked>],
     /// The layers with the dpkg databases of those packages.
@@ -179,7 +181,7 @@ struct Run<'a> {
 
 impl step::Kind for Run<'_> {
     fn known(&self, ctx: &BuildContext<'_>) -> Option<LayerId> {
-        realised(ctx, self.drv)
+        realised_or_brought(ctx, self.id.digest())
     }
 
     fn prepare(&self, ctx: &BuildContext<'_>, workdir: &Workdir, root: Root) -> Result<Prepared, Error> {
@@ -312,7 +314,7 @@ impl Run<'_> {
             mounts: debs.iter().map(mount).collect(),
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             stdio: Stdio::Log { path: workdir.log.clone() },
-            seed: Some(workdir.seed(&self.drv.id().digest())),
+            seed: Some(workdir.seed(&self.id.digest())),
             fixed_time: Some(self.step.epoch),
             abi: Abi::of(self.foreign()),
             ..Spec::new(root, vec!["/bin/sh".into(), "-c".into(), script.into()])

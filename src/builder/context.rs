@@ -190,7 +190,11 @@ pub(super) fn environment(said: impl IntoIterator<Item = (String, String)>) -> B
 
 /// Returns the layer that a derivation made, if the store still has it, or if another machine made it.
 pub(super) fn realised(ctx: &BuildContext<'_>, drv: &Derivation) -> Option<LayerId> {
-    let key = drv.id().digest();
+    realised_or_brought(ctx, drv.id().digest())
+}
+
+/// Like [`realised`], by the digest of the derivation's id.
+pub(super) fn realised_or_brought(ctx: &BuildContext<'_>, key: Digest) -> Option<LayerId> {
     realised_as(ctx, &key).or_else(|| brought(ctx, key))
 }
 

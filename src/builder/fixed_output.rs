@@ -3,7 +3,7 @@
 use silo_store::difference::differences;
 use silo_store::digest::{Digest, LayerId};
 
-use silo_model::derivation::Derivation;
+use silo_model::derivation::DrvId;
 
 use super::context::{BuildContext, Target, project_key, read_index};
 use super::error::Error;
@@ -12,8 +12,8 @@ use super::error::Error;
 const SHOWN: usize = 20;
 
 /// Returns the key of the record that a step made this layer. `project` is empty for a step without project files.
-pub(super) fn key(drv: &Derivation, layer: LayerId, project: &str) -> Digest {
-    of_step(drv.id().digest(), layer, project)
+pub(super) fn key(step: DrvId, layer: LayerId, project: &str) -> Digest {
+    of_step(step.digest(), layer, project)
 }
 
 /// Returns the keys of the record that a step made this layer: for a step without project files, and for one with those of this tool.

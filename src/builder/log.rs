@@ -3,15 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
 use silo_base::sanitize;
 use silo_launch::Exit;
-
-/// Interval of the reads of a growing log.
-const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 
 /// Bytes of a log read at a time. A line longer than `MAX_LINE_BYTES` is split.
 const MAX_FOLLOWED_BYTES: u64 = 64 << 10;
@@ -26,35 +20,44 @@ const MAX_TAIL_BYTES: u64 = 16 << 20;
 /// Most `silo:` lines shown above the log tail.
 const OWN_LINES: usize = 5;
 
-/// Sends the lines of a log as they are written, until the step ends.
-pub(super) fn follow(log: &Path, ended: &AtomicBool, tell: &dyn Fn(String)) {
-    let mut at = 0;
-    let mut rest = Vec::new();
-    loop {
-        let is_last = ended.load(Ordering::Relaxed);
-        let mut bytes = Vec::new();
-        let read = File::open(log).and_then(|mut file| {
-            file.seek(SeekFrom::Start(at))?;
-            file.take(MAX_FOLLOWED_BYTES).read_to_end(&mut bytes)
-        });
-        at += bytes.len() as u64;
-        rest.append(&mut bytes);
-        while let Some(end) =
-            rest.iter().position(|byte| *byte == b'\n').or_else(|| (rest.len() > MAX_LINE_BYTES).then_some(MAX_LINE_BYTES))
-        {
-            let line: Vec<u8> = rest.drain(..=end.min(rest.len() - 1)).collect();
-            // If a line overwrites itself with carriage returns, as a progress bar does, only the last state counts.
-            let text = String::from_utf8_lossy(&line);
-            let text = text.trim_end().rsplit('\r').next().unwrap_or_default();
-            tell(text.to_owned());
+/// Reads the lines of a growing log.
+pub(super) struct Follower<'a> {
+    log: &'a Path,
+    at: u64,
+    /// The beginning of a line whose end is not written yet.
+    rest: Vec<u8>,
+}
+
+impl<'a> Follower<'a> {
+    /// Starts at the beginning of a log, which may not exist yet.
+    pub fn new(log: &'a Path) -> Follower<'a> {
+        Follower { log, at: 0, rest: Vec::new() }
+    }
+
+    /// Sends the lines that were written since the last call.
+    pub fn read(&mut self, tell: &dyn Fn(String)) {
+        loop {
+            let mut bytes = Vec::new();
+            let read = File::open(self.log).and_then(|mut file| {
+                file.seek(SeekFrom::Start(self.at))?;
+                file.take(MAX_FOLLOWED_BYTES).read_to_end(&mut bytes)
+            });
+            self.at += bytes.len() as u64;
+            let rest = &mut self.rest;
+            rest.append(&mut bytes);
+            while let Some(end) =
+                rest.iter().position(|byte| *byte == b'\n').or_else(|| (rest.len() > MAX_LINE_BYTES).then_some(MAX_LINE_BYTES))
+            {
+                let line: Vec<u8> = rest.drain(..=end.min(rest.len() - 1)).collect();
+                // If a line overwrites itself with carriage returns, as a progress bar does, only the last state counts.
+                let text = String::from_utf8_lossy(&line);
+                let text = text.trim_end().rsplit('\r').next().unwrap_or_default();
+                tell(text.to_owned());
+            }
+            if read.map_or(true, |length| length == 0) {
+                return;
+            }
         }
-        if read.is_ok_and(|length| length > 0) {
-            continue;
-        }
-        if is_last {
-            return;
-        }
-        thread::sleep(FOLLOW_PAUSE);
     }
 }
 

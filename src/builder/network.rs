@@ -406,7 +406,12 @@ fn probe(learning: &LearnContext<'_>, name: &str) -> Result<Learned, Error> {
     };
     let mut spec = probe_spec(learning, &probe.run, &log);
     surround(learning.outside, network, &registries, None, learning.root).furnish(&mut spec);
-    let exit = silo_launch::reexec::run(learning.program, &spec, silo_launch::reexec::ProcessSettings::Usual, learning.stop);
+    let exit = silo_launch::reexec::run(
+        learning.program,
+        &spec,
+        silo_launch::reexec::ProcessSettings::Usual,
+        &mut silo_launch::reexec::until(learning.stop),
+    );
     let names = ecosystem::noted(&notes);
     // Temporary file, already read.
     let _ = fs::remove_file(&notes);

@@ -88,7 +88,7 @@ pub struct Candidates {
 /// base-files goes on top.
 pub fn root_order(present: &[Arc<Unpacked>]) -> Vec<LayerId> {
     let mut packages: Vec<&Arc<Unpacked>> = present.iter().collect();
-    packages.sort_by_key(|package| (package.name() == "base-files", package.order()));
+    packages.sort_by_cached_key(|package| (package.name() == "base-files", package.order()));
     packages.iter().map(|package| package.record.layer).collect()
 }
 

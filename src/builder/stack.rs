@@ -10,6 +10,7 @@ use silo_store::digest::LayerId;
 use silo_store::index::Index;
 use silo_store::layer::{self, LayerError};
 use silo_store::layout::Store;
+use silo_store::merge::Merged;
 use silo_store::normal::CAPABILITY_XATTR;
 use silo_store::path::LayerPath;
 
@@ -23,17 +24,21 @@ const MAX_STACKED: usize = 48;
 pub(super) struct Stack {
     /// The tree.
     pub tree: PathBuf,
-    /// The layers of the tree, lowest first, and their merged index.
+    /// The layers of the tree, lowest first, and their merge.
     layers: Vec<LayerId>,
-    index: Arc<Index>,
+    merged: Arc<Merged>,
     /// The layers stacked on the tree, lowest first.
     stacked: Vec<(LayerId, Arc<Index>)>,
+    /// The files with other owners, and the number of their lists so far.
+    owners: Vec<Owned>,
+    lists: usize,
 }
 
 impl Stack {
-    /// Returns the stack of a tree alone. `index` is the merged index of its layers.
-    pub fn new(tree: PathBuf, layers: Vec<LayerId>, index: Index) -> Stack {
-        Stack { tree, layers, index: Arc::new(index), stacked: Vec::new() }
+    /// Returns the stack of a tree alone. `merged` is the merge of its layers.
+    pub fn new(tree: PathBuf, layers: Vec<LayerId>, merged: Merged) -> Stack {
+        let owners = owners_of(Lower(&[&merged.index]));
+        Stack { tree, layers, merged: Arc::new(merged), stacked: Vec::new(), owners, lists: 1 }
     }
 
     /// Stacks those of `layers` that it lacks; returns false if that is not possible.
@@ -48,14 +53,19 @@ impl Stack {
             if !self.lower(|lower| lower.can_bear(&index)) {
                 return Ok(false);
             }
+            let is_other = self.changes_owners(&index);
             self.stacked.push((*layer, index));
+            if is_other {
+                self.owners = self.lower(owners_of);
+                self.lists += 1;
+            }
         }
         Ok(true)
     }
 
     /// Calls `look` with the indexes of the stack.
     pub fn lower<T>(&self, look: impl FnOnce(Lower<'_>) -> T) -> T {
-        let indexes: Vec<&Index> = self.stacked.iter().rev().map(|(_, index)| &**index).chain([&*self.index]).collect();
+        let indexes: Vec<&Index> = self.stacked.iter().rev().map(|(_, index)| &**index).chain([&self.merged.index]).collect();
         look(Lower(&indexes))
     }
 
@@ -69,21 +79,21 @@ impl Stack {
         topmost.map(|(layer, _)| store.tree(layer)).chain([self.tree.clone()]).collect()
     }
 
-    /// Lists the files of other owners than 0:0 and those with capabilities, for a root in which owners are true.
-    pub fn owners(&self) -> Vec<Owned> {
-        let absolute = |path: &LayerPath| Path::new("/").join(path.as_path());
-        self.lower(|lower| {
-            let owned = lower.owned().into_iter().map(|entry| Owned {
-                path: absolute(entry.path),
-                uid: entry.meta.uid,
-                gid: entry.meta.gid,
-                mode: entry.meta.mode,
-                mtime: entry.meta.mtime,
-                capability: entry.meta.xattrs.get(CAPABILITY_XATTR).cloned(),
-                first: entry.first.map(absolute),
-            });
-            owned.collect()
-        })
+    /// Lists the files of other owners than 0:0 and those with capabilities, for a root in which owners are true. A directory comes before
+    /// its content.
+    pub fn owners(&self) -> &[Owned] {
+        &self.owners
+    }
+
+    /// Returns the number of that list: it increases when the list changes.
+    pub fn owners_number(&self) -> usize {
+        self.lists
+    }
+
+    /// True if a layer on the stack changes the list.
+    fn changes_owners(&self, layer: &Index) -> bool {
+        let is_listed = |path: &Path| self.owners.iter().any(|owned| owned.path.strip_prefix("/").is_ok_and(|listed| listed == path));
+        !Lower(&[layer]).owned().is_empty() || layer.entries().iter().any(|entry| is_listed(entry.path.as_path()))
     }
 
     /// Returns the layers of the tree, lowest first.
@@ -93,6 +103,21 @@ impl Stack {
 
     /// Returns the tree as the base of another one.
     pub fn base(&self) -> Base {
-        Base { tree: self.tree.clone(), layers: self.layers.clone() }
+        Base { tree: self.tree.clone(), layers: self.layers.clone(), merged: Arc::clone(&self.merged) }
     }
+}
+
+/// Lists the owned files of stacked layers.
+fn owners_of(lower: Lower<'_>) -> Vec<Owned> {
+    let absolute = |path: &LayerPath| Path::new("/").join(path.as_path());
+    let owned = lower.owned().into_iter().map(|entry| Owned {
+        path: absolute(entry.path),
+        uid: entry.meta.uid,
+        gid: entry.meta.gid,
+        mode: entry.meta.mode,
+        mtime: entry.meta.mtime,
+        capability: entry.meta.xattrs.get(CAPABILITY_XATTR).cloned(),
+        first: entry.first.map(absolute),
+    });
+    owned.collect()
 }

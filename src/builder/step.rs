@@ -3,11 +3,13 @@
 //! Configure steps and command steps share everything here: the build lock, the root, the launch, the capture and the commit. They differ in
 //! the parts that [`Kind`] names.
 
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use silo_store::capture::Captured;
 use silo_store::digest::{Digest, LayerId};
 use silo_store::flock::BuildLock;
 use silo_store::manifest::Record as Manifest;
@@ -20,7 +22,7 @@ use silo_base::event::{Activity, Event};
 use silo_launch::Exit;
 use silo_launch::open_checked::OpenedPath;
 use silo_launch::spec::{Root, Spec};
-use silo_model::derivation::{Derivation, Repeats};
+use silo_model::derivation::{Derivation, DrvId, Repeats};
 
 use super::away::Launch;
 use super::budget::LimitWatch;
@@ -29,6 +31,7 @@ use super::check::{Check, Verdict, WhichRun};
 use super::compare::Made;
 use super::context::{BuildContext, realised_as};
 use super::error::Error;
+use super::log::Follower;
 use super::places::Away;
 use super::state::State;
 use super::step_root::StepRoot;
@@ -82,6 +85,8 @@ pub(super) struct StepRun<'a> {
     pub kind: &'a dyn Kind,
     /// The derivation.
     pub drv: &'a Derivation,
+    /// The derivation's id: computing it encodes the names of all layers.
+    pub id: DrvId,
     /// The layers of its root, lowest first.
     pub layers: &'a [LayerId],
     /// The build's SOURCE_DATE_EPOCH.
@@ -132,10 +137,10 @@ pub(super) fn realise(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut St
 /// Runs a step once more, for a check.
 fn again(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State, (check, which): (&Check, WhichRun)) -> Result<Made, Error> {
     // Two checks of one step would share the working directory.
-    let _alone = lock_step(ctx, &Digest::of(format!("check of {}", step.drv.id()).as_bytes()))?;
+    let _alone = lock_step(ctx, &Digest::of(format!("check of {}", step.id).as_bytes()))?;
     let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
     let title = format!("{}, again", step.title);
-    let (made, workdir) = runs(ctx, step, &title, &mut root, || Workdir::other(ctx, step.drv.id(), check, which))?;
+    let (made, workdir) = runs(ctx, step, &title, &mut root, || Workdir::other(ctx, step.id, check, which))?;
     drop(workdir);
     state.put_root(root);
     Ok(made)
@@ -144,14 +149,14 @@ fn again(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State, (check, 
 /// Returns the layer of a step, if it is known. A layer with recorded owners counts only where owners are recorded, and only if no lock has
 /// another one.
 fn known(ctx: &BuildContext<'_>, step: &StepRun<'_>) -> Option<LayerId> {
-    let key = step.drv.id().digest();
+    let key = step.id.digest();
     let recorded = || realised_as(ctx, &recorded_owners_key(&key)).filter(|layer| ctx.pin(&key).is_none_or(|pin| pin == *layer));
     step.kind.known(ctx).or_else(|| if ctx.records() { recorded() } else { None })
 }
 
 /// Returns a known layer. It may be another one than that of the lock, if this machine made it before it had the lock.
 fn earlier(ctx: &BuildContext<'_>, step: &StepRun<'_>, layer: LayerId) -> Made {
-    if let Some(pinned) = ctx.pin(&step.drv.id().digest()).filter(|pinned| *pinned != layer) {
+    if let Some(pinned) = ctx.pin(&step.id.digest()).filter(|pinned| *pinned != layer) {
         warn_of_another(ctx, step, layer, pinned);
     }
     let fixed_time = matches!(step.drv, Derivation::Configure(_)).then_some(step.epoch);
@@ -166,7 +171,7 @@ fn warn_of_another(ctx: &BuildContext<'_>, step: &StepRun<'_>, layer: LayerId, p
 /// Compares the layer of a step with the locked one, if a lock has one. A step that only recorded owners is run again in a VM if its layer
 /// is another one; without a VM it fails.
 fn compared(ctx: &BuildContext<'_>, step: &StepRun<'_>, root: &mut StepRoot, made: Made) -> Result<Made, Error> {
-    let Some(pinned) = ctx.pin(&step.drv.id().digest()).filter(|pinned| *pinned != made.layer) else { return Ok(made) };
+    let Some(pinned) = ctx.pin(&step.id.digest()).filter(|pinned| *pinned != made.layer) else { return Ok(made) };
     if made.has_owners {
         warn_of_another(ctx, step, made.layer, pinned);
         return Ok(made);
@@ -176,7 +181,7 @@ fn compared(ctx: &BuildContext<'_>, step: &StepRun<'_>, root: &mut StepRoot, mad
     let text = format!("{}: the owners of files need a virtual machine, so the step runs again in one", step.title);
     (ctx.sink)(Event::Note { text });
     let ctx = &BuildContext { machine: Some(machine), ..*ctx };
-    let (made, workdir) = runs(ctx, step, step.title, root, || Workdir::new(ctx, step.drv.id()))?;
+    let (made, workdir) = runs(ctx, step, step.title, root, || Workdir::new(ctx, step.id))?;
     if made.layer != pinned {
         warn_of_another(ctx, step, made.layer, pinned);
     }
@@ -186,7 +191,7 @@ fn compared(ctx: &BuildContext<'_>, step: &StepRun<'_>, root: &mut StepRoot, mad
 
 /// Runs a step, unless another process has made its layer in the meantime.
 fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result<Made, Error> {
-    let key = step.drv.id().digest();
+    let key = step.id.digest();
     let lock = lock_step(ctx, &key)?;
     if let Some(layer) = known(ctx, step) {
         return Ok(earlier(ctx, step, layer));
@@ -194,7 +199,7 @@ fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result
     ctx.check_stop()?;
     ctx.check_machine()?;
     let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
-    let (made, workdir) = runs(ctx, step, step.title, &mut root, || Workdir::new(ctx, step.drv.id()))?;
+    let (made, workdir) = runs(ctx, step, step.title, &mut root, || Workdir::new(ctx, step.id))?;
     let workdir = checked_here(ctx, step, &mut root, (&made, workdir))?;
     root.put_by(workdir);
     let made = compared(ctx, step, &mut root, made)?;
@@ -223,7 +228,7 @@ fn checked_here(
     drop(workdir);
     let title = format!("{}, again here", step.title);
     let ctx = &BuildContext { pool: None, ..*ctx };
-    let (here, workdir) = runs(ctx, step, &title, root, || Workdir::new(ctx, step.drv.id()))?;
+    let (here, workdir) = runs(ctx, step, &title, root, || Workdir::new(ctx, step.id))?;
     match here.layer == made.layer {
         true => Ok(workdir),
         false => {
@@ -257,7 +262,8 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
         root.compose(ctx)?;
     }
     let mut prepared = step.kind.prepare(ctx, workdir, Root { lower: root.stack.mounts(ctx.store), upper: workdir.overlay() })?;
-    prepared.spec.owners = root.stack.owners();
+    prepared.spec.owners = root.stack.owners().to_vec();
+    prepared.spec.owners_at = Some(root.owners_dir());
     host_name::set(&mut prepared.spec, &root.stack, workdir.host_name());
     prepared.spec.conditions = workdir.conditions(&prepared.spec, step.repeats);
     let mut attempt = Attempt { ctx, workdir, root, spec: &prepared.spec };
@@ -272,26 +278,43 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
     let checked = step.kind.check_changes(ctx, &attempt.workdir.upper());
     let captured = checked.and_then(|removed| {
         let upper = attempt.workdir.upper();
+        if let Some(empty) = changes::none(ctx.store, &upper) {
+            return Ok((Changes::None(empty), removed));
+        }
         let captured = attempt.root.stack.lower(|lower| changes::capture((ctx.store, ctx.lock), &upper, lower, step.epoch))?;
-        Ok((captured, removed))
+        Ok((Changes::Captured(captured), removed))
     });
     let (captured, removed) = captured.map_err(|error| attempt.refused(error))?;
     drop(prepared.project);
-    let manifest = Manifest {
-        derivation: step.drv.id().to_string(),
-        name: step.recorded_name.clone(),
-        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        created: ctx.created(),
-        inputs: step.inputs.iter().map(LayerId::to_string).collect(),
-        packages: Vec::new(),
-        removed,
-        place: ctx.pool.zip(worker.as_ref()).map(|(away, worker)| away.describe(worker)).unwrap_or_default(),
+    let layer = match captured {
+        Changes::None(empty) => empty,
+        Changes::Captured(captured) => {
+            let manifest = Manifest {
+                derivation: step.id.to_string(),
+                name: step.recorded_name.clone(),
+                duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                created: ctx.created(),
+                inputs: step.inputs.iter().map(LayerId::to_string).collect(),
+                packages: Vec::new(),
+                removed,
+                place: ctx.pool.zip(worker.as_ref()).map(|(away, worker)| away.describe(worker)).unwrap_or_default(),
+            };
+            let committed = captured.stage.commit(&manifest, ctx.lock);
+            committed.map_err(|source| Error::store("committing the step's changes", source))?.id
+        }
     };
-    let committed = captured.stage.commit(&manifest, ctx.lock).map_err(|source| Error::store("committing the step's changes", source))?;
-    if step.kind.made(ctx, workdir, committed.id)? {
+    if step.kind.made(ctx, workdir, layer)? {
         return Ok(None);
     }
-    Ok(Some(Made { layer: committed.id, facts, has_owners, worker }))
+    Ok(Some(Made { layer, facts, has_owners, worker }))
+}
+
+/// The changes of a step.
+enum Changes {
+    /// There are none; the layer without entries is in the store.
+    None(LayerId),
+    /// They are not in the store yet.
+    Captured(Captured),
 }
 
 /// One attempt to run a step.
@@ -330,23 +353,16 @@ impl Attempt<'_> {
         };
         self.root.compose(ctx)?;
         let launched = Spec { machine, ..self.spec.clone() };
-        let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
         let upper = self.workdir.upper();
         let mut watch = LimitWatch::new(&upper, &self.workdir.log, ctx.max_step_bytes);
-        let send = |line: String| (ctx.sink)(Event::Log { id: 0, line });
-        let (exit, over) = thread::scope(|scope| {
-            let watching = silo_base::thread::beside(scope, || watch.watch(ctx.stop, &halt, &ended))?;
-            if step.sends_log {
-                // If no thread can be started, the lines are still in the log.
-                drop(silo_base::thread::beside(scope, || log::follow(&self.workdir.log, &ended, &send)));
-            }
-            let exit = silo_launch::reexec::run(ctx.program, &launched, self.workdir.circumstances(), &halt);
-            ended.store(true, Ordering::Relaxed);
-            watching.thread().unpark();
-            let over = watching.join().map_err(|_| Error::Worker)?;
-            Ok::<_, Error>((exit, over))
-        })?;
-        let over = over.or_else(|| watch.count());
+        let mut lines = step.sends_log.then(|| Follower::new(&self.workdir.log));
+        let mut send_lines = || lines.iter_mut().for_each(|lines| lines.read(&|line| (ctx.sink)(Event::Log { id: 0, line })));
+        let exit = silo_launch::reexec::run(ctx.program, &launched, self.workdir.circumstances(), &mut || {
+            send_lines();
+            if ctx.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { watch.check() }
+        });
+        send_lines();
+        let over = watch.exceeded();
         watch.finish().map_err(|source| Error::File(PathError { doing: "shorten", path: self.workdir.log.clone(), source }))?;
         ctx.check_stop()?;
         if let Some(what) = over {

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use silo_store::compose::{self, Base, Wanted};
 use silo_store::digest::LayerId;
-use silo_store::index::Index;
+use silo_store::merge::Merged;
+
+use silo_launch::reexec;
 
 use super::chain::Ahead;
 use super::context::BuildContext;
@@ -30,6 +32,8 @@ pub(super) struct StepRoot {
     state: Tree,
     /// Results of later steps, if a worker ran a chain.
     pub ahead: Option<Ahead>,
+    /// The program that gives files of other ids to the caller.
+    program: PathBuf,
 }
 
 /// The state of the tree of a root.
@@ -59,13 +63,21 @@ impl StepRoot {
             Tree::Needed(older) => older.take(),
         });
         let may_run_away = ctx.pool.is_some_and(|away| away.runs(ctx.home.arch()));
-        let (index, state) = if may_run_away {
-            let index = compose::index(ctx.store, layers).map_err(|source| Error::store("merging the layers of a step", source))?;
-            (index, Tree::Needed(base))
+        let (merged, state) = if may_run_away {
+            let merged = compose::merged(ctx.store, layers).map_err(|source| Error::store("merging the layers of a step", source))?;
+            (merged, Tree::Needed(base))
         } else {
             (composed(ctx, base.as_deref(), Wanted { layers, into: &tree })?, Tree::Composed)
         };
-        Ok(StepRoot { dir, stack: Stack::new(tree, layers.to_vec(), index), spent, kept: false, state, ahead })
+        Ok(StepRoot {
+            dir,
+            stack: Stack::new(tree, layers.to_vec(), merged),
+            spent,
+            kept: false,
+            state,
+            ahead,
+            program: ctx.program.to_owned(),
+        })
     }
 
     /// Composes the tree, unless it is on the disk. Call it before anything reads the directories of [`Stack::mounts`].
@@ -86,6 +98,11 @@ impl StepRoot {
         }
     }
 
+    /// Returns the path of the layer with the files of other owners. Steps with the same list share it.
+    pub fn owners_dir(&self) -> PathBuf {
+        self.dir.join(format!("owners-{}", self.stack.owners_number()))
+    }
+
     /// Keeps the working directory of a finished step until the root is dropped.
     pub fn put_by(&mut self, bench: Workdir) {
         self.spent.push(bench);
@@ -97,19 +114,20 @@ impl StepRoot {
     }
 }
 
-/// Composes a tree, of an older one if possible; returns its entries.
-fn composed(ctx: &BuildContext<'_>, base: Option<&StepRoot>, wanted: Wanted<'_>) -> Result<Index, Error> {
+/// Composes a tree, of an older one if possible; returns the merge of its layers.
+fn composed(ctx: &BuildContext<'_>, base: Option<&StepRoot>, wanted: Wanted<'_>) -> Result<Merged, Error> {
     let made = match base.and_then(StepRoot::base) {
         Some(base) => compose::recompose(ctx.store, ctx.lock, &base, wanted, &|_| {}),
         None => compose::compose(ctx.store, ctx.lock, wanted.layers, wanted.into, &|_| {}),
     };
-    Ok(made.map_err(|source| Error::store("composing the step's root", source))?.index)
+    Ok(made.map_err(|source| Error::store("composing the step's root", source))?.merged)
 }
 
 impl Drop for StepRoot {
     fn drop(&mut self) {
         if !self.kept {
             // A leftover is swept by `silo gc`. The tree may be gone already, if another one was made of it.
+            drop(reexec::reclaim_children(&self.program, &self.dir, "owners-"));
             drop(silo_store::removal::remove_tree(&self.dir));
         }
     }

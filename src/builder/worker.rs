@@ -7,11 +7,11 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use silo_store::compose::{self, Base, Wanted};
+use silo_store::compose::{self, Wanted};
 use silo_store::digest::LayerId;
 use silo_store::flock::{self, SharedLock};
 use silo_store::import::{self, Source};
@@ -34,8 +34,6 @@ use super::{away, chain, changes, host_name, worker_roots};
 
 /// Limit on a request: the launch with its script and its list of owners.
 const MAX_REQUEST_BYTES: u64 = 64 << 20;
-/// Interval of the looks at the client.
-const LOOK: Duration = Duration::from_millis(50);
 /// Limit on the files of one layer, whose archive proves its bytes.
 const MAX_LAYER_BYTES: u64 = 64 << 30;
 /// Time before the limit of the action at which a later step is given up, so that the results of the earlier ones arrive; in short actions,
@@ -148,13 +146,13 @@ fn steps(action: &Action<'_>, kept: Option<&Path>) -> Result<Report, Failure> {
     let report = launch(action, 0, Spec { root: root_of(vec![root.clone()]), ..spec }, request.max_bytes)?;
     let mut stack = None;
     if report == Report::Code(0) && !request.later.is_empty() {
-        let of_first = Stack::new(root.clone(), layers.clone(), compose::index(&store, &layers)?);
+        let of_first = Stack::new(root.clone(), layers.clone(), compose::merged(&store, &layers)?);
         // The steps that are left have no report.
         drop(later(action, (&store, &shared), layers.clone(), stack.insert(of_first), started));
     }
     if let Some(roots) = &roots {
-        let base = stack.map_or(Base { tree: root, layers }, |stack| stack.base());
-        worker_roots::put(roots, &base.layers, &base.tree);
+        let (tree, layers) = stack.map_or((root, layers), |stack| (stack.tree.clone(), stack.of_tree().to_vec()));
+        worker_roots::put(roots, &layers, &tree);
     }
     Ok(report)
 }
@@ -181,9 +179,9 @@ fn later(
         if !stack.extend(store, &layers)? {
             let into = action.temp.join(format!("root-{number}"));
             let made = compose::recompose(store, shared, &stack.base(), Wanted { layers: &layers, into: &into }, &|_| {})?;
-            *stack = Stack::new(into, layers.clone(), made.index);
+            *stack = Stack::new(into, layers.clone(), made.merged);
         }
-        let mut spec = Spec { owners: stack.owners(), root: root_of(stack.mounts(store)), ..spec.clone() };
+        let mut spec = Spec { owners: stack.owners().to_vec(), root: root_of(stack.mounts(store)), ..spec.clone() };
         host_name::set(&mut spec, stack, SecondRun::USUAL_HOST_NAME);
         let max_bytes = away::later_bytes(action.request.max_bytes);
         let report = launch(&Action { is_alone: &is_late, ..*action }, number, spec, max_bytes)?;
@@ -227,7 +225,7 @@ fn launch(action: &Action<'_>, number: usize, spec: Spec, max_bytes: u64) -> Res
     silo_launch::unpack_changes(&mut io::BufReader::new(File::open(before)?), &upper)?;
     let log = action.dir.join(away::numbered(LOG, number));
     let root = Root { lower: spec.root.lower.clone(), upper: Upper::Kept { upper: upper.clone(), work } };
-    let spec = Spec { root, stdio: Stdio::Log { path: log.clone() }, ..spec };
+    let spec = Spec { root, stdio: Stdio::Log { path: log.clone() }, owners_at: None, ..spec };
     let report = launched(action.program, &spec, (&upper, &log), max_bytes, action.is_alone)?;
     if report == Report::Code(0) {
         let after = private::create(&action.dir.join(away::numbered(AFTER, number)))?;
@@ -261,27 +259,11 @@ fn is_lacking(facts: &Facts) -> bool {
 
 /// Launches the step, and watches its limit.
 fn launched(program: &Path, spec: &Spec, (upper, log): (&Path, &Path), max_bytes: u64, is_alone: IsAlone<'_>) -> Result<Report, Failure> {
-    let (stop, halt, ended) = (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
     let mut watch = LimitWatch::new(upper, log, max_bytes);
-    let (exit, over) = std::thread::scope(|scope| {
-        let watching = silo_base::thread::beside(scope, || watch.watch(&stop, &halt, &ended))?;
-        let gone = silo_base::thread::beside(scope, || {
-            while !ended.load(Ordering::Relaxed) {
-                if is_alone() {
-                    stop.store(true, Ordering::Relaxed);
-                    return;
-                }
-                std::thread::park_timeout(LOOK);
-            }
-        })?;
-        let exit = reexec::run(program, spec, ProcessSettings::Usual, &halt);
-        ended.store(true, Ordering::Relaxed);
-        watching.thread().unpark();
-        gone.thread().unpark();
-        let over = watching.join().map_err(|_| "the watch of the step's limit failed")?;
-        Ok::<_, Failure>((exit, over))
-    })?;
-    let over = over.or_else(|| watch.count());
+    let exit = reexec::run(program, spec, ProcessSettings::Usual, &mut || {
+        if is_alone() { ControlFlow::Break(()) } else { watch.check() }
+    });
+    let over = watch.exceeded();
     watch.finish()?;
     if let Some(what) = over {
         return Ok(Report::Budget(what));

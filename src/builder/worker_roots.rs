@@ -5,6 +5,7 @@
 use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use silo_store::compose::{self, Base, ComposeError, Wanted};
 use silo_store::digest::{Digest, LayerId};
@@ -30,7 +31,7 @@ pub(super) fn take(
     into: &Path,
 ) -> Result<(), ComposeError> {
     let nothing = |_: u64| {};
-    if let Some(base) = kept.and_then(|kept| taken(kept, layers, &into.with_extension("kept"))) {
+    if let Some(base) = kept.and_then(|kept| taken(store, kept, layers, &into.with_extension("kept"))) {
         if base.layers == layers && fs::rename(&base.tree, into).is_ok() {
             return Ok(());
         }
@@ -43,7 +44,7 @@ pub(super) fn take(
 }
 
 /// Takes a kept root, the most similar one, by moving it to `into`.
-fn taken(kept: &Path, layers: &[LayerId], into: &Path) -> Option<Base> {
+fn taken(store: &Store, kept: &Path, layers: &[LayerId], into: &Path) -> Option<Base> {
     let mut found: Vec<(usize, PathBuf, Vec<LayerId>)> =
         fs::read_dir(kept).ok()?.flatten().filter_map(|entry| listed(entry.path(), layers)).collect();
     let is_full = found.len() >= MAX_ROOTS;
@@ -51,7 +52,9 @@ fn taken(kept: &Path, layers: &[LayerId], into: &Path) -> Option<Base> {
     found.sort_by_key(|(common, ..)| Reverse(*common));
     // Another step may take one in the meantime.
     let (_, _, layers) = found.into_iter().find(|(_, path, _)| fs::rename(path, into).is_ok())?;
-    Some(Base { tree: into.join(TREE), layers })
+    // Damaged layers are reported when the root is composed from nothing.
+    let merged = Arc::new(compose::merged(store, &layers).ok()?);
+    Some(Base { tree: into.join(TREE), layers, merged })
 }
 
 /// Reads the layers of a kept root; returns the number that it has in common from the start.

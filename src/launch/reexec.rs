@@ -5,13 +5,15 @@
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use silo_base::sanitize;
@@ -21,7 +23,7 @@ use super::host::exit::Exit;
 use super::host::system::this_program;
 use super::serialized_error::SerializedError;
 use super::spec::Spec;
-use super::tier::{launch, wants_snapshot};
+use super::tier::{launch_noting, reap, wants_snapshot};
 
 /// The subcommand that serves launches.
 pub const WORD: &str = "__launch";
@@ -32,7 +34,7 @@ const SNAPSHOT: &str = "--snapshot";
 /// The option of [`WORD`] that gives files to the caller instead.
 const RECLAIM: &str = "--reclaim";
 
-/// Interval between checks of the caller's stop flag; 50 ms is too short for a person to notice.
+/// Interval of the caller's checks; 50 ms is too short for a person to notice.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Largest answer accepted: an exit status or an error message.
@@ -58,11 +60,19 @@ pub enum ProcessSettings {
     Other,
 }
 
-/// Launches `spec` in a process of `program` and waits for its exit, or kills it when `stop` is set.
+/// A check that runs at intervals of 50 ms while a launch runs; `Break` kills the launch.
+pub type Check<'a> = &'a mut dyn FnMut() -> ControlFlow<()>;
+
+/// Returns a check for [`run`] that ends the launch when `stop` is set.
+pub fn until(stop: &AtomicBool) -> impl FnMut() -> ControlFlow<()> {
+    || if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+/// Launches `spec` in a process of `program` and waits for its exit, or kills it when `check` says so.
 ///
 /// Each thread keeps its last server process and reuses it, so a thread that launches several steps starts only one. A server runs one
 /// launch at a time.
-pub fn run(program: &Path, spec: &Spec, circumstances: ProcessSettings, stop: &AtomicBool) -> Result<Exit, Error> {
+pub fn run(program: &Path, spec: &Spec, circumstances: ProcessSettings, check: Check<'_>) -> Result<Exit, Error> {
     let failed = |step: &str, source| Error::Host { step: format!("{step} {} {WORD}", program.display()), source };
     // A server with a network or with other circumstances is not reused.
     let reusable = circumstances == ProcessSettings::Usual && spec.network.is_none();
@@ -72,7 +82,7 @@ pub fn run(program: &Path, spec: &Spec, circumstances: ProcessSettings, stop: &A
         None => Server::start(program, circumstances).map_err(|source| failed("starting", source))?,
     };
     let json = spec.to_json()?;
-    let answer = server.ask(&json, stop).map_err(|source| failed("reading the answer of", source))?;
+    let answer = server.ask(&json, check).map_err(|source| failed("reading the answer of", source))?;
     match serde_json::from_slice(&answer) {
         Ok(answer) => {
             if reusable {
@@ -122,7 +132,7 @@ impl Server {
 
     /// Sends a spec and reads the answer, which is empty if the process died. The child is not reaped before that, so its PID cannot have
     /// been reused when it is killed.
-    fn ask(&mut self, spec: &[u8], stop: &AtomicBool) -> io::Result<Vec<u8>> {
+    fn ask(&mut self, spec: &[u8], check: Check<'_>) -> io::Result<Vec<u8>> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let (Some(input), Some(output)) = (&mut self.child.stdin, &mut self.child.stdout) else { return Ok(Vec::new()) };
         match write_frame(input, spec) {
@@ -131,23 +141,36 @@ impl Server {
             // A live process would wait for the rest of the spec; closing its input ends it.
             sent => sent?,
         }
-        let ended = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let watch = silo_base::thread::beside(scope, || {
-                while !ended.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
-                    thread::park_timeout(LOOK);
-                }
-                if let Some(pid) = pid.filter(|_| stop.load(Ordering::Relaxed)) {
-                    // A process that has just exited cannot be killed; ignore the error.
-                    let _ = rustix::process::kill_process(pid, Signal::KILL);
-                }
-            });
-            let watch = watch.map_err(io::Error::other)?;
-            let answer = read_frame(output, MAX_ANSWER_BYTES);
-            ended.store(true, Ordering::Relaxed);
-            watch.thread().unpark();
-            Ok(answer?.unwrap_or_default())
-        })
+        let answer = read_frame(&mut CheckedReader { output, pid, check }, MAX_ANSWER_BYTES);
+        Ok(answer?.unwrap_or_default())
+    }
+}
+
+/// Reads the output of a server. While there is none, it calls the check, and kills the server if that says so.
+struct CheckedReader<'a> {
+    output: &'a mut ChildStdout,
+    /// The server, until it is killed.
+    pid: Option<Pid>,
+    check: Check<'a>,
+}
+
+impl Read for CheckedReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let interval = Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
+        loop {
+            match poll(&mut [PollFd::new(&*self.output, PollFlags::IN)], Some(&interval)) {
+                Ok(0) => {}
+                Ok(_) => return self.output.read(into),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            if (self.check)().is_break()
+                && let Some(pid) = self.pid.take()
+            {
+                // A process that has just exited cannot be killed; ignore the error.
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        }
     }
 }
 
@@ -187,6 +210,17 @@ pub fn reclaim(program: &Path, tree: &Path) -> io::Result<()> {
     Err(io::Error::other(sanitize::line(String::from_utf8_lossy(&done.stderr).trim())))
 }
 
+/// Like [`reclaim`], for those entries of a directory whose name begins with `prefix`.
+pub fn reclaim_children(program: &Path, dir: &Path, prefix: &str) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
+            reclaim(program, &entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// True if a tree has files of other users, as far as the caller can see.
 fn has_others(tree: &Path, own: u32) -> bool {
     let mut waiting = vec![tree.to_owned()];
@@ -210,7 +244,7 @@ pub fn serve() -> Result<(), Error> {
         let spec = read_frame(&mut io::stdin(), MAX_SPEC_BYTES).map_err(|source| failed("reading the launch spec", source))?;
         let Some(json) = spec else { return Ok(()) };
         let spec = Spec::from_json(&json);
-        let answer = match spec.as_ref().map(launch) {
+        let answer = match spec.as_ref().map(|spec| launch_noting(spec, None, &mut |_| {})) {
             Ok(Ok(Exit::Code(code))) => Answer::Code(code),
             Ok(Ok(Exit::Signal(signal))) => Answer::Signal(signal),
             Ok(Err(error)) => Answer::Failed(SerializedError::of(&error)),
@@ -218,6 +252,8 @@ pub fn serve() -> Result<(), Error> {
         };
         let text = serde_json::to_vec(&answer)?;
         write_frame(&mut io::stdout(), &text).map_err(|source| failed("answering", source))?;
+        // The caller captures the step's changes in the meantime.
+        reap();
         if let Ok(spec) = spec {
             take_snapshot_apart(&spec);
         }
@@ -287,7 +323,7 @@ fn die_with_parent() {
     // If the thread cannot start, a VM may outlive a killed build until its program exits.
     let _ = silo_base::thread::apart(move || {
         while getppid() == parent {
-            thread::sleep(LOOK);
+            std::thread::sleep(LOOK);
         }
         // A VM ends with the process that owns it.
         let _ = kill_process(getpid(), Signal::KILL);

@@ -89,6 +89,10 @@ pub struct Spec {
     /// content.
     #[serde(default)]
     pub owners: Vec<Owned>,
+    /// A host path for the layer of these files, which later launches with the same root use again; without one each launch makes its own.
+    /// Its parent exists and belongs to the caller. The files may belong to other ids ([`crate::reexec::reclaim`]).
+    #[serde(with = "text::perhaps", default)]
+    pub owners_at: Option<PathBuf>,
     /// The source of the program's random numbers, for [`Identity::Root`]; without one they are the kernel's.
     #[serde(default)]
     pub seed: Option<Seed>,
@@ -123,6 +127,7 @@ impl Spec {
             network: None,
             machine: None,
             owners: Vec::new(),
+            owners_at: None,
             seed: None,
             fixed_time: None,
             conditions: Conditions::default(),

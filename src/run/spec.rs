@@ -115,6 +115,7 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
         },
         network: parts.network.map(|network| Network { max_bytes: parts.budget.network_mb.map(mib), ..network }),
         owners: Vec::new(),
+        owners_at: None,
         seed: None,
         fixed_time: None,
         conditions: Conditions::default(),

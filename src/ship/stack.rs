@@ -81,7 +81,7 @@ pub fn compress(context: &Context<'_>, merged: &[LayerId], form: Form, dir: &Pat
     compression::warm(context.store, context.lock, merged, &|_| {}).map_err(|error| failed(Box::new(error)))?;
     let tree = dir.join("merged");
     let composed = compose(context.store, context.lock, merged, &tree, &|_| {}).map_err(|error| failed(Box::new(error)))?;
-    let archive = |out: &mut dyn Write| compression::write_archive(&tree, &composed.index, &mut &mut *out);
+    let archive = |out: &mut dyn Write| compression::write_archive(&tree, &composed.merged.index, &mut &mut *out);
     let blob = blob::write(&archive, form, to).map_err(|error| failed(Box::new(error)));
     silo_store::removal::remove_tree(&tree)?;
     let blob = blob?;

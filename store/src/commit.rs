@@ -186,6 +186,13 @@ pub(crate) fn write_tree<W: Write>(
     })
 }
 
+/// Returns the layer without entries, if the store has it.
+pub fn empty_layer(store: &Store) -> Option<LayerId> {
+    let mut hasher = Hasher::new();
+    archive::write::<_, io::Error>(&[], &mut hasher, &mut |_, _| Ok(())).ok()?;
+    Some(LayerId::new(hasher.finish())).filter(|id| is_whole(store, id))
+}
+
 /// Returns true if the store has a layer with all its entries. After a power loss, a layer that nothing named yet may lack bytes.
 pub fn is_whole(store: &Store, id: &LayerId) -> bool {
     if !store.tree(id).exists() && store.packed(id).exists() {

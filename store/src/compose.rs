@@ -13,7 +13,7 @@ use crate::index::Index;
 use crate::inode;
 use crate::layer::{self, LayerError};
 use crate::layout::{Store, TREE};
-use crate::merge::{Conflict, MergeError, Merged, merge};
+use crate::merge::{MergeError, Merged, merge, merge_onto};
 use crate::normal;
 use crate::openat::{Beneath, reached};
 use crate::parallel;
@@ -27,15 +27,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A composed tree.
 #[derive(Clone, Debug)]
 pub struct Composed {
     /// The entries of the tree.
-    pub index: Index,
-    /// Paths at which one layer replaced another's entry.
-    pub conflicts: Vec<Conflict>,
+    pub merged: Merged,
     /// True if the tree was made now, false if it existed.
     pub fresh: bool,
 }
@@ -64,6 +63,8 @@ pub struct Base {
     pub tree: PathBuf,
     /// Its layers, lowest first.
     pub layers: Vec<LayerId>,
+    /// Their merge.
+    pub merged: Arc<Merged>,
 }
 
 /// Composes the tree of `layers`, lowest first, at `into`; `progress` gets the number of finished entries.
@@ -76,15 +77,23 @@ pub fn compose(
     into: &Path,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Composed, ComposeError> {
-    make(store, layers, into, progress, |tree, merged| {
+    make(store, (layers, merged(store, layers)?), into, progress, |tree, merged| {
         make_dir(tree)?;
         Ok(vec![false; merged.sources.len()])
     })
 }
 
-/// Returns the entries of the tree that [`compose`] would make.
-pub fn index(store: &Store, layers: &[LayerId]) -> Result<Index, ComposeError> {
-    Ok(merged(store, layers)?.index)
+/// Returns the merge of layers, whose entries are those of the tree that [`compose`] would make.
+pub fn merged(store: &Store, layers: &[LayerId]) -> Result<Merged, ComposeError> {
+    let indexes: Vec<Index> = parallel::try_map(layers, |id| layer::read_index(store, id))?;
+    Ok(merge(&indexes.iter().collect::<Vec<_>>())?)
+}
+
+/// Like [`merged`]; reads only the layers that the base lacks, if they are stacked on it.
+fn merged_from(store: &Store, base: &Base, layers: &[LayerId]) -> Result<Merged, ComposeError> {
+    let Some(above) = layers.strip_prefix(base.layers.as_slice()) else { return merged(store, layers) };
+    let indexes: Vec<Index> = parallel::try_map(above, |id| layer::read_index(store, id))?;
+    Ok(merge_onto(&base.merged, base.layers.len(), &indexes.iter().collect::<Vec<_>>())?)
 }
 
 /// A tree to compose.
@@ -105,23 +114,22 @@ pub fn recompose(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Composed, ComposeError> {
     let Wanted { layers, into } = wanted;
-    make(store, layers, into, progress, |tree, merged| {
+    make(store, (layers, merged_from(store, base, layers)?), into, progress, |tree, merged| {
         rename(&base.tree, tree, RenameFlags::NOREPLACE).map_err(at("take over", &base.tree))?;
-        Ok(strip(tree, (&self::merged(store, &base.layers)?, &base.layers), (merged, layers))?)
+        Ok(strip(tree, (&base.merged, &base.layers), (merged, layers))?)
     })
 }
 
 /// Makes a tree unless it exists. `begin` creates its directory and returns which entries are already in it.
 fn make(
     store: &Store,
-    layers: &[LayerId],
+    (layers, merged): (&[LayerId], Merged),
     into: &Path,
     progress: &(dyn Fn(u64) + Sync),
     begin: impl FnOnce(&Path, &Merged) -> Result<Vec<bool>, ComposeError>,
 ) -> Result<Composed, ComposeError> {
-    let merged = merged(store, layers)?;
     if into.exists() {
-        return Ok(Composed { index: merged.index, conflicts: merged.conflicts, fresh: false });
+        return Ok(Composed { merged, fresh: false });
     }
     let scratch = Scratch::new(store)?;
     let tree = scratch.dir().join(TREE);
@@ -129,11 +137,6 @@ fn make(
     let trees: Vec<PathBuf> = layers.iter().map(|id| store.tree(id)).collect();
     fill(&tree, &trees, &merged, &standing, progress)?;
     move_into_place(&tree, into, merged)
-}
-
-fn merged(store: &Store, layers: &[LayerId]) -> Result<Merged, ComposeError> {
-    let indexes: Vec<Index> = parallel::try_map(layers, |id| layer::read_index(store, id))?;
-    Ok(merge(&indexes.iter().collect::<Vec<_>>())?)
 }
 
 fn move_into_place(tree: &Path, into: &Path, merged: Merged) -> Result<Composed, ComposeError> {
@@ -145,7 +148,7 @@ fn move_into_place(tree: &Path, into: &Path, merged: Merged) -> Result<Composed,
         Err(Errno::EXIST) => false,
         Err(error) => return Err(at("move the composed tree to", into)(error).into()),
     };
-    Ok(Composed { index: merged.index, conflicts: merged.conflicts, fresh })
+    Ok(Composed { merged, fresh })
 }
 
 /// Removes from `tree`, which holds `old`, the entries that differ in `new`. Returns for each entry of `new` whether it was kept.

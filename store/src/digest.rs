@@ -65,7 +65,7 @@ impl Digest {
     }
 
     /// Returns the 64 hex digits as bytes, without the formatter.
-    pub(crate) fn hex(&self) -> [u8; 64] {
+    pub fn hex(&self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut out = [0; 64];
         for (pair, byte) in out.chunks_exact_mut(2).zip(self.0) {

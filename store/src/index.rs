@@ -75,8 +75,12 @@ impl Index {
 
     /// Returns the entry at `path`.
     pub fn get(&self, path: &LayerPath) -> Option<&Entry> {
-        let found = self.entries.binary_search_by(|entry| entry.path.cmp(path));
-        found.ok().map(|at| &self.entries[at])
+        self.position(path).map(|at| &self.entries[at])
+    }
+
+    /// Returns the number of the entry at `path`.
+    pub fn position(&self, path: &LayerPath) -> Option<usize> {
+        self.entries.binary_search_by(|entry| entry.path.cmp(path)).ok()
     }
 
     /// Returns the entry that has the bytes of `path`: itself, or the target of the hard link.

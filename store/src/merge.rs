@@ -54,9 +54,35 @@ type Slots<'a> = BTreeMap<&'a LayerPath, (usize, &'a Entry)>;
 
 /// Merges `layers`, lowest first.
 pub fn merge(layers: &[&Index]) -> Result<Merged, MergeError> {
-    let mut slots = Slots::new();
+    stack(layers, Slots::new(), 0)
+}
+
+/// Merges `count` layers, whose merge is `base`, with `above`, lowest first. The result is that of [`merge`] of all of them.
+pub fn merge_onto(base: &Merged, count: usize, above: &[&Index]) -> Result<Merged, MergeError> {
+    // Implied directories follow from the entries below them, which layers above may remove.
+    let own = base.index.entries().iter().zip(&base.sources).filter(|(_, source)| source.is_some());
+    let slots = own.map(|(entry, _)| (&entry.path, (0, entry))).collect();
+    let layers: Vec<&Index> = std::iter::once(&base.index).chain(above.iter().copied()).collect();
+    let mut merged = stack(&layers, slots, 1)?;
+    // The numbers are those of `layers`.
+    let source_of = |path: &LayerPath| base.index.position(path).and_then(|at| base.sources[at]).unwrap_or(0);
+    let true_number = |number: usize, path: &LayerPath| if number == 0 { source_of(path) } else { number - 1 + count };
+    for (source, entry) in merged.sources.iter_mut().zip(merged.index.entries()) {
+        *source = source.map(|number| true_number(number, &entry.path));
+    }
+    let new = merged.conflicts.into_iter().map(|conflict| Conflict {
+        below: true_number(conflict.below, &conflict.path),
+        above: true_number(conflict.above, &conflict.path),
+        path: conflict.path,
+    });
+    merged.conflicts = base.conflicts.iter().cloned().chain(new).collect();
+    Ok(merged)
+}
+
+/// Stacks the layers from number `first` on, on the entries of those below.
+fn stack<'a>(layers: &[&'a Index], mut slots: Slots<'a>, first: usize) -> Result<Merged, MergeError> {
     let mut conflicts = Vec::new();
-    for (number, layer) in layers.iter().enumerate() {
+    for (number, layer) in layers.iter().enumerate().skip(first) {
         for entry in layer.entries() {
             let path = &entry.path;
             let old = match &entry.node {
@@ -226,5 +252,30 @@ mod tests {
         let layers = [index(&["l a b"]), index(&["f a/x 1"])];
         let error = merge(&[&layers[0], &layers[1]]).unwrap_err();
         assert!(matches!(error, MergeError::NotADirectory { layer: 1, .. }));
+    }
+
+    #[test]
+    fn merging_onto_a_merge_is_merging_all() {
+        let lines: &[&[&str]] = &[
+            &["d a", "f a/x 1", "h a/y a/x", "f b/c/d 1", "l s a"],
+            &["w a/x", "f b/c/e 2"],
+            &["w b/c/d"],
+            &["d a 0700", "f s 1", "h t s"],
+            &["w b/c/e", "f n/o/p 3"],
+            &["o a", "f a/z 4"],
+            &["w n/o", "f s 2"],
+            &["l a b"],
+            &["d a", "f a/q/r 1"],
+        ];
+        let layers: Vec<Index> = lines.iter().map(|lines| index(lines)).collect();
+        let layers: Vec<&Index> = layers.iter().collect();
+        for end in 0..=layers.len() {
+            let all = merge(&layers[..end]).unwrap();
+            for count in 0..=end {
+                let onto = merge_onto(&merge(&layers[..count]).unwrap(), count, &layers[count..end]).unwrap();
+                assert_eq!(onto.index.to_text(), all.index.to_text(), "{count} of {end}");
+                assert_eq!((&onto.sources, &onto.conflicts), (&all.sources, &all.conflicts), "{count} of {end}");
+            }
+        }
     }
 }

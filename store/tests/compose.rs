@@ -32,12 +32,12 @@ fn a_composed_tree_shares_its_layers_files() {
     };
     let made = compose(&home.store, &home.shared(), &layers, &into, &progress).unwrap();
     assert!(made.fresh);
-    assert_eq!(last.into_inner(), made.index.entries().len() as u64);
+    assert_eq!(last.into_inner(), made.merged.index.entries().len() as u64);
     assert_eq!(names(&into), ["bin", "usr", "var"]);
     assert_eq!(names(&into.join("usr/bin")), ["a", "a2", "a3", "b"]);
     assert!(names(&into.join("var")).is_empty());
-    assert_eq!(made.conflicts.len(), 1);
-    assert_eq!(made.conflicts[0].path, path("usr/bin/a"));
+    assert_eq!(made.merged.conflicts.len(), 1);
+    assert_eq!(made.merged.conflicts[0].path, path("usr/bin/a"));
 
     let inode = |path: std::path::PathBuf| fs::metadata(path).unwrap().ino();
     assert_eq!(inode(into.join("usr/bin/b")), inode(home.store.tree(&one.id).join("usr/bin/b")));
@@ -52,12 +52,12 @@ fn a_composed_tree_shares_its_layers_files() {
         }
         Err(error) => panic!("{error}"),
     }
-    assert!(verify_root(&made.index, &into).unwrap().is_empty());
+    assert!(verify_root(&made.merged.index, &into).unwrap().is_empty());
     assert!(names(&home.store.stages()).is_empty());
 
     let again = compose(&home.store, &home.shared(), &layers, &into, &|_| {}).unwrap();
     assert!(!again.fresh);
-    assert_eq!(again.index, made.index);
+    assert_eq!(again.merged.index, made.merged.index);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn every_change_to_a_tree_is_reported() {
     fs::remove_file(into.join("d/target")).unwrap();
     std::os::unix::fs::symlink("there", into.join("d/target")).unwrap();
     fs::write(into.join("d/.wh.odd\u{1b}"), "").unwrap();
-    let found = verify_root(&made.index, &into).unwrap();
+    let found = verify_root(&made.merged.index, &into).unwrap();
     let found: Vec<(String, FaultKind)> = found.iter().map(|d| (String::from_utf8(d.path.clone()).unwrap(), d.what)).collect();
     let expect = [
         ("d/.wh.odd\u{1b}", FaultKind::Extra),
@@ -139,13 +139,13 @@ fn a_derived_tree_equals_a_new_one() {
     };
     let made = recompose(&home.store, &shared, &base, Wanted { layers: &layers, into: &place("again") }, &progress).unwrap();
     let anew = compose(&home.store, &shared, &layers, &place("anew"), &|_| {}).unwrap();
-    assert_eq!(made.index, anew.index);
-    assert_eq!(last.into_inner(), made.index.entries().len() as u64);
+    assert_eq!(made.merged.index, anew.merged.index);
+    assert_eq!(last.into_inner(), made.merged.index.entries().len() as u64);
     assert!(!base.tree.exists());
     for root in ["again", "anew"] {
-        assert!(verify_root(&made.index, &place(root)).unwrap().is_empty(), "{root}");
+        assert!(verify_root(&made.merged.index, &place(root)).unwrap().is_empty(), "{root}");
     }
-    for entry in made.index.entries() {
+    for entry in made.merged.index.entries() {
         let stat = |root: &str| fs::symlink_metadata(place(root).join(entry.path.as_path())).unwrap();
         let (again, anew) = (stat("again"), stat("anew"));
         assert_eq!((again.mode(), again.mtime()), (anew.mode(), anew.mtime()), "{}", entry.path);

@@ -37,7 +37,7 @@ fn tree(home: &Home) -> (Index, PathBuf) {
     let into = home.store.image(&layer.id.digest()).join("root");
     let layers: Vec<LayerId> = vec![layer.id];
     let composed = compose::compose(&home.store, &home.shared(), &layers, &into, &|_| {}).unwrap();
-    (composed.index, into)
+    (composed.merged.index, into)
 }
 
 fn image(home: &Home, index: &Index, tree: &Path) -> PathBuf {
@@ -148,7 +148,7 @@ fn an_image_for_others_has_the_true_owners_modes_and_capabilities() {
     let into = home.store.image(&layer.id.digest()).join("root");
     let composed = compose::compose(&home.store, &home.shared(), &[layer.id], &into, &|_| {}).unwrap();
     let mut bytes = Vec::new();
-    erofs::write(&composed.index, &into, View::True, &mut bytes).unwrap();
+    erofs::write(&composed.merged.index, &into, View::True, &mut bytes).unwrap();
     let holds = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
     assert!(!holds(b"silo.owner"), "nothing of Silo's own is in it");
     let image = home.beside("true.erofs");

@@ -82,6 +82,7 @@ impl Bench {
             stdio: Stdio::Auto,
             network: None,
             owners: vec![],
+            owners_at: None,
             seed: None,
             fixed_time: None,
             conditions: Conditions::default(),

@@ -137,7 +137,7 @@ fn write(id: ImageId, bytes: &[u8], dir: &Path, compose: impl FnOnce(&Path) -> R
     make_dir(dir)?;
     let outcome = compose(&dir.join(ROOT)).map_err(|source| Error::Compose { id, source: Box::new(source) })?;
     let index = dir.join("index");
-    private::write(&index, &outcome.index.to_text()).map_err(failed("write", &index))?;
+    private::write(&index, &outcome.merged.index.to_text()).map_err(failed("write", &index))?;
     let config = config_path(dir);
     private::write(&config, bytes).map_err(failed("write", &config))
 }

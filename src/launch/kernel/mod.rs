@@ -19,4 +19,6 @@ mod seccomp;
 mod broker_seccomp_rules;
 pub mod seccomp_rules;
 
+pub mod step_filters;
+
 pub mod confine_broker;

@@ -41,7 +41,7 @@ use crate::host::job_control::Place;
 use crate::host::signal_escalation::Scope;
 use crate::host::stdio::{Streams, Target, Terminal};
 use crate::kernel::seccomp_rules::{self, OfRun};
-use crate::kernel::sys;
+use crate::kernel::{step_filters, sys};
 use crate::spec::{Identity, SSH_AGENT, Spec};
 use silo_wire::frame::StageFailure;
 
@@ -185,14 +185,14 @@ fn start_step(spec: &Spec, plan: &Plan, mut outside: Peers<'_>, terminal: Option
             if spec.seed.is_some() {
                 sys::fix_addresses().during("fixing addresses")?;
             }
-            let filter = seccomp_rules::filter_of_step(&step_calls::additions(spec, owners), spec.abi);
+            let filter = step_filters::of_step(&step_calls::additions(spec, owners), spec.abi);
             let listener = sys::filter_with_listener(&filter).during(step)?;
             init_messages::hand_over(theirs.as_fd(), listener).during(step)?;
             become_program(spec, plan, terminal)
         }
         Some(pid) => {
             drop(theirs);
-            sys::filter(&seccomp_rules::filter_for_all()).during(step)?;
+            sys::filter(&step_filters::of_first_process()).during(step)?;
             match owners {
                 Owners::Real => identity::drop_capabilities_of_keeper()?,
                 Owners::Recorded => identity::drop_capabilities_of_recorder()?,

@@ -62,11 +62,12 @@ use super::host::run_limits::RunLimits;
 use super::host::stdio;
 use super::host::system::Signals;
 use super::kernel::namespaces::NAMESPACES;
-use super::kernel::sys;
+use super::kernel::{step_filters, sys};
 use super::phase::Phase;
-use super::spec::{Spec, Upper};
+use super::spec::{Identity, Spec, Upper};
 use crate::error::{Error, host};
 use host_facts::Plan;
+use owners::Owners;
 
 /// See [`crate`].
 pub fn launch(spec: &Spec, output: Option<OwnedFd>, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
@@ -79,8 +80,9 @@ pub fn launch(spec: &Spec, output: Option<OwnedFd>, noted: &mut dyn FnMut(Phase)
     around.take_terminal(&plan.streams, notices, noted)?;
     let (sandbox, ours) = start(spec, &plan)?;
     // The end of an overlay's mount, of a cgroup and of a terminal is waited for: the next run needs the first two, and the last output is in
-    // the third.
-    let keeps = !matches!(spec.root.upper, Upper::Ephemeral { .. }) || !spec.overlays.is_empty() || plan.cgroup.is_some();
+    // the third. The directories of a build step are used once.
+    let is_step = spec.identity == Identity::Root;
+    let keeps = !is_step && !matches!(spec.root.upper, Upper::Ephemeral { .. }) || !spec.overlays.is_empty() || plan.cgroup.is_some();
     let mut sandbox = if keeps || plan.streams.terminal.is_some() { sandbox } else { sandbox.leaving_first_process() };
     let outcome = supervise::watch((&mut sandbox, ours.as_fd()), &signals, (around, output), noted);
     // PID 1 exits at the end of the socket, if it still runs.
@@ -97,6 +99,12 @@ pub fn has_range() -> bool {
 pub fn start(spec: &Spec, plan: &Plan) -> Result<(supervise::Sandbox, OwnedFd), Error> {
     let (ours, theirs) = host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), "making a socket pair")?;
     let cgroup = plan.cgroup.as_ref().map(cgroup::Cgroup::directory);
+    if spec.identity == Identity::Root {
+        let owners = if plan.range.is_some() { Owners::Real } else { Owners::Recorded };
+        // PID 1 inherits them.
+        step_filters::of_step(&step_calls::additions(spec, owners), spec.abi);
+        step_filters::of_first_process();
+    }
     let made = host(sys::clone(NAMESPACES, cgroup), "making a sandbox's namespaces")?;
     let Some(child) = made else { init::main(spec, plan, &theirs) };
     if let Some(range) = &plan.range {

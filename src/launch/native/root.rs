@@ -104,18 +104,46 @@ fn true_owners(spec: &Spec, sources: &mut Sources) -> Result<Option<Changes>, Fa
     let apart = |dir: &OwnedFd| clone_tree(dir.as_fd(), "").during("opening the step's directory");
     let mut made = Changes { dir: apart(changes)?, layer: None, streams: Vec::new() };
     if !spec.owners.is_empty() {
-        let step = "making a layer of other owners' files";
-        let dir = upper.parent().unwrap_or_else(|| Path::new("/"));
-        let parent = open(dir, OPEN_DIR, Mode::empty()).during(step)?;
-        // One is left if the step runs again, for `silo debug`.
-        silo_store::removal::remove_at(parent.as_fd(), OsStr::new(OWNERS), &dir.join(OWNERS)).map_err(|error| error.source).during(step)?;
-        mkdirat(&parent, OWNERS, Mode::from_raw_mode(0o755)).during(step)?;
-        let layer = rustix::fs::openat(&parent, OWNERS, OPEN_DIR, Mode::empty()).during(step)?;
-        owners::copy_files(&spec.owners, &sources.lower, layer.as_fd())?;
-        made.layer = Some(apart(&layer)?);
+        let layer = match &spec.owners_at {
+            Some(at) => kept_owners_layer(spec, sources, at)?,
+            None => {
+                let dir = upper.parent().unwrap_or_else(|| Path::new("/"));
+                let layer = owners_layer(spec, sources, dir, OsStr::new(OWNERS))?;
+                made.layer = Some(apart(&layer)?);
+                layer
+            }
+        };
         sources.lower.insert(0, layer);
     }
     Ok(Some(made))
+}
+
+/// Makes a layer with the files of other owners in a directory of the host.
+fn owners_layer(spec: &Spec, sources: &Sources, dir: &Path, name: &OsStr) -> Result<OwnedFd, Failure> {
+    let step = "making a layer of other owners' files";
+    let parent = open(dir, OPEN_DIR, Mode::empty()).during(step)?;
+    // One is left if the step runs again, for `silo debug`, or was killed.
+    silo_store::removal::remove_at(parent.as_fd(), name, &dir.join(name)).map_err(|error| error.source).during(step)?;
+    mkdirat(&parent, name, Mode::from_raw_mode(0o755)).during(step)?;
+    let layer = rustix::fs::openat(&parent, name, OPEN_DIR, Mode::empty()).during(step)?;
+    owners::copy_files(&spec.owners, &sources.lower, layer.as_fd())?;
+    Ok(layer)
+}
+
+/// Opens the layer of an earlier launch, or makes it. It gets its name when it is complete. No program can change it, because it is a lower
+/// layer.
+fn kept_owners_layer(spec: &Spec, sources: &Sources, at: &Path) -> Result<OwnedFd, Failure> {
+    let step = "keeping a layer of other owners' files";
+    match open(at, OPEN_DIR | OFlags::NOFOLLOW, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        found => return found.during(step),
+    }
+    let (Some(dir), Some(name)) = (at.parent(), at.file_name()) else { return Err(Errno::INVAL).during(step) };
+    let mut unfinished = name.to_owned();
+    unfinished.push(".new");
+    let layer = owners_layer(spec, sources, dir, &unfinished)?;
+    rustix::fs::rename(dir.join(&unfinished), at).during(step)?;
+    Ok(layer)
 }
 
 fn open_sources(spec: &Spec) -> Result<Sources, Failure> {

@@ -103,6 +103,7 @@ fn plain(spec: &Spec, machine: &VmFiles) -> Spec {
     plain.dirs.clear();
     plain.read_only.clear();
     plain.owners.clear();
+    plain.owners_at = None;
     plain.seed = None;
     plain.fixed_time = None;
     plain.conditions = Conditions::default();

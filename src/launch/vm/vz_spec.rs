@@ -122,6 +122,7 @@ mod tests {
             network: None,
             machine: None,
             owners: Vec::new(),
+            owners_at: None,
             seed: None,
             fixed_time: None,
             conditions: Conditions::default(),

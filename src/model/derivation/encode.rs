@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use silo_store::digest::LayerId;
+
 use super::types::{Blob, Configure, Database, Derivation, Image, Package, Repeats, Step};
 
 /// Version of unpacking .debs (`unpack`).
@@ -42,14 +44,14 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.field("arch", arch.name().as_bytes());
             out.list("debs", debs);
             out.field("epoch", epoch.to_string().as_bytes());
-            out.list("layers", layers);
+            out.layers(layers);
             out.number("rules", CONFIGURE_RULES);
         }
         Derivation::Database(Database { configured, epoch, layers, triggers }) => {
             out.text("database");
             out.list("configured", configured);
             out.field("epoch", epoch.to_string().as_bytes());
-            out.list("layers", layers);
+            out.layers(layers);
             out.number("rules", DATABASE_RULES);
             out.list("triggers", triggers);
         }
@@ -66,7 +68,7 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.list("argv", argv);
             out.list("env", &pairs(env));
             out.field("epoch", epoch.to_string().as_bytes());
-            out.list("layers", layers);
+            out.layers(layers);
             out.list("network", network);
             out.number("project", u64::from(*project));
             // Most steps repeat nothing; omitting the field keeps their ids.
@@ -144,6 +146,15 @@ impl Encoder {
         self.count(items.len());
         for item in items {
             self.value(item.to_string().as_bytes());
+        }
+    }
+
+    /// Writes a list of layers. The root of a step has up to thousands.
+    fn layers(&mut self, items: &[LayerId]) {
+        self.text("layers");
+        self.count(items.len());
+        for item in items {
+            self.value(&item.digest().hex());
         }
     }
 }
