@@ -282,7 +282,7 @@ fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: 
             return Ok((Changes::None(empty), removed));
         }
         let captured = attempt.root.stack.lower(|lower| changes::capture((ctx.store, ctx.lock), &upper, lower, step.epoch))?;
-        Ok((Changes::Captured(captured), removed))
+        Ok((Changes::Captured(Box::new(captured)), removed))
     });
     let (captured, removed) = captured.map_err(|error| attempt.refused(error))?;
     drop(prepared.project);
@@ -314,7 +314,7 @@ enum Changes {
     /// There are none; the layer without entries is in the store.
     None(LayerId),
     /// They are not in the store yet.
-    Captured(Captured),
+    Captured(Box<Captured>),
 }
 
 /// One attempt to run a step.

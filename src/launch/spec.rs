@@ -517,6 +517,7 @@ mod tests {
                 capability: Some(vec![1, 0, 0, 2]),
                 first: Some("/etc/first".into()),
             }],
+            owners_at: Some("/owners".into()),
             seed: None,
             fixed_time: None,
             conditions: Conditions::default(),

@@ -6,6 +6,7 @@ use silo_store::verify::{FaultKind, verify_root};
 use silo_store::{LayerId, Meta};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[test]
@@ -131,33 +132,38 @@ fn a_derived_tree_equals_a_new_one() {
     let shared = home.shared();
     let place = |name: &str| home.store.root().join(name);
     let layers = [plain.id, one.id, two.id];
-    compose(&home.store, &shared, &[one.id], &place("base"), &|_| {}).unwrap();
-    let base = Base { tree: place("base"), layers: vec![one.id] };
-    let last = AtomicU64::new(0);
-    let progress = |done| {
-        last.fetch_max(done, Ordering::Relaxed);
-    };
-    let made = recompose(&home.store, &shared, &base, Wanted { layers: &layers, into: &place("again") }, &progress).unwrap();
-    let anew = compose(&home.store, &shared, &layers, &place("anew"), &|_| {}).unwrap();
-    assert_eq!(made.merged.index, anew.merged.index);
-    assert_eq!(last.into_inner(), made.merged.index.entries().len() as u64);
-    assert!(!base.tree.exists());
-    for root in ["again", "anew"] {
-        assert!(verify_root(&made.merged.index, &place(root)).unwrap().is_empty(), "{root}");
-    }
-    for entry in made.merged.index.entries() {
-        let stat = |root: &str| fs::symlink_metadata(place(root).join(entry.path.as_path())).unwrap();
-        let (again, anew) = (stat("again"), stat("anew"));
-        assert_eq!((again.mode(), again.mtime()), (anew.mode(), anew.mtime()), "{}", entry.path);
-        if again.is_file() {
-            assert_eq!(again.ino(), anew.ino(), "{}: shares the layer's file", entry.path);
-        }
-        let owner = |root: &str| {
-            let mut owner = [0; 16];
-            rustix::fs::lgetxattr(place(root).join(entry.path.as_path()), "user.silo.owner", &mut owner[..])
-                .map(|length| owner[..length].to_vec())
+    // The base is a part of the layers, or those below the others.
+    for (number, below) in [vec![one.id], vec![plain.id, one.id]].into_iter().enumerate() {
+        let place = |name: &str| place(&format!("{name}-{number}"));
+        let merged = Arc::new(compose(&home.store, &shared, &below, &place("base"), &|_| {}).unwrap().merged);
+        let base = Base { tree: place("base"), layers: below, merged };
+        let last = AtomicU64::new(0);
+        let progress = |done| {
+            last.fetch_max(done, Ordering::Relaxed);
         };
-        assert_eq!(owner("again"), owner("anew"), "{}", entry.path);
+        let made = recompose(&home.store, &shared, &base, Wanted { layers: &layers, into: &place("again") }, &progress).unwrap();
+        let anew = compose(&home.store, &shared, &layers, &place("anew"), &|_| {}).unwrap();
+        assert_eq!(made.merged.index, anew.merged.index);
+        assert_eq!(made.merged.sources, anew.merged.sources);
+        assert_eq!(last.into_inner(), made.merged.index.entries().len() as u64);
+        assert!(!base.tree.exists());
+        for root in ["again", "anew"] {
+            assert!(verify_root(&made.merged.index, &place(root)).unwrap().is_empty(), "{root}");
+        }
+        for entry in made.merged.index.entries() {
+            let stat = |root: &str| fs::symlink_metadata(place(root).join(entry.path.as_path())).unwrap();
+            let (again, anew) = (stat("again"), stat("anew"));
+            assert_eq!((again.mode(), again.mtime()), (anew.mode(), anew.mtime()), "{}", entry.path);
+            if again.is_file() {
+                assert_eq!(again.ino(), anew.ino(), "{}: shares the layer's file", entry.path);
+            }
+            let owner = |root: &str| {
+                let mut owner = [0; 16];
+                rustix::fs::lgetxattr(place(root).join(entry.path.as_path()), "user.silo.owner", &mut owner[..])
+                    .map(|length| owner[..length].to_vec())
+            };
+            assert_eq!(owner("again"), owner("anew"), "{}", entry.path);
+        }
+        assert_eq!(names(&place("again").join("etc")), ["a", "new", "same", "zwice"]);
     }
-    assert_eq!(names(&place("again/etc")), ["a", "new", "same", "zwice"]);
 }
