@@ -102,6 +102,7 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
     pub fn release(&self, node: NodeIndex) {
         let mut state = self.state();
         self.one_less(&mut state, node);
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -161,7 +162,7 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
         let _end = End(self);
         while let Some(node) = self.next(class) {
             match work(self, node) {
-                Ok(given) => self.done(node, given),
+                Ok(given) => self.done(class, node, given),
                 Err(error) => self.fail(node, error),
             }
         }
@@ -189,25 +190,34 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
         self.changed.notify_all();
     }
 
-    fn done(&self, node: NodeIndex, given: T) {
+    /// Takes the output of a node from a worker of this class.
+    fn done(&self, class: WorkerClass, node: NodeIndex, given: T) {
         // A node runs once, so the cell is empty.
         drop(self.given[node.index()].set(given));
         let mut state = self.state();
         state.left -= 1;
-        for user in self.graph.neighbors_directed(node, Direction::Outgoing) {
-            self.one_less(&mut state, user);
+        let users = self.graph.neighbors_directed(node, Direction::Outgoing);
+        let ready: Vec<WorkerClass> = users.filter_map(|user| self.one_less(&mut state, user)).collect();
+        let is_over = state.left == 0;
+        drop(state);
+        // This worker itself takes the next node of a chain; waking the others would only delay it.
+        if is_over || ready.len() > 1 || ready.iter().any(|other| *other != class) {
+            self.changed.notify_all();
         }
-        self.changed.notify_all();
     }
 
-    fn one_less(&self, state: &mut State<E>, node: NodeIndex) {
+    /// Counts an input of a node as done; returns the node's class if it is ready now.
+    fn one_less(&self, state: &mut State<E>, node: NodeIndex) -> Option<WorkerClass> {
         let at = node.index();
         // A node that waits for nothing is in the queue, or has run.
-        let Some(waits) = state.waits[at].checked_sub(1) else { return };
+        let waits = state.waits[at].checked_sub(1)?;
         state.waits[at] = waits;
-        if waits == 0 && !state.given_up[at] {
-            state.ready[self.orders[at].class as usize].push(Reverse((self.orders[at].rank, at)));
+        if waits > 0 || state.given_up[at] {
+            return None;
         }
+        let Order { class, rank, .. } = self.orders[at];
+        state.ready[class as usize].push(Reverse((rank, at)));
+        Some(class)
     }
 
     fn give_up(&self, state: &mut State<E>, node: NodeIndex) {

@@ -240,6 +240,9 @@ fn has_others(tree: &Path, own: u32) -> bool {
 pub fn serve() -> Result<(), Error> {
     die_with_parent();
     let failed = |step: &str, source| Error::Host { step: step.to_owned(), source };
+    // `io::stdout` would write a frame in several parts.
+    let output = rustix::stdio::stdout().try_clone_to_owned().map_err(|source| failed("opening the standard output", source))?;
+    let mut output = std::fs::File::from(output);
     loop {
         let spec = read_frame(&mut io::stdin(), MAX_SPEC_BYTES).map_err(|source| failed("reading the launch spec", source))?;
         let Some(json) = spec else { return Ok(()) };
@@ -251,7 +254,7 @@ pub fn serve() -> Result<(), Error> {
             Err(error) => Answer::Failed(SerializedError::of(error)),
         };
         let text = serde_json::to_vec(&answer)?;
-        write_frame(&mut io::stdout(), &text).map_err(|source| failed("answering", source))?;
+        write_frame(&mut output, &text).map_err(|source| failed("answering", source))?;
         // The caller captures the step's changes in the meantime.
         reap();
         if let Ok(spec) = spec {
@@ -263,8 +266,11 @@ pub fn serve() -> Result<(), Error> {
 /// Writes the length as four bytes, little-endian, and then the bytes.
 fn write_frame(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    to.write_all(&length.to_le_bytes())?;
-    to.write_all(bytes)?;
+    let mut frame = Vec::with_capacity(bytes.len() + 4);
+    frame.extend(length.to_le_bytes());
+    frame.extend(bytes);
+    // In one part, so that the reader wakes up once.
+    to.write_all(&frame)?;
     to.flush()
 }
 
