@@ -262,6 +262,8 @@ pub(super) fn memory(spec: &Spec, machine: &VmFiles) -> u64 {
 
 pub(super) fn inner(spec: &Spec, machine: &VmFiles, shares: &SharedDirs, memory: u64) -> Spec {
     let mut inner = spec.clone();
+    // A path of the host. The VM's disk is used once.
+    inner.owners_at = None;
     inner.machine = None;
     // Overlays are part of the shares already: a share cannot be the upper directory of an overlay.
     inner.overlays = Vec::new();
