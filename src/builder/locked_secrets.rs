@@ -1,6 +1,6 @@
 //! Lists the secrets and identities that packages generated and an image lacks, for its lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use silo_store::digest::LayerId;
@@ -15,7 +15,8 @@ use super::known_secrets::{self, Form, KnownSecret};
 /// Lists the secrets that the image at `root` lacks: those that its steps removed, and the known ones of its packages.
 pub(super) fn of(ctx: &BuildContext<'_>, root: &Path, steps: &[LayerId]) -> Result<BTreeMap<String, Secret>, Error> {
     let mut removed = Vec::new();
-    for step in steps {
+    // Many steps may have one layer, such as the one without changes.
+    for step in steps.iter().collect::<BTreeSet<_>>() {
         let manifest = layer::read_manifest(ctx.store, step);
         let manifest = manifest.map_err(|source| Error::store(format!("reading the manifest of layer {step}"), source))?;
         removed.extend(manifest.record.removed);
