@@ -141,7 +141,7 @@ fn chain(silo: &Silo, name: &str, steps: usize) {
     silo.write(&format!(".silo/recipes/{name}.toml"), &recipe);
 }
 
-/// A chain of steps costs what its sandboxes cost: no step waits for a time to pass, and the layer of other owners' files is made once.
+/// A chain of steps costs as much as its sandboxes: no step waits for a time to pass, and the layer of other owners' files is made once.
 #[test]
 fn a_step_makes_few_system_calls_and_does_not_sleep() {
     if !has("strace") {

@@ -24,7 +24,7 @@ const OWN_LINES: usize = 5;
 pub(super) struct Follower<'a> {
     log: &'a Path,
     at: u64,
-    /// The beginning of a line whose end is not written yet.
+    /// An unfinished line.
     rest: Vec<u8>,
 }
 

@@ -102,7 +102,6 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
     pub fn release(&self, node: NodeIndex) {
         let mut state = self.state();
         self.one_less(&mut state, node);
-        drop(state);
         self.changed.notify_all();
     }
 

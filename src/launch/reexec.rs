@@ -210,7 +210,7 @@ pub fn reclaim(program: &Path, tree: &Path) -> io::Result<()> {
     Err(io::Error::other(sanitize::line(String::from_utf8_lossy(&done.stderr).trim())))
 }
 
-/// Like [`reclaim`], for those entries of a directory whose name begins with `prefix`.
+/// Like [`reclaim`], for the entries of a directory with names that begin with `prefix`.
 pub fn reclaim_children(program: &Path, dir: &Path, prefix: &str) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;

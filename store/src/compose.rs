@@ -83,7 +83,7 @@ pub fn compose(
     })
 }
 
-/// Returns the merge of layers, whose entries are those of the tree that [`compose`] would make.
+/// Returns the merge of layers: the entries of the tree that [`compose`] would make.
 pub fn merged(store: &Store, layers: &[LayerId]) -> Result<Merged, ComposeError> {
     let indexes: Vec<Index> = parallel::try_map(layers, |id| layer::read_index(store, id))?;
     Ok(merge(&indexes.iter().collect::<Vec<_>>())?)

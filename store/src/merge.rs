@@ -57,7 +57,7 @@ pub fn merge(layers: &[&Index]) -> Result<Merged, MergeError> {
     stack(layers, Slots::new(), 0)
 }
 
-/// Merges `count` layers, whose merge is `base`, with `above`, lowest first. The result is that of [`merge`] of all of them.
+/// Merges the layers `above`, lowest first, onto `base`, the merge of `count` layers. The result is that of [`merge`] for all of them.
 pub fn merge_onto(base: &Merged, count: usize, above: &[&Index]) -> Result<Merged, MergeError> {
     // Implied directories follow from the entries below them, which layers above may remove.
     let own = base.index.entries().iter().zip(&base.sources).filter(|(_, source)| source.is_some());

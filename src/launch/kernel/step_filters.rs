@@ -1,6 +1,6 @@
 //! Keeps the filters of build steps: a process that launches many steps makes each filter once, and PID 1 and the program inherit them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::instruction::Instruction;
 use super::seccomp_rules::{Addition, filter_for_all, filter_of_step};
@@ -15,7 +15,7 @@ static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 /// Returns the filter of a build step.
 pub fn of_step(additions: &[Addition], abi: Abi) -> Arc<[Instruction]> {
     let mut kept = KEPT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if let Some((_, filter)) = kept.iter().find(|((of, whose), _)| of == additions && *whose == abi) {
+    if let Some((_, filter)) = kept.iter().find(|((kept_additions, kept_abi), _)| kept_additions == additions && *kept_abi == abi) {
         return Arc::clone(filter);
     }
     let filter: Arc<[Instruction]> = filter_of_step(additions, abi).into();
@@ -24,10 +24,9 @@ pub fn of_step(additions: &[Addition], abi: Abi) -> Arc<[Instruction]> {
 }
 
 /// Returns the filter for PID 1.
-pub fn of_first_process() -> Arc<[Instruction]> {
-    static FILTER: Mutex<Option<Arc<[Instruction]>>> = Mutex::new(None);
-    let mut kept = FILTER.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    Arc::clone(kept.get_or_insert_with(|| filter_for_all().into()))
+pub fn of_first_process() -> &'static [Instruction] {
+    static FILTER: OnceLock<Vec<Instruction>> = OnceLock::new();
+    FILTER.get_or_init(filter_for_all)
 }
 
 #[cfg(test)]

@@ -192,7 +192,7 @@ fn start_step(spec: &Spec, plan: &Plan, mut outside: Peers<'_>, terminal: Option
         }
         Some(pid) => {
             drop(theirs);
-            sys::filter(&step_filters::of_first_process()).during(step)?;
+            sys::filter(step_filters::of_first_process()).during(step)?;
             match owners {
                 Owners::Real => identity::drop_capabilities_of_keeper()?,
                 Owners::Recorded => identity::drop_capabilities_of_recorder()?,
