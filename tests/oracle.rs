@@ -65,7 +65,7 @@ struct Difference {
     paths: Vec<String>,
     how: How,
     reason: String,
-    /// The suites or tools that it is about; without any, all of them.
+    /// The suites, tools or sets (`SUITE/PACKAGE`) that it is about; `sets` means all sets. Without any, it is about all.
     #[serde(default)]
     suites: Vec<String>,
 }
@@ -161,39 +161,93 @@ fn rules() -> Differences {
 /// Fails where an image differs from mmdebstrap's root of the same packages in a way that no rule allows; returns the rules that were
 /// needed. mmdebstrap begins with `links` into /usr.
 fn compare(silo: &Silo, tool: &str, links: &[&str]) -> BTreeSet<usize> {
-    let (used, left) = compared(silo, tool, tool, links);
+    let (used, left) = compared(silo, tool, &[tool], links);
     assert!(left.is_empty(), "silo's root differs from mmdebstrap's:\n{left}");
     used
 }
 
-/// Compares the roots; `about` selects the rules. Returns the rules that were needed, and the differences that none allows.
-pub fn compared(silo: &Silo, tool: &str, about: &str, links: &[&str]) -> (BTreeSet<usize>, String) {
+/// Lists in which a rule allows other contents; the function returns the lines that must be equal.
+const LISTS: [(&str, fn(&str) -> Vec<String>); 6] = [
+    // The order of awaited paths is that of unpacking.
+    ("var/lib/dpkg/triggers/File", sorted),
+    ("var/lib/dpkg/status", stanzas),
+    // The order of accounts is that of configuring, and each tool adds a line at another place.
+    ("etc/passwd", sorted),
+    ("etc/group", sorted),
+    ("etc/shadow", sorted),
+    ("etc/gshadow", sorted),
+];
+
+fn sorted(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// dpkg's stanzas, without spaces at the ends of lines and configuration files that packages no longer have.
+fn stanzas(text: &str) -> Vec<String> {
+    text.lines().map(|line| line.trim_end().to_owned()).filter(|line| !line.ends_with(" newconffile remove-on-upgrade")).collect()
+}
+
+/// Compares the roots; `about` selects the rules. Returns the rules that were needed, and the differences that none allows. If mmdebstrap
+/// fails, its errors are the difference.
+pub fn compared(silo: &Silo, tool: &str, about: &[&str], links: &[&str]) -> (BTreeSet<usize>, String) {
     let installed = silo.installed(tool);
     let place = Silo::new();
     let root = place.project().join("root");
     let mut command = Mirror::of(silo, &installed, &place.project()).mmdebstrap(&root, Way::Copied, links);
     let made = support::done(&mut command);
-    assert_eq!(made.code, 0, "{made:?}");
-    // The order of dpkg's list of awaited paths is that of unpacking.
-    let awaited = |root: &Path| {
-        // A root without awaited paths has no list.
-        let text = fs::read_to_string(root.join("var/lib/dpkg/triggers/File")).unwrap_or_default();
-        text.lines().map(str::to_owned).collect::<BTreeSet<String>>()
-    };
-    assert_eq!(awaited(&installed.root), awaited(&root));
+    if made.code != 0 {
+        return (BTreeSet::new(), format!("mmdebstrap failed with exit code {}:\n{}", made.code, errors(&made.err)));
+    }
+    let mut left = String::new();
+    for (path, lines) in LISTS {
+        // A root may have no awaited paths or accounts.
+        let text = |root: &Path| fs::read_to_string(root.join(path)).unwrap_or_default();
+        let (ours, theirs) = (text(&installed.root), text(&root));
+        let (ours, theirs) = (lines(&ours), lines(&theirs));
+        if ours != theirs {
+            let only = |ours: &[String], theirs: &[String]| ours.iter().find(|line| !theirs.contains(line)).cloned();
+            let told = format!("{:?} / {:?}", only(&ours, &theirs), only(&theirs, &ours));
+            writeln!(left, "{path}: other lines, {told}").expect("writing to a string cannot fail");
+        }
+    }
     let (ours, theirs) = (composed(&installed.index), walked(&root, installed.image.epoch));
     let rules = rules();
     let mut used = BTreeSet::new();
-    let mut left = String::new();
     for (path, how, told) in differences(&ours, &theirs) {
-        let allowed = |rule: &Difference| rule.suites.is_empty() || rule.suites.iter().any(|suite| suite == about);
+        let allowed = |rule: &Difference| rule.suites.is_empty() || rule.suites.iter().any(|of| about.contains(&of.as_str()));
         let fits = |rule: &Difference| allowed(rule) && rule.how == how && rule.paths.iter().any(|pattern| matches(pattern, &path));
         match rules.difference.iter().position(fits) {
             Some(rule) => drop(used.insert(rule)),
             None => writeln!(left, "{path}: {how:?} {told}").expect("writing to a string cannot fail"),
         }
     }
+    if let Some(keep) = std::env::var_os("SILO_ORACLE_KEEP").filter(|_| !left.is_empty()) {
+        keep_root(&root, &Path::new(&keep).join(tool));
+    }
     (used, left)
+}
+
+/// Moves mmdebstrap's root to a place of its own, to look at its differences.
+fn keep_root(root: &Path, to: &Path) {
+    // The root of an earlier run, if there is one.
+    drop(fs::remove_dir_all(to));
+    fs::create_dir_all(to.parent().expect("a directory for roots")).expect("a directory for roots");
+    fs::rename(root, to).expect("a directory on the same disk");
+}
+
+/// The last lines of a program's output that tell of an error, shortened.
+fn errors(output: &str) -> String {
+    let tells = |line: &&str| ["error", "E: ", "failed", "returned"].iter().any(|word| line.contains(word));
+    let lines: Vec<String> = output.lines().filter(tells).map(|line| line.chars().take(200).collect()).collect();
+    lines[lines.len().saturating_sub(6)..].join("\n")
+}
+
+/// The reasons of the rules that are about a set alone, and whether such a rule was not needed.
+pub fn reasons_of(set: &str, used: &BTreeSet<usize>) -> (Vec<String>, Vec<String>) {
+    let of_set = rules().difference.into_iter().enumerate().filter(|(_, rule)| rule.suites.iter().any(|of| of == set));
+    let (needed, unneeded): (Vec<_>, Vec<_>) = of_set.partition(|(number, _)| used.contains(number));
+    let texts = |rules: Vec<(usize, Difference)>| rules.into_iter().map(|(_, rule)| rule.reason).collect();
+    (texts(needed), texts(unneeded))
 }
 
 /// The entries of an image.

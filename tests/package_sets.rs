@@ -2,6 +2,11 @@
 //!
 //! The test compares one set. `.ci/oracle` compares all of them on all suites.
 
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
 use crate::oracle;
 use crate::support::{self, As, Silo};
 
@@ -65,36 +70,83 @@ fn selected() -> Vec<(&'static str, &'static str)> {
     all.filter(is_wanted).collect()
 }
 
+/// The result of a comparison.
+enum Verdict {
+    Same,
+    /// All differences are those of rules about this set alone, with these reasons.
+    Explained(String),
+    Different(String),
+    /// The suite has no such package.
+    Absent(String),
+}
+
 #[test]
 fn mmdebstrap_makes_the_same_roots_of_package_sets() {
     if !oracle::can_compare() {
         return;
     }
-    let mut wrong = String::new();
     let chosen = selected();
     assert!(!chosen.is_empty(), "SILO_ORACLE selects no set");
+    // One line a set; a set with a line is not compared again.
+    let results = std::env::var_os("SILO_ORACLE_RESULTS").map(PathBuf::from);
+    let silo = Silo::of(As::Me);
+    silo.seed_downloads();
+    // A mirror may hold an old index of a suite that is not released yet.
+    silo.write(".silo/silo.toml", "[mirrors]\nallowStale = true\n");
+    let mut wrong = String::new();
     for (suite, set) in chosen {
-        let silo = Silo::of(As::Me);
-        silo.seed_downloads();
-        // A mirror may hold an old index of a suite that is not released yet.
-        silo.write(".silo/silo.toml", "[mirrors]\nallowStale = true\n");
-        let packages = set.replace(' ', "\", \"");
-        silo.write(
-            ".silo/recipes/set.toml",
-            &format!("command = [\"sh\"]\n[debian]\nsuite = \"{suite}\"\npackages = [\"dash\", \"{packages}\"]\n"),
-        );
-        let done = silo.run(["install", "--quiet", "set"]);
-        let left = if done.code == 0 {
-            let links = if suite == "bookworm" { &oracle::MERGED[..] } else { &[] };
-            oracle::compared(&silo, "set", "sets", links).1
-        } else {
-            format!("it cannot be installed: {}", done.err)
+        let known = results.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+        if known.lines().any(|line| line.starts_with(&format!("{suite}\t{set}\t"))) {
+            continue;
+        }
+        let began = Instant::now();
+        let verdict = compare(&silo, suite, set);
+        let seconds = began.elapsed().as_secs();
+        let (word, why) = match &verdict {
+            Verdict::Same => ("same", ""),
+            Verdict::Explained(why) => ("explained", why.as_str()),
+            Verdict::Different(why) => ("DIFFERENT", why.as_str()),
+            Verdict::Absent(why) => ("absent", why.as_str()),
         };
-        silo.offer_downloads();
-        support::report(&format!("{} {suite}/{set}", if left.is_empty() { "same     " } else { "DIFFERENT" }));
-        if !left.is_empty() {
-            wrong.push_str(&format!("{suite}/{set}:\n{left}\n"));
+        support::report(&format!("{word:<9} {suite}/{set} {seconds} s"));
+        if let Some(path) = &results {
+            let line = format!("{suite}\t{set}\t{word}\t{seconds}\t{}\n", why.trim_end().replace('\n', "; ").replace('\t', " "));
+            let mut file = OpenOptions::new().create(true).append(true).open(path).expect("a file for results");
+            file.write_all(line.as_bytes()).expect("a file for results");
+        }
+        if let Verdict::Different(why) = verdict {
+            wrong.push_str(&format!("{suite}/{set}:\n{why}\n"));
         }
     }
     assert!(wrong.is_empty(), "silo's roots differ from mmdebstrap's:\n{wrong}");
+}
+
+fn compare(silo: &Silo, suite: &str, set: &str) -> Verdict {
+    let first = set.split(' ').next().expect("a set has a package");
+    let (tool, name) = (format!("{suite}-{first}"), format!("{suite}/{first}"));
+    let packages = set.replace(' ', "\", \"");
+    silo.write(
+        &format!(".silo/recipes/{tool}.toml"),
+        &format!("command = [\"sh\"]\n[debian]\nsuite = \"{suite}\"\npackages = [\"dash\", \"{packages}\"]\n"),
+    );
+    let done = silo.run(["install", "--quiet", &tool]);
+    if done.code != 0 {
+        let why = done.err.lines().next().unwrap_or_default();
+        return match why.split_once(": package ").filter(|(_, why)| why.contains("does not exist")) {
+            Some((_, why)) => Verdict::Absent(why.to_owned()),
+            None => Verdict::Different(format!("it cannot be installed: {}", done.err)),
+        };
+    }
+    silo.offer_downloads();
+    let links = if suite == "bookworm" { &oracle::MERGED[..] } else { &[] };
+    let (used, mut left) = oracle::compared(silo, &tool, &["sets", &name], links);
+    let (needed, unneeded) = oracle::reasons_of(&name, &used);
+    for reason in unneeded {
+        left.push_str(&format!("a difference that is no more: {reason}\n"));
+    }
+    match () {
+        () if !left.is_empty() => Verdict::Different(left),
+        () if !needed.is_empty() => Verdict::Explained(needed.join(" ")),
+        () => Verdict::Same,
+    }
 }

@@ -41,7 +41,9 @@ impl Mirror {
         for id in &installed.image.layers {
             let record = layer::read_manifest(&store, id).expect("a manifest").record;
             let ([deb], [package]) = (record.inputs.as_slice(), record.packages.as_slice()) else { continue };
-            let size = fs::copy(silo.path("downloads").join(deb), dir.join(format!("{deb}.deb"))).expect("a package that was fetched");
+            let (from, to) = (silo.path("downloads").join(deb), dir.join(format!("{deb}.deb")));
+            fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).expect("a package that was fetched");
+            let size = fs::metadata(&to).expect("our own file").len();
             let info = fs::read_dir(store.tree(id).join("var/lib/dpkg/info")).expect("dpkg's directory").flatten();
             let control = info.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|kind| kind == "control"));
             let control = fs::read_to_string(control.expect("a control stanza")).expect("a control stanza");
@@ -54,13 +56,16 @@ impl Mirror {
     }
 
     /// The command that makes `root`, as root. Each of `links` is a link into /usr before the first package comes.
+    ///
+    /// dpkg installs the essential packages at once, and apt the others, which unpacks a package after those that it pre-depends on are
+    /// configured. The empty suite means all packages of the archive, which has no name.
     pub fn mmdebstrap(&self, root: &Path, way: Way, links: &[&str]) -> Command {
         let mut command = Command::new("mmdebstrap");
         // A variable such as PYTHONDONTWRITEBYTECODE would change the results of the packages' scripts.
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("SOURCE_DATE_EPOCH", self.epoch.to_string());
         // As in a step of ours: Python before 3.11 compiles sets in an order that hangs on it.
         command.env("PYTHONHASHSEED", "0");
-        command.args(["--silent", "--mode=root", "--format=directory", "--variant=custom"]);
+        command.args(["--mode=root", "--format=directory", "--variant=essential"]);
         command.arg(format!("--include={}", self.include.join(",")));
         if !self.foreign.is_empty() {
             command.arg(format!("--architectures={},{}", silo_base::system::Arch::host(), self.foreign.join(",")));
@@ -74,7 +79,7 @@ impl Mirror {
             method = "file";
             command.arg(format!("--hook-dir={HOOK}"));
         }
-        command.arg("trixie").arg(root).arg(format!("deb [trusted=yes] {method}:{} ./", self.dir.display()));
+        command.arg("").arg(root).arg(format!("deb [trusted=yes] {method}:{} ./", self.dir.display()));
         command
     }
 }
