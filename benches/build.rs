@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::support::mmdebstrap::{Mirror, Way};
+use crate::support::mmdebstrap::{Mirror, Order, Way};
 use crate::support::{self, As, Silo};
 use crate::table::{Promise, Table, timed};
 
@@ -49,7 +49,7 @@ fn cold(warm: &Silo, rounds: usize) -> bool {
         made.push(silo);
         if let (Some(row), Some(mirror)) = (neighbour, &mirror) {
             let root = place.project().join(format!("root-{round}"));
-            table.add(row, timed(&mut mirror.mmdebstrap(&root, Way::Mounted, &[])));
+            table.add(row, timed(mirror.mmdebstrap(&root, Way::Mounted, Order::Together, &[]).arg("--silent")));
         }
     }
     let promise = neighbour.map(|of| Promise::AtMost { row: ours, times: TIMES_MMDEBSTRAP, of });

@@ -17,7 +17,7 @@ use silo_store::index::Index;
 use silo_store::normal;
 use silo_store::path::LayerPath;
 
-use crate::support::mmdebstrap::{Mirror, Way};
+use crate::support::mmdebstrap::{Mirror, Order, Way};
 use crate::support::{self, As, Silo};
 
 /// An entry, in terms that both sides can express.
@@ -161,7 +161,7 @@ fn rules() -> Differences {
 /// Fails where an image differs from mmdebstrap's root of the same packages in a way that no rule allows; returns the rules that were
 /// needed. mmdebstrap begins with `links` into /usr.
 fn compare(silo: &Silo, tool: &str, links: &[&str]) -> BTreeSet<usize> {
-    let (used, left) = compared(silo, tool, &[tool], links);
+    let (used, left) = compared(silo, tool, &[tool], Order::Together, links);
     assert!(left.is_empty(), "silo's root differs from mmdebstrap's:\n{left}");
     used
 }
@@ -189,11 +189,11 @@ fn stanzas(text: &str) -> Vec<String> {
 
 /// Compares the roots; `about` selects the rules. Returns the rules that were needed, and the differences that none allows. If mmdebstrap
 /// fails, its errors are the difference.
-pub fn compared(silo: &Silo, tool: &str, about: &[&str], links: &[&str]) -> (BTreeSet<usize>, String) {
+pub fn compared(silo: &Silo, tool: &str, about: &[&str], order: Order, links: &[&str]) -> (BTreeSet<usize>, String) {
     let installed = silo.installed(tool);
     let place = Silo::new();
     let root = place.project().join("root");
-    let mut command = Mirror::of(silo, &installed, &place.project()).mmdebstrap(&root, Way::Copied, links);
+    let mut command = Mirror::of(silo, &installed, &place.project()).mmdebstrap(&root, Way::Copied, order, links);
     let made = support::done(&mut command);
     if made.code != 0 {
         return (BTreeSet::new(), format!("mmdebstrap failed with exit code {}:\n{}", made.code, errors(&made.err)));

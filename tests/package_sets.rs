@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::oracle;
+use crate::support::mmdebstrap::Order;
 use crate::support::{self, As, Silo};
 
 /// Packages with accounts, owners, set-id programs, capabilities, caches, alternatives and generated secrets.
@@ -139,7 +140,7 @@ fn compare(silo: &Silo, suite: &str, set: &str) -> Verdict {
     }
     silo.offer_downloads();
     let links = if suite == "bookworm" { &oracle::MERGED[..] } else { &[] };
-    let (used, mut left) = oracle::compared(silo, &tool, &["sets", &name], links);
+    let (used, mut left) = oracle::compared(silo, &tool, &["sets", &name], Order::EssentialFirst, links);
     let (needed, unneeded) = oracle::reasons_of(&name, &used);
     for reason in unneeded {
         left.push_str(&format!("a difference that is no more: {reason}\n"));

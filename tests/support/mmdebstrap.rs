@@ -30,6 +30,15 @@ pub enum Way {
     Mounted,
 }
 
+/// The order in which the packages are installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// dpkg installs all of them in one run, without regard to what they pre-depend on. It is fast, and enough for most packages.
+    Together,
+    /// dpkg installs the essential ones, and apt the others: it unpacks a package when those that it pre-depends on are configured.
+    EssentialFirst,
+}
+
 impl Mirror {
     /// Makes the archive below `place`, from the files that `silo` has fetched.
     pub fn of(silo: &Silo, installed: &Installed, place: &Path) -> Mirror {
@@ -56,16 +65,14 @@ impl Mirror {
     }
 
     /// The command that makes `root`, as root. Each of `links` is a link into /usr before the first package comes.
-    ///
-    /// dpkg installs the essential packages at once, and apt the others, which unpacks a package after those that it pre-depends on are
-    /// configured. The empty suite means all packages of the archive, which has no name.
-    pub fn mmdebstrap(&self, root: &Path, way: Way, links: &[&str]) -> Command {
+    pub fn mmdebstrap(&self, root: &Path, way: Way, order: Order, links: &[&str]) -> Command {
         let mut command = Command::new("mmdebstrap");
         // A variable such as PYTHONDONTWRITEBYTECODE would change the results of the packages' scripts.
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("SOURCE_DATE_EPOCH", self.epoch.to_string());
         // As in a step of ours: Python before 3.11 compiles sets in an order that hangs on it.
         command.env("PYTHONHASHSEED", "0");
-        command.args(["--mode=root", "--format=directory", "--variant=essential"]);
+        let variant = if order == Order::Together { "custom" } else { "essential" };
+        command.args(["--mode=root", "--format=directory", &format!("--variant={variant}")]);
         command.arg(format!("--include={}", self.include.join(",")));
         if !self.foreign.is_empty() {
             command.arg(format!("--architectures={},{}", silo_base::system::Arch::host(), self.foreign.join(",")));
@@ -79,6 +86,7 @@ impl Mirror {
             method = "file";
             command.arg(format!("--hook-dir={HOOK}"));
         }
+        // The essential packages are searched for in the archive of this name. Ours has none.
         command.arg("").arg(root).arg(format!("deb [trusted=yes] {method}:{} ./", self.dir.display()));
         command
     }
