@@ -254,7 +254,7 @@ impl Run<'_> {
         if let Some(text) = dpkg_status::architectures(ctx.home.arch(), &self.foreign()) {
             write(ARCHITECTURES.to_owned(), &text, 0o644)?;
         }
-        for (name, text) in dpkg_status::triggers(&records, &self.foreign()) {
+        for (name, text) in dpkg_status::triggers(&records) {
             write(format!("{DPKG}/triggers/{name}"), &text, 0o644)?;
         }
         // Configured packages with file triggers must learn of the new files.

@@ -60,7 +60,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, epoch: i64, below: &State) -> Resu
     files.extend(dpkg_status::architectures(ctx.home.arch(), &foreign).map(|text| (ARCHITECTURES.to_owned(), text)));
     if has_triggers {
         let records: Vec<_> = state.present.iter().map(|package| &package.record).collect();
-        files.extend(dpkg_status::triggers(&records, &foreign).into_iter().map(|(name, text)| (format!("{TRIGGERS}/{name}"), text)));
+        files.extend(dpkg_status::triggers(&records).into_iter().map(|(name, text)| (format!("{TRIGGERS}/{name}"), text)));
     }
     let mut stage = ctx.store.stage().map_err(|source| Error::store("staging the dpkg database", source))?;
     let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: epoch, xattrs: Default::default() };

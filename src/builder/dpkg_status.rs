@@ -95,13 +95,13 @@ pub fn architectures(own: Arch, foreign: &BTreeSet<&str>) -> Option<String> {
     (!foreign.is_empty()).then(|| lines.collect())
 }
 
-/// Returns the files of `triggers/`, by name; they list the packages that await each trigger. In a root with foreign architectures, the name
-/// of a package that may have several instances is not unique without the architecture.
-pub fn triggers(records: &[&Record], foreign: &BTreeSet<&str>) -> BTreeMap<String, String> {
+/// Returns the files of `triggers/`, by name; they list the packages that await each trigger. As in the names of dpkg's other files, a package
+/// that may have several instances (`Multi-Arch: same`) has its architecture in its name.
+pub fn triggers(records: &[&Record]) -> BTreeMap<String, String> {
     let mut files: BTreeMap<String, String> = BTreeMap::new();
     for record in records {
         for interest in &record.interests {
-            let waiter = if foreign.is_empty() { record.stanza.package().to_owned() } else { record.stanza.info_base() };
+            let waiter = record.stanza.info_base();
             let suffix = if interest.noawait { "/noawait" } else { "" };
             if interest.trigger.starts_with('/') {
                 files.entry("File".to_owned()).or_default().push_str(&format!("{} {waiter}{suffix}\n", interest.trigger));

@@ -15,9 +15,9 @@ use super::types::{Blob, Configure, Database, Derivation, Image, Package, Repeat
 /// Version of unpacking .debs (`unpack`).
 const PACKAGE_RULES: u64 = 2;
 /// Version of running maintainer scripts and capturing their changes (`build::configure`).
-const CONFIGURE_RULES: u64 = 11;
+const CONFIGURE_RULES: u64 = 12;
 /// Version of merging the database (`build::database`).
-const DATABASE_RULES: u64 = 2;
+const DATABASE_RULES: u64 = 3;
 /// Version of unpacking layers of images (`unpack::layer`).
 pub(super) const BLOB_RULES: u64 = 3;
 /// Version of running a command and capturing its changes (`build::command`).
