@@ -16,6 +16,7 @@ pub mod system;
 
 mod broker_session;
 mod channel;
+pub mod clock;
 pub mod exit;
 pub mod nonblocking;
 pub mod source;

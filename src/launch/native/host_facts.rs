@@ -1,6 +1,7 @@
 //! Information about the host that a launch gathers before the sandbox's first process exists.
 
 use std::ops;
+use std::sync::OnceLock;
 
 use rustix::fs::Mode;
 use silo_init::agent::Layout;
@@ -53,8 +54,8 @@ pub fn make(spec: &Spec, signals_before: SignalSet, streams: Streams) -> Result<
             Identity::Caller => (uid, gid),
             Identity::Root | Identity::Machine => (0, 0),
         },
-        range: if spec.identity == Identity::Root { Range::find().ok() } else { None },
-        strings: strings(&host(read_proc("/proc/self/stat"), "reading /proc/self/stat")?),
+        range: if spec.identity == Identity::Root { range() } else { None },
+        strings: own_strings()?,
         program: exec::prepare(spec).ok_or_else(nul)?,
         streams,
         cgroup: Cgroup::make(&spec.limits),
@@ -65,6 +66,22 @@ pub fn make(spec: &Spec, signals_before: SignalSet, streams: Streams) -> Result<
         },
         signals_before,
     })
+}
+
+/// Returns the range of ids of build steps. A process that launches many steps looks for it once.
+fn range() -> Option<Range> {
+    static FOUND: OnceLock<Option<Range>> = OnceLock::new();
+    FOUND.get_or_init(|| Range::find().ok()).clone()
+}
+
+/// Returns the address range of this process's arguments and environment, which does not change.
+fn own_strings() -> Result<ops::Range<usize>, Error> {
+    static FOUND: OnceLock<ops::Range<usize>> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone());
+    }
+    let stat = host(read_proc("/proc/self/stat"), "reading /proc/self/stat")?;
+    Ok(FOUND.get_or_init(|| strings(&stat)).clone())
 }
 
 /// Finds the range of the initial stack's strings in `/proc/self/stat`: fields 48 to 51, arguments and then environment.

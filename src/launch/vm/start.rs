@@ -2,7 +2,6 @@
 
 use rustix::net::SocketType;
 use rustix::rand::{GetRandomFlags, getrandom};
-use rustix::time::{ClockId, clock_gettime};
 use silo_wire::frame::{Frame, SEED_BYTES};
 
 use super::guest_paths;
@@ -17,6 +16,7 @@ use super::unreported_end::UnreportedEnd;
 use super::vm_spec::{self, GuestJob, Processor, Start, VmSpecs};
 use crate::check::{Check, State};
 use crate::error::{Error, host};
+use crate::host::clock::host_time;
 use crate::host::stdio::Streams;
 use crate::host::system::{self, Signals};
 use crate::native::{self, host_facts};
@@ -96,8 +96,8 @@ pub fn awake() -> Result<Frame, Error> {
     if got != seed.len() {
         return Err(Error::Host { step: "reading random numbers".to_owned(), source: std::io::ErrorKind::UnexpectedEof.into() });
     }
-    let now = clock_gettime(ClockId::Realtime);
-    Ok(Frame::Awake { seed, secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) })
+    let (secs, nanos) = host_time();
+    Ok(Frame::Awake { seed, secs, nanos })
 }
 
 /// Starts a VM and waits for its hello.

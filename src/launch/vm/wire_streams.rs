@@ -7,7 +7,6 @@ use std::path::Path;
 
 use rustix::fs::{SeekFrom, fstat, seek};
 use rustix::net::SocketType;
-use rustix::time::{ClockId, clock_gettime};
 use silo_wire::frame::{AFTER, BEFORE, ERRORS, INPUT, JOB, OUTPUT, TERMINAL};
 
 use super::mux::{Mux, SshAgentSocket};
@@ -17,6 +16,7 @@ use super::tty::Terminal;
 use super::upper_archive;
 use super::vm_spec::{Errors, GuestJob, Job};
 use crate::error::{Error, host};
+use crate::host::clock::host_time;
 use crate::host::network::{SandboxNetwork, SshAgentSource};
 use crate::host::nonblocking::{Direction, NonBlocking};
 use crate::host::stdio::{Streams, Target};
@@ -40,8 +40,8 @@ pub fn program(watch: &mut Supervisor<'_>, spec: &Spec, inside: GuestJob, given:
     let now = match spec.fixed_time.filter(|_| counts) {
         Some(fixed) => (fixed, 0),
         None => {
-            let now = clock_gettime(ClockId::Realtime);
-            (now.tv_sec, now.tv_nsec)
+            let (secs, nanos) = host_time();
+            (secs, nanos.into())
         }
     };
     let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
