@@ -2,9 +2,9 @@
 //!
 //! With `SILO_BENCH_BEFORE=<path of another silo>` each round also measures that program.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::{self, As, Silo};
@@ -16,6 +16,8 @@ const LOADER: &str = if cfg!(target_arch = "aarch64") { "ld-linux-aarch64.so.1" 
 
 /// The most time of a sandbox, as a multiple of bubblewrap's.
 const TIMES_BUBBLEWRAP: f64 = 2.2;
+/// Rounds in which the other sandboxes take part.
+const OTHERS: usize = 10;
 /// Most that a project with a repository may add to a start, in times of one without a project.
 const TIMES_REPOSITORY: f64 = 2.0;
 /// Most that finding that there is nothing to do may take.
@@ -29,7 +31,7 @@ pub fn run(rounds: usize) -> bool {
     nothing_to_do(&silo, rounds) && shell && python && projects
 }
 
-fn compare(silo: &Silo, title: &'static str, tool: &str, command: &[&str], rounds: usize) -> bool {
+fn compare(silo: &Silo, title: &'static str, tool: &str, command: &[&'static str], rounds: usize) -> bool {
     let (program, args) = command.split_first().expect("a command");
     let mut table = Table::new(title);
     let root = silo.installed(tool).root;
@@ -39,7 +41,14 @@ fn compare(silo: &Silo, title: &'static str, tool: &str, command: &[&str], round
     if neighbour.is_none() {
         table.absent("bwrap", "not installed");
     }
-    for _ in 0..rounds {
+    let bundle = tempfile::tempdir().expect("a directory");
+    let others = others(&root, bundle.path(), program, args);
+    let mut others: Vec<(usize, Command)> = others.into_iter().filter_map(|other| Some((other.row(&mut table)?, other.command))).collect();
+    for round in 0..rounds {
+        // Some of them take a tenth of a second.
+        for (row, command) in others.iter_mut().filter(|_| round < OTHERS) {
+            table.add(*row, timed(command.stderr(Stdio::null())));
+        }
         table.add(bare, timed(&mut on_the_host(&root, program, args)));
         let words = ["run", "--no-project", tool].into_iter().chain(args.iter().copied());
         table.add(ours, timed(&mut silo.command(words)));
@@ -107,6 +116,64 @@ fn nothing_to_do(silo: &Silo, rounds: usize) -> bool {
         table.add(install, timed(&mut silo.command(["install", "--quiet", "python"])));
     }
     table.print(version, &[Promise::Within { row: install, limit: NOTHING_TO_DO }])
+}
+
+/// Another program that starts sandboxes.
+struct Other {
+    name: &'static str,
+    command: Command,
+}
+
+impl Other {
+    /// Adds a row, if the program is here and can start a sandbox.
+    fn row(&self, table: &mut Table) -> Option<usize> {
+        let program = self.command.get_program().to_str().expect("a name");
+        if !support::has(program) {
+            table.absent(self.name, "not installed");
+            return None;
+        }
+        let mut probe = Command::new(program);
+        let status = probe.args(self.command.get_args()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if !status.is_ok_and(|status| status.success()) {
+            table.absent(self.name, "cannot start a sandbox on this machine");
+            return None;
+        }
+        Some(table.row(self.name))
+    }
+}
+
+/// Other sandboxes without a network. All but firejail, which shows the host's files, use the same root.
+fn others(root: &Path, bundle: &Path, program: &str, args: &[&str]) -> Vec<Other> {
+    let with = |name: &str, words: &[&OsStr]| {
+        let mut command = Command::new(name);
+        command.args(words).arg(program).args(args);
+        command
+    };
+    let root_arg = |option: &str| OsString::from(format!("{option}{}", root.display()));
+    let words = |words: &'static str| words.split(' ').map(OsStr::new).collect::<Vec<&OsStr>>();
+    let nspawn = root_arg("--directory=");
+    let mut nspawn_words = words("--quiet --register=no --keep-unit --read-only --private-network --timezone=off --resolv-conf=off");
+    nspawn_words.push(&nspawn);
+    let mut podman_words = words("run --rm --network=none --rootfs");
+    podman_words.push(root.as_os_str());
+    let words_of_program: Vec<&str> = [program].iter().chain(args).copied().collect();
+    let process = serde_json::json!({ "cwd": "/", "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/usr/bin"],
+        "args": words_of_program });
+    let namespaces = ["pid", "network", "ipc", "uts", "mount"].map(|kind| serde_json::json!({ "type": kind }));
+    let config = serde_json::json!({ "ociVersion": "1.0.0", "process": process, "root": { "path": root, "readonly": true },
+        "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }], "linux": { "namespaces": namespaces } });
+    std::fs::write(bundle.join("config.json"), config.to_string()).expect("our own directory");
+    let mut crun = Command::new("crun");
+    crun.args(["--cgroup-manager=disabled", "run", "--bundle"]).arg(bundle).arg("silo-bench");
+    vec![
+        Other { name: "crun, same root", command: crun },
+        Other { name: "podman run, same root", command: with("podman", &podman_words) },
+        Other { name: "systemd-nspawn, same root", command: with("systemd-nspawn", &nspawn_words) },
+        Other {
+            name: "firejail, the host's own files",
+            command: with("firejail", &words("--quiet --noprofile --net=none --private-tmp --private-dev")),
+        },
+    ]
 }
 
 /// The program with the image's own loader and libraries, so that only the sandbox is missing.
