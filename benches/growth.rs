@@ -133,7 +133,7 @@ fn projects(rounds: usize) -> bool {
             let dir = silo.project().join(number.to_string());
             fs::create_dir(&dir).expect("our own project");
             fs::write(dir.join("silo.toml"), "tools = [\"sh\"]\n").expect("our own project");
-            timed(silo.command(["sync", "--quiet", "--yes"]).current_dir(&dir));
+            timed(silo.command(["sync", "--quiet"]).current_dir(&dir));
         }
         (table.row(&format!("{projects} projects")), silo)
     });

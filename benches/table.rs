@@ -154,7 +154,7 @@ pub fn write_page(groups: &[&str]) {
 fn today() -> String {
     let secs = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let now = silo_base::timestamp::rfc3339(i64::try_from(secs).unwrap_or(0));
-    now.split_once('T').map_or(now.clone(), |(date, _)| date.to_owned())
+    now.split('T').next().unwrap_or_default().to_owned()
 }
 
 /// Runs a command, which must succeed, and returns the most memory that one of its processes had, in KiB. `None` without GNU time.

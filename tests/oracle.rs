@@ -166,8 +166,11 @@ fn compare(silo: &Silo, tool: &str, links: &[&str]) -> BTreeSet<usize> {
     used
 }
 
+/// Takes a file apart into lines that are compared as a set.
+type Lines = fn(&str) -> Vec<String>;
+
 /// Lists in which a rule allows other contents; the function returns the lines that must be equal.
-const LISTS: [(&str, fn(&str) -> Vec<String>); 6] = [
+const LISTS: [(&str, Lines); 6] = [
     // The order of awaited paths is that of unpacking.
     ("var/lib/dpkg/triggers/File", sorted),
     ("var/lib/dpkg/status", stanzas),
