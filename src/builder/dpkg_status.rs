@@ -112,3 +112,31 @@ pub fn triggers(records: &[&Record]) -> BTreeMap<String, String> {
     }
     files
 }
+
+#[cfg(test)]
+mod tests {
+    use silo_fetch::unpack::record::{Trigger, parse_stanza};
+    use silo_store::digest::LayerId;
+
+    use super::*;
+
+    #[test]
+    fn a_package_with_several_instances_awaits_triggers_under_its_full_name() {
+        let record = |stanza: &str, trigger: &str| Record {
+            layer: LayerId::parse(&"0".repeat(64)).expect("a layer"),
+            stanza: parse_stanza(stanza.as_bytes()).expect("a stanza"),
+            members: Default::default(),
+            interests: vec![Trigger { trigger: trigger.to_owned(), noawait: true }],
+            activates: Vec::new(),
+            conffiles: Vec::new(),
+            swept: Vec::new(),
+        };
+        let library = record("Package: libselinux1\nVersion: 1\nArchitecture: amd64\nMulti-Arch: same\n", "/usr/lib/a.so.0");
+        let program = record("Package: man-db\nVersion: 1\nArchitecture: amd64\nMulti-Arch: foreign\n", "/usr/share/man");
+        let named = record("Package: liba\nVersion: 1\nArchitecture: arm64\nMulti-Arch: same\n", "update-a");
+        let files = triggers(&[&library, &program, &named]);
+        let expect =
+            [("File", "/usr/lib/a.so.0 libselinux1:amd64/noawait\n/usr/share/man man-db/noawait\n"), ("update-a", "liba:arm64/noawait\n")];
+        assert_eq!(files, expect.map(|(name, text)| (name.to_owned(), text.to_owned())).into());
+    }
+}
