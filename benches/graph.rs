@@ -22,7 +22,12 @@ pub fn run(rounds: usize) -> bool {
 
 /// A recipe of so many steps that a shell does nothing in, each of them another one than in every other recipe.
 fn recipe(name: &str, steps: usize) -> String {
-    let steps: String = (0..steps).map(|step| format!("    \": {name} {step}\",\n")).collect();
+    recipe_of(steps, |step| format!(": {name} {step}"))
+}
+
+/// A recipe of so many steps with these commands.
+pub fn recipe_of(steps: usize, command: impl Fn(usize) -> String) -> String {
+    let steps: String = (0..steps).map(|step| format!("    \"{}\",\n", command(step))).collect();
     format!("command = [\"sh\"]\nsteps = [\n{steps}]\n[debian]\npackages = [\"dash\"]\nversionOf = \"dash\"\n")
 }
 

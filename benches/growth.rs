@@ -8,6 +8,7 @@ use std::process::Command;
 use silo_store::gc_roots::{self, Root, RootName};
 use silo_store::{LayerPath, Meta, Record, Store, flock};
 
+use crate::graph::recipe_of;
 use crate::support::Silo;
 use crate::table::{Promise, Table, peak_kib, timed};
 
@@ -39,12 +40,12 @@ fn measure(table: &mut Table, row: usize, command: &mut Command) {
     }
 }
 
+/// A recipe whose steps each make a file, so all layers differ.
 fn recipe(name: &str, steps: usize) -> String {
-    let steps: String = (0..steps).map(|step| format!("    \": > /srv/{name}-{step}\",\n")).collect();
-    format!("command = [\"sh\"]\nsteps = [\n{steps}]\n[debian]\npackages = [\"dash\"]\nversionOf = \"dash\"\n")
+    recipe_of(steps, |step| format!(": > /srv/{name}-{step}"))
 }
 
-/// Starts of images with many layers. Each step makes a file, so all layers differ.
+/// Starts of images with many layers.
 fn starts(rounds: usize) -> bool {
     let mut table = Table::new("start of `sh -c true` in images of many layers");
     let silo = Silo::seeded();

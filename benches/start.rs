@@ -31,7 +31,7 @@ pub fn run(rounds: usize) -> bool {
     nothing_to_do(&silo, rounds) && shell && python && projects
 }
 
-fn compare(silo: &Silo, title: &'static str, tool: &str, command: &[&'static str], rounds: usize) -> bool {
+fn compare(silo: &Silo, title: &'static str, tool: &str, command: &[&str], rounds: usize) -> bool {
     let (program, args) = command.split_first().expect("a command");
     let mut table = Table::new(title);
     let root = silo.installed(tool).root;
@@ -43,11 +43,12 @@ fn compare(silo: &Silo, title: &'static str, tool: &str, command: &[&'static str
     }
     let bundle = tempfile::tempdir().expect("a directory");
     let others = others(&root, bundle.path(), program, args);
-    let mut others: Vec<(usize, Command)> = others.into_iter().filter_map(|other| Some((other.row(&mut table)?, other.command))).collect();
+    let mut others: Vec<(usize, Command)> =
+        others.into_iter().filter_map(|mut other| Some((other.row(&mut table)?, other.command))).collect();
     for round in 0..rounds {
         // Some of them take a tenth of a second.
         for (row, command) in others.iter_mut().filter(|_| round < OTHERS) {
-            table.add(*row, timed(command.stderr(Stdio::null())));
+            table.add(*row, timed(command));
         }
         table.add(bare, timed(&mut on_the_host(&root, program, args)));
         let words = ["run", "--no-project", tool].into_iter().chain(args.iter().copied());
@@ -126,14 +127,12 @@ struct Other {
 
 impl Other {
     /// Adds a row, if the program is here and can start a sandbox.
-    fn row(&self, table: &mut Table) -> Option<usize> {
-        let program = self.command.get_program().to_str().expect("a name");
-        if !support::has(program) {
+    fn row(&mut self, table: &mut Table) -> Option<usize> {
+        if !support::has(self.command.get_program().to_str().expect("a name")) {
             table.absent(self.name, "not installed");
             return None;
         }
-        let mut probe = Command::new(program);
-        let status = probe.args(self.command.get_args()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let status = self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         if !status.is_ok_and(|status| status.success()) {
             table.absent(self.name, "cannot start a sandbox on this machine");
             return None;
